@@ -1,0 +1,293 @@
+"""What a run is made of: presets in TOML, their overrides, and the frozen `RunConfig` that results.
+
+A value comes from, in this order, the preset's file, the file's table for the data set (`[on.camvid]`), `--set`, and flags.
+Nothing here imports torch: every mistake in a preset's structure is found within the first second.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from segdistill.errors import UsageError, nearest
+
+PACKAGE = Path(__file__).parent
+MAX_PRESET_BYTES = 1 << 20
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Size = tuple[Annotated[int, Field(ge=1, le=65536)], Annotated[int, Field(ge=1, le=65536)]]
+"""(height, width)"""
+
+
+class Strict(BaseModel):
+    """A table of a preset: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class NetworkConfig(Strict):
+    """A network as `segdistill networks` names it, with what can be chosen about it."""
+
+    network: str
+    output_stride: Literal[8, 16, 32] = 8
+    aux: bool = True
+    """An auxiliary head on stage 3, in training only."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class TeacherConfig(NetworkConfig):
+    """The teacher, and how long it is trained where there is none yet."""
+
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Where it differs from `optim.steps`."""
+    lr: Annotated[float, Field(gt=0)] | None = None
+    """Where it differs from `optim.lr`."""
+
+
+class DataConfig(Strict):
+    """The images and how they are augmented."""
+
+    name: str = "streets"
+    """A built-in name, NAME:PATH, or the path of a data.toml."""
+    size: Size | None = None
+    """Images are brought to this size first, in training, evaluation and inference; scores stay at the labels' own size."""
+    crop: Size
+    batch_size: Annotated[int, Field(ge=1)]
+    """Images per optimiser step, over all processes and micro-batches."""
+    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
+    """Random scaling before the crop, uniform between the two."""
+    flip: Fraction = 0.5
+    """Probability of mirroring left and right."""
+    color: Fraction = 0.0
+    """Strength of random brightness, contrast and saturation."""
+
+
+class OptimConfig(Strict):
+    """One optimiser and its schedule: lr * (1 - step / steps) ** power."""
+
+    algorithm: Literal["sgd", "adam"] = "sgd"
+    lr: Annotated[float, Field(gt=0)]
+    momentum: Fraction = 0.9
+    """Adam's first beta where the algorithm is adam."""
+    beta2: Fraction = 0.99
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    power: Annotated[float, Field(ge=0)] = 0.9
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the rate rises linearly to its schedule."""
+    steps: Annotated[int, Field(ge=1)]
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Micro-batches per step: less memory, the same result."""
+
+
+class TermConfig(BaseModel):
+    """A term's weight; its other keys are checked by the term's own table, once its module is loaded."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    weight: Annotated[float, Field(ge=0)]
+
+    def options(self) -> dict[str, Any]:
+        """Return the keys that belong to the term itself."""
+        return dict(self.model_extra or {})
+
+
+class Every(Strict):
+    """Something done every so many steps, and after the last."""
+
+    every: Annotated[int, Field(ge=1)]
+
+
+class RunConfig(Strict):
+    """All of a run's settings, resolved. Written as TOML it is a preset again."""
+
+    preset: str
+    about: str = ""
+    paper: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    teacher: TeacherConfig
+    student: NetworkConfig
+    data: DataConfig
+    optim: OptimConfig
+    aux_weight: Annotated[float, Field(ge=0)] = 0.4
+    """Weight of the auxiliary head's cross entropy."""
+    checkpoint: Every
+    validate_: Annotated[Every, Field(alias="validate")]
+    terms: dict[str, TermConfig] = {}
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the tables as a preset's file has them, unset values left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    def changed(self, **values: Any) -> "RunConfig":
+        """Return a copy with other values: `config.changed(**{"optim.steps": 5})`, checked like a preset."""
+        table = self.to_dict()
+        for path, value in values.items():
+            _assign(table, path, value, path)
+        return validated(RunConfig, table, "the resolved configuration")
+
+    def capped(self, steps: int | None) -> "RunConfig":
+        """Return a copy in which no stage runs longer than `steps`; the schedules end there."""
+        if steps is None:
+            return self
+        values = {"optim.steps": min(self.optim.steps, steps)}
+        if self.teacher.steps is not None:
+            values["teacher.steps"] = min(self.teacher.steps, steps)
+        return self.changed(**values)
+
+    def teacher_optim(self) -> OptimConfig:
+        """Return the optimiser of a teacher trained on the way."""
+        own = {"steps": self.teacher.steps, "lr": self.teacher.lr}
+        return self.optim.model_copy(update={key: value for key, value in own.items() if value is not None})
+
+
+def load_preset(
+    name_or_path: str | Path,
+    overrides: Iterable[str] = (),
+    *,
+    data: str | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """Read a preset by name or from a file and resolve it.
+
+    Args:
+        name_or_path: a name that `presets list` shows, or the path of a .toml file.
+        overrides: "KEY=VALUE" strings, the key as `presets show` prints it, the value as TOML (or a bare string).
+        data: the data set that decides which `[on.NAME]` table applies; default: the file's own, after `overrides`.
+        flags: values by dotted path that are set last.
+
+    Raises:
+        UsageError: an unknown preset, key or value, naming all mistakes at once.
+    """
+    path = _preset_path(name_or_path)
+    table = _read_toml(path)
+    tables = table.pop("on", {})
+    table.setdefault("preset", path.stem)
+    settings = [_parse_override(text) for text in overrides]
+    chosen = data or next((str(value) for key, value in reversed(settings) if key == "data.name"), None)
+    chosen = chosen or str((table.get("data") or {}).get("name", "streets"))
+    if not isinstance(tables, dict) or not all(isinstance(value, dict) for value in tables.values()):
+        raise UsageError(f"{path}: [on] holds one table per data set", "Write [on.camvid.data], [on.camvid.optim], ...")
+    _merge(table, tables.get(chosen.partition(":")[0], {}))
+    if data is not None:
+        _assign(table, "data.name", data, "--data")
+    for key, value in settings:
+        _assign(table, key, value, f"--set {key}")
+    for key, value in (flags or {}).items():
+        _assign(table, key, value, key)
+    return validated(RunConfig, table, f"preset {path}")
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets that come with the package."""
+    return sorted(path.stem for path in preset_folder().glob("*.toml"))
+
+
+def preset_folder() -> Path:
+    """Return the folder of the presets: inside an installed package, beside the package in a source tree."""
+    installed = PACKAGE / "presets"
+    return installed if installed.is_dir() else PACKAGE.parent / "presets"
+
+
+def components(package: str) -> list[str]:
+    """Return what a preset can name in `terms`, `networks` or `data`: the files without a leading underscore."""
+    return sorted(p.stem.replace("_", "-") for p in (PACKAGE / package).glob("*.py") if not p.stem.startswith("_"))
+
+
+def find(package: str, name: str, kind: str) -> str:
+    """Return the module that a preset names, e.g. `segdistill.terms.pairwise`.
+
+    Raises:
+        UsageError: if there is no such file, with the nearest names.
+    """
+    known = components(package)
+    if name not in known:
+        raise UsageError(f"Unknown {kind} {name!r}.", nearest(name, known))
+    return f"segdistill.{package}.{name.replace('-', '_')}"
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(model: type[Model], table: Mapping[str, Any], where: str) -> Model:
+    """Check a table against its model, naming all mistakes at once with the nearest known keys."""
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        lines = [_explain(model, problem) for problem in error.errors()]
+        count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
+        raise UsageError(f"{count} in {where}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def _explain(model: type[BaseModel], problem: Any) -> str:
+    path = [str(part) for part in problem["loc"]]
+    if problem["type"] == "extra_forbidden":
+        return f"{'.'.join(path)}: unknown key. {nearest(path[-1], _keys_at(model, path[:-1]))}"
+    if problem["type"] == "missing":
+        return f"{'.'.join(path)}: missing"
+    found = problem["input"]
+    return f"{'.'.join(path)}: {problem['msg']}" + ("" if isinstance(found, dict) else f" (found {found!r})")
+
+
+def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    current: type[BaseModel] = model
+    for part in path:
+        by_name = {field.alias or name: field.annotation for name, field in current.model_fields.items()}
+        inner = by_name.get(part)
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        current = inner
+    return [field.alias or name for name, field in current.model_fields.items()]
+
+
+def _preset_path(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise UsageError(f"There is no preset file {path}.", "`segdistill presets copy NAME FILE` writes one to edit.")
+        return path
+    if str(name_or_path) not in preset_names():
+        raise UsageError(f"Unknown preset {str(name_or_path)!r}.", nearest(str(name_or_path), preset_names()))
+    return preset_folder() / f"{name_or_path}.toml"
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_PRESET_BYTES:
+            raise UsageError(f"{path} is larger than {MAX_PRESET_BYTES} bytes: not a preset.")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"--set {text}: expected KEY=VALUE.", "For example --set optim.lr=0.005")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value.strip()}")["value"]
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return key.strip(), value.strip()
+
+
+def _assign(table: dict[str, Any], path: str, value: Any, where: str) -> None:
+    *parents, last = path.split(".")
+    for part in parents:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"{where}: {part} is a value, not a table.", "`segdistill presets show NAME` prints the keys.")
+    table[last] = value
+
+
+def _merge(table: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(table.get(key), dict):
+            _merge(table[key], value)
+        else:
+            table[key] = value

@@ -1,0 +1,78 @@
+"""Everything a user can do wrong, and the exit code it earns.
+
+    SegdistillError            1  internal error
+    |-- ResourceError          1  out of memory, disk full, a worker killed
+    |-- UsageError             2  wrong flag, preset, network, key, class or path; changed settings on resume
+    |-- DataError              3  missing, mismatched or unreadable data
+    |-- CheckError             4  a check or a gate failed: parity, speed, non-finite loss, doctor
+    |-- ModelError             5  a damaged or unusable checkpoint, model file or ONNX file
+    `-- Stopped          130/143  stopped by a signal; everything is saved and can be resumed
+
+Each error says what was found; `fix` says what to do next.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SegdistillError(Exception):
+    """What was found, in one sentence, and in `fix` what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, fix: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.what}\n{self.fix}" if self.fix else self.what
+
+
+class ResourceError(SegdistillError):
+    """The machine ran out of something: memory, disk, a worker process."""
+
+
+class UsageError(SegdistillError):
+    """The command cannot be what the user meant."""
+
+    exit_code = 2
+
+
+class ShapeError(UsageError):
+    """Tensors of shapes that do not belong together were given to a loss or a network."""
+
+
+class DataError(SegdistillError):
+    """A data set is missing, incomplete, mismatched or unreadable."""
+
+    exit_code = 3
+
+
+class CheckError(SegdistillError):
+    """A check or a gate said no."""
+
+    exit_code = 4
+
+
+class ModelError(SegdistillError):
+    """A checkpoint, model file or ONNX file is damaged or not what it should be."""
+
+    exit_code = 5
+
+
+class Stopped(SegdistillError):
+    """A signal stopped the run after it had saved everything."""
+
+    def __init__(self, what: str, fix: str, signal_number: int) -> None:
+        super().__init__(what, fix)
+        self.exit_code = 128 + signal_number
+
+
+def nearest(word: str, known: Iterable[str], most: int = 3) -> str:
+    """Say what is known and what the user may have meant: the tail of a message about an unknown name."""
+    names = sorted(known)
+    close = get_close_matches(word, names, n=most, cutoff=0.5)
+    if close:
+        return "Did you mean " + " or ".join(close) + "?"
+    return "Known are: " + ", ".join(names) + "."

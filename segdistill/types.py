@@ -1,0 +1,128 @@
+"""The data that flows between the parts, with names and types.
+
+Shape legend, used in every docstring:
+    B images, C classes, D feature channels, H x W the input's pixels, h x w a network's own smaller grid.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor, nn, no_grad
+
+from segdistill.config import OptimConfig
+
+IGNORE = 255
+"""The label of pixels that count nowhere: void, unlabelled, padding."""
+
+
+class Batch(NamedTuple):
+    """Images with their labels, on their way to the networks."""
+
+    image: Tensor
+    """(B, 3, H, W) float32 RGB in 0..255: every network normalises its own input, so teacher and student may differ."""
+    label: Tensor
+    """(B, H, W) int64 in [0, C) or IGNORE; all IGNORE where an image has no label."""
+    names: tuple[str, ...]
+    """One per image, for messages."""
+    seeds: Tensor
+    """(B,) int64: whatever is random per sample draws from these."""
+    step_labels: tuple[Tensor, ...] = ()
+    """Labels of all micro-batches of this optimiser step on this process, where gradients are accumulated."""
+
+
+class SegOutput(NamedTuple):
+    """What every network returns."""
+
+    logits: Tensor
+    """(B, C, h, w) before softmax, at the network's own stride."""
+    features: tuple[Tensor, ...]
+    """(B, D_i, h_i, w_i) shallow to deep; the last one feeds the classifier."""
+    aux: Tensor | None
+    """(B, C, h', w') logits of the auxiliary head, in training only."""
+
+
+class Step(NamedTuple):
+    """What one optimiser step minimises."""
+
+    terms: dict[str, Tensor]
+    """Weighted scalars; their sum is the loss and each is logged under its name."""
+    student: SegOutput | None
+    teacher: SegOutput | None
+
+
+class Objective(nn.Module):
+    """Runs the forward passes and returns named, weighted loss terms; `engine.fit` minimises their sum."""
+
+    critic: nn.Module | None
+    """A network with an optimiser of its own, trained after each step on the same outputs. Its parameters require a
+    gradient only while it is trained, so the student's step leaves none in it."""
+    critic_optim: OptimConfig | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.critic = None
+        self.critic_optim = None
+
+    def forward(self, model: nn.Module, batch: Batch) -> Step:
+        """Return the terms of this batch for `model`."""
+        raise NotImplementedError
+
+    def critic_loss(self, step: Step, batch: Batch) -> Tensor:
+        """Return what the critic minimises, given the outputs of this step."""
+        raise NotImplementedError
+
+
+class Frozen(nn.Module):
+    """A teacher that stays as it is: eval mode, no gradient, no batch-norm update, whoever calls `train()`.
+
+    It is given the whole batch, so that a teacher which needs more than the image finds it.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Frozen":
+        """Stay in eval mode."""
+        return super().train(False)
+
+    def forward(self, batch: Batch) -> SegOutput:
+        """Return the teacher's output, outside any graph (`no_grad`: inference tensors cannot be saved for backward)."""
+        with no_grad():
+            output: SegOutput = self.network(batch.image)
+        return output
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training: `model` and the objective's own parameters are optimised under `optim`."""
+
+    name: str
+    model: nn.Module
+    objective: Objective
+    optim: OptimConfig
+
+
+class Term(nn.Module):
+    """One kind of knowledge: an unweighted scalar from the two outputs. Adapters are its submodules."""
+
+    critic: nn.Module | None
+    critic_optim: OptimConfig | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.critic = None
+        self.critic_optim = None
+
+    def before(self, teacher: nn.Module) -> Iterator[Stage]:
+        """Yield what must be trained before the student; nothing unless a term says otherwise."""
+        return iter(())
+
+    def forward(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
+        """Return the term's unweighted value, a scalar."""
+        raise NotImplementedError
+
+    def critic_loss(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
+        """Return what the term's critic minimises."""
+        raise NotImplementedError
