@@ -1,6 +1,7 @@
 """What a run is made of: presets in TOML, their overrides, and the frozen `RunConfig` that results.
 
-A value comes from, in this order, the preset's file, the file's table for the data set (`[on.camvid]`), `--set`, and flags.
+A value comes from, each overriding the one before, the preset's file, its table for the data set (`[on.camvid]`),
+`--set`, and flags.
 Nothing here imports torch: every mistake in a preset's structure is found within the first second.
 """
 
@@ -52,7 +53,7 @@ class DataConfig(Strict):
     name: str = "streets"
     """A built-in name, NAME:PATH, or the path of a data.toml."""
     size: Size | None = None
-    """Images are brought to this size first, in training, evaluation and inference; scores stay at the labels' own size."""
+    """Images are brought to this size first, in training, evaluation and inference; scores are at the labels' own."""
     crop: Size
     batch_size: Annotated[int, Field(ge=1)]
     """Images per optimiser step, over all processes and micro-batches."""
@@ -248,7 +249,9 @@ def _preset_path(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.suffix == ".toml":
         if not path.is_file():
-            raise UsageError(f"There is no preset file {path}.", "`segdistill presets copy NAME FILE` writes one to edit.")
+            raise UsageError(
+                f"There is no preset file {path}.", "`segdistill presets copy NAME FILE` writes one to edit."
+            )
         return path
     if str(name_or_path) not in preset_names():
         raise UsageError(f"Unknown preset {str(name_or_path)!r}.", nearest(str(name_or_path), preset_names()))
@@ -281,7 +284,9 @@ def _assign(table: dict[str, Any], path: str, value: Any, where: str) -> None:
     for part in parents:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise UsageError(f"{where}: {part} is a value, not a table.", "`segdistill presets show NAME` prints the keys.")
+            raise UsageError(
+                f"{where}: {part} is a value, not a table.", "`segdistill presets show NAME` prints the keys."
+            )
     table[last] = value
 
 

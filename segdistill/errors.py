@@ -61,7 +61,7 @@ class ModelError(SegdistillError):
     exit_code = 5
 
 
-class Stopped(SegdistillError):
+class Stopped(SegdistillError):  # noqa: N818  # it is not an error
     """A signal stopped the run after it had saved everything."""
 
     def __init__(self, what: str, fix: str, signal_number: int) -> None:

@@ -54,15 +54,18 @@ class Step(NamedTuple):
 class Objective(nn.Module):
     """Runs the forward passes and returns named, weighted loss terms; `engine.fit` minimises their sum."""
 
-    critic: nn.Module | None
-    """A network with an optimiser of its own, trained after each step on the same outputs. Its parameters require a
-    gradient only while it is trained, so the student's step leaves none in it."""
-    critic_optim: OptimConfig | None
+    @property
+    def critic(self) -> nn.Module | None:
+        """A network with an optimiser of its own, trained after each step on the same outputs.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.critic = None
-        self.critic_optim = None
+        Its parameters require a gradient only while it is trained, so the student's step leaves none in it.
+        """
+        return None
+
+    @property
+    def critic_optim(self) -> OptimConfig | None:
+        """How the critic is trained; its schedule is as long as the stage's."""
+        return None
 
     def forward(self, model: nn.Module, batch: Batch) -> Step:
         """Return the terms of this batch for `model`."""
@@ -88,7 +91,7 @@ class Frozen(nn.Module):
         return super().train(False)
 
     def forward(self, batch: Batch) -> SegOutput:
-        """Return the teacher's output, outside any graph (`no_grad`: inference tensors cannot be saved for backward)."""
+        """Return the teacher's output, outside any graph (`no_grad`: backward cannot use `inference_mode`'s tensors)."""
         with no_grad():
             output: SegOutput = self.network(batch.image)
         return output

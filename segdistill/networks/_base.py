@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from segdistill.types import SegOutput
 
@@ -11,22 +12,39 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 """RGB statistics of ImageNet in units of 0..255, as torchvision's weights expect them."""
 
 
+class Backbone(nn.Module):
+    """A classifier without its last layer; the tensors have the names of the published ImageNet weights."""
+
+    name: str
+    imagenet: str | None
+    """torchvision's name of the weights, as `torchvision.models.get_weight` takes it; None where there are none."""
+    channels: tuple[int, ...]
+    """Of each feature map, shallow to deep."""
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the feature maps of normalised images, shallow to deep."""
+        raise NotImplementedError
+
+
 class SegNetwork(nn.Module):
     """A segmentation network from RGB images in 0..255 to a `SegOutput`; subclasses write `segment`.
 
-    The mean and the deviation are not part of the state dict (tensor names stay torchvision's): the model file's
-    header carries them.
+    Channels beyond the third (a label-assisted teacher has them) are taken as they are. The mean and the deviation
+    are not part of the state dict: the model file's header carries them.
     """
 
     mean: Tensor
     std: Tensor
     num_classes: int
+    backbone: Backbone
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, in_channels: int = 3) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        more = in_channels - 3
+        mean, std = IMAGENET_MEAN + (0.0,) * more, IMAGENET_STD + (1.0,) * more
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> SegOutput:
         """Segment images (B, 3, H, W), RGB in 0..255, of any size."""
@@ -42,9 +60,35 @@ class Deployed(nn.Module):
 
     def __init__(self, network: SegNetwork) -> None:
         super().__init__()
-        self.network = network.eval()
+        self.network = network
+        self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits at the images' size."""
         logits: Tensor = self.network(image).logits
         return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def conv_bn_relu(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+    """Return a convolution that keeps the size, batch norm and ReLU: what heads are made of."""
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+def auxiliary_head(inputs: int, num_classes: int, dropout: float) -> nn.Sequential:
+    """Return the head on stage 3 that helps in training: a quarter of the channels, then the classes."""
+    width = inputs // 4
+    return nn.Sequential(
+        conv_bn_relu(inputs, width, 3),
+        nn.Dropout2d(dropout),
+        nn.Conv2d(width, num_classes, 1),
+    )
+
+
+def count_macs(network: SegNetwork, size: tuple[int, int]) -> int:
+    """Return the multiply-adds of one image (H, W) through the deployed network; FLOPs are twice as many."""
+    training = network.training
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        Deployed(network)(torch.zeros(1, 3, *size, device=network.mean.device))
+    network.train(training)
+    return int(counter.get_total_flops()) // 2

@@ -1,0 +1,163 @@
+"""Two kinds of file: the model to ship (safetensors, self-describing) and the exact state of a training.
+
+The model file's header says everything needed to use the weights: network, classes, palette, input conventions, size.
+The training state is read with `weights_only=True` and carries its own digest, so damage is recognised before use.
+"""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError, safe_open
+
+from segdistill.config import NetworkConfig, Size, Strict
+from segdistill.errors import ModelError, UsageError
+from segdistill.networks import SegNetwork, build_network
+from segdistill.store import sync_folder, verify_file, write_atomic
+
+STATE_MAGIC = b"segdistill state 1 "
+Color = tuple[int, int, int]
+
+
+class ModelInfo(Strict):
+    """The header of a model file."""
+
+    format: Literal[1] = 1
+    network: NetworkConfig
+    classes: tuple[str, ...]
+    palette: tuple[Color, ...]
+    role: Literal["teacher", "student"]
+    size: Size | None
+    """Images are brought to this size (height, width) before the network; None leaves them at their own."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    """RGB, in units of 0..255."""
+    data: str
+    """The data set's name."""
+    preset: str
+    steps: int
+    metrics: dict[str, float] = Field(default={})
+    versions: dict[str, str] = Field(default={})
+    sha256: str = ""
+    """Of the weights, in the order of their sorted names."""
+
+
+def save_model(path: Path, network: SegNetwork, info: ModelInfo) -> ModelInfo:
+    """Write the weights and what is needed to use them; return the header as written."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    if bad := [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
+        raise ModelError(f"{len(bad)} tensors are not finite, {bad[0]} among them: {path} was not written.")
+    info = info.model_copy(update={"sha256": weights_digest(weights)})
+    write_atomic(path, safetensors.torch.save(weights, {"segdistill": info.model_dump_json()}))
+    return info
+
+
+def read_info(path: Path) -> ModelInfo:
+    """Read a model file's header without its weights.
+
+    Raises:
+        ModelError: if it is not a model file of ours, or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(
+            f"{path} is not a readable safetensors file: {error}", "Restore the file, or train again."
+        ) from None
+    if "segdistill" not in metadata:
+        raise ModelError(
+            f"{path} holds weights, but not the header that segdistill writes.",
+            "Give a run's folder or its model.safetensors.",
+        )
+    try:
+        return ModelInfo.model_validate(json.loads(metadata["segdistill"]))
+    except (ValidationError, ValueError, RecursionError) as error:
+        raise ModelError(f"The header of {path} is not one this version reads: {error}") from None
+
+
+def load_model(path: Path) -> tuple[SegNetwork, ModelInfo]:
+    """Build the network a model file describes and fill it, strictly.
+
+    Raises:
+        ModelError: if the file is damaged or its tensors are not the network's.
+    """
+    info = read_info(path)
+    try:
+        network = build_network(info.network, len(info.classes))
+        weights = safetensors.torch.load_file(path)
+        network.load_state_dict(weights)
+    except (UsageError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{path} does not hold a {info.network.network}: {error}") from None
+    if weights_digest(weights) != info.sha256:
+        raise ModelError(
+            f"{path} is damaged: its weights are not those its header names.", "Restore the file, or train again."
+        )
+    network.mean.copy_(torch.tensor(info.mean).view_as(network.mean))
+    network.std.copy_(torch.tensor(info.std).view_as(network.std))
+    return network.eval(), info
+
+
+def model_path(model: Path) -> Path:
+    """Return the file that MODEL names: a run's folder holds `model.safetensors`.
+
+    Raises:
+        UsageError: if there is no such path, or the run is not finished.
+        ModelError: if the file is not the one the run wrote.
+    """
+    if not model.exists():
+        raise UsageError(
+            f"There is no {model}.", "Give a run's folder, a .safetensors model file or an exported .onnx file."
+        )
+    if model.is_file():
+        return model
+    file = model / "model.safetensors"
+    if not file.is_file():
+        raise UsageError(f"{model} holds no model.safetensors.", "The run is not finished: continue it with --resume.")
+    verify_file(model, "model.safetensors")
+    return file
+
+
+def weights_digest(weights: dict[str, torch.Tensor]) -> str:
+    """Return one sha256 over names, shapes, types and values."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save_state(path: Path, state: dict[str, Any], *, keep_previous: bool = False) -> None:
+    """Write a training's state behind its own digest; with `keep_previous` the one before stays as `NAME.prev`."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    head = STATE_MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n"
+    if keep_previous and path.exists():
+        path.replace(path.with_name(f"{path.name}.prev"))
+        sync_folder(path.parent)
+    write_atomic(path, head + payload)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a training's state.
+
+    Raises:
+        ModelError: if it is damaged or something else.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.") from None
+    head, _, payload = content.partition(b"\n")
+    digest = hashlib.sha256(payload).hexdigest()
+    if not head.startswith(STATE_MAGIC) or head[len(STATE_MAGIC) :].decode(errors="replace") != digest:
+        raise ModelError(f"{path} is damaged: its content has the sha256 {digest}, not the one it names.")
+    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    return state

@@ -1,0 +1,102 @@
+"""The terminal: talk to stderr, results to stdout. The only module that imports rich."""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from segdistill.errors import SegdistillError
+from segdistill.talk import Advance, Rows, duration
+
+PLAIN_INTERVAL = 10.0
+"""Seconds between two lines of progress where there is no terminal to draw a bar on."""
+
+
+class Terminal:
+    """Speaks to a person: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.err = Console(stderr=True, highlight=False)
+        self.out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+
+    def say(self, text: str) -> None:
+        """Print one event."""
+        if not self.quiet:
+            self.err.print(escape(text), soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Print a warning, also when quiet."""
+        self.err.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
+
+    def banner(self, title: str, rows: Rows) -> None:
+        """Print a title and aligned names and values."""
+        if self.quiet:
+            return
+        width = max(len(name) for name, _ in rows)
+        self.err.print(f"\n[bold]{escape(title)}[/]")
+        for name, value in rows:
+            self.err.print(f"  [dim]{escape(name.ljust(width))}[/]  {escape(value)}", soft_wrap=True)
+
+    @contextmanager
+    def progress(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
+        """Show how far something is: a bar on a terminal, a line every few seconds elsewhere."""
+        if self.quiet:
+            yield lambda count, text: None
+        elif self.err.is_terminal:
+            columns = [TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn()]
+            times = [TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()]
+            with Progress(*columns, *times, TextColumn("{task.fields[info]}"), console=self.err, transient=True) as bar:
+                task = bar.add_task(escape(title), total=total, completed=done, info="")
+                yield lambda count, text: bar.update(task, advance=count, info=escape(text))
+        else:
+            yield self._plain(title, total, done)
+
+    def _plain(self, title: str, total: int, done: int) -> Advance:
+        start = last = time.monotonic()
+        current, text_shown = done, ""
+
+        def advance(count: int, text: str) -> None:
+            nonlocal current, last, text_shown
+            current, text_shown, now = current + count, text or text_shown, time.monotonic()
+            if now - last >= PLAIN_INTERVAL or current == total:
+                left = (now - start) / max(current - done, 1) * (total - current)
+                self.say(
+                    f"{title} {current}/{total}  {duration(now - start)} done, {duration(left)} left  {text_shown}"
+                )
+                last = now
+
+        return advance
+
+    def result(self, text: str) -> None:
+        """Print a result, as it is, to stdout."""
+        self.out.print(escape(text), soft_wrap=True)
+
+    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print a table of results to stdout; all columns but the first are aligned to the right."""
+        table = Table(title=escape(title) if title else None, title_justify="left", title_style="bold")
+        for index, name in enumerate(header):
+            table.add_column(escape(name), justify="left" if index == 0 else "right", no_wrap=index == 0)
+        for row in rows:
+            table.add_row(*(escape(cell) for cell in row))
+        self.out.print(table)
+
+    def error(self, error: SegdistillError) -> None:
+        """Print what was found and what to do, in one panel."""
+        parts = [Text(error.what)] + ([Text(error.fix, style="cyan")] if error.fix else [])
+        self.err.print(
+            Panel(Group(*parts), title=f"segdistill: {title_of(error)}", title_align="left", border_style="red")
+        )
+
+
+def title_of(error: SegdistillError) -> str:
+    """Return what kind of error it is, in words, with its exit code."""
+    kinds = {1: "failed", 2: "usage", 3: "data", 4: "check failed", 5: "model file"}
+    return f"{kinds.get(error.exit_code, 'stopped')} (exit {error.exit_code})"

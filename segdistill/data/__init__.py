@@ -1,0 +1,41 @@
+"""Data sets by name, and batches of them.
+
+Each module here without a leading underscore is a data set that a preset can name, and has one function,
+`load(path: str) -> DataSource`, where `path` is what follows the colon of NAME:PATH, or empty.
+"""
+
+from importlib import import_module
+
+from segdistill.config import find
+from segdistill.data._base import DataSource, Sample, Split
+from segdistill.data._batches import evaluation_batches, training_batches, worker_errors
+from segdistill.data._check import Census, check_files
+from segdistill.data._image import SUFFIXES, read_image, read_label, to_size
+
+__all__ = [
+    "SUFFIXES",
+    "Census",
+    "DataSource",
+    "Sample",
+    "Split",
+    "check_files",
+    "evaluation_batches",
+    "load_data",
+    "read_image",
+    "read_label",
+    "to_size",
+    "training_batches",
+    "worker_errors",
+]
+
+
+def load_data(spec: str) -> DataSource:
+    """Find the data set that `spec` names: NAME:PATH, or NAME, which lies in $SEGDISTILL_DATA/NAME or is built in.
+
+    Raises:
+        UsageError: if the name is unknown or there is no such folder.
+        DataError: if the folder does not hold that data set.
+    """
+    name, _, path = spec.partition(":")
+    source: DataSource = import_module(find("data", name, "data set")).load(path)
+    return source

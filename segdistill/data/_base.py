@@ -1,0 +1,80 @@
+"""What a data set is: samples, the splits that read them, and the source that names them."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from segdistill.errors import DataError, UsageError, nearest
+
+Pixels = npt.NDArray[np.uint8]
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """An image as it is stored, with its label."""
+
+    image: Pixels
+    """(H, W, 3) RGB."""
+    label: Pixels
+    """(H, W) class indices, or IGNORE."""
+    name: str
+    """The image's file, relative to the data set's folder."""
+
+
+class Split(Protocol):
+    """Images in a fixed order, read one at a time; workers get a copy of it."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The samples' names."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the samples do."""
+
+    def read(self, index: int) -> Sample:
+        """Read one sample.
+
+        Raises:
+            DataError: if it cannot be used, with the file's name and what was found.
+        """
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A data set: its classes and its splits."""
+
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    """RGB, one per class."""
+    splits: Mapping[str, Split]
+    warnings: tuple[str, ...] = ()
+    """What is unusual about it, in sentences."""
+    generated: bool = False
+    """The images are drawn, not read: there are no files that could be damaged."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A sha256 that finds the same data again, wherever it lies."""
+        parts = {name: split.fingerprint for name, split in self.splits.items()}
+        return hashlib.sha256(json.dumps([self.name, self.classes, parts]).encode()).hexdigest()
+
+    def split(self, name: str) -> Split:
+        """Return a split by its name.
+
+        Raises:
+            UsageError: if no data set has such a split.
+            DataError: if this one has not.
+        """
+        if name not in SPLITS:
+            raise UsageError(f"Unknown split {name!r}.", nearest(name, SPLITS))
+        if name not in self.splits:
+            raise DataError(f"This {self.name} has no {name} split.", f"It has {', '.join(self.splits)}.")
+        return self.splits[name]

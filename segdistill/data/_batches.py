@@ -1,0 +1,252 @@
+"""Batches: which images, in which order, with which seeds, and the workers that read them.
+
+The order of a training is a function of the seed and the step alone. Epochs are permutations drawn from the seed,
+batches run through them end to end (one may straddle two epochs), and what is random about a sample is drawn from the
+seed, the epoch and its index. So a resumed run continues exactly, and neither the number of workers nor a validation in
+between matters.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import groupby
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from segdistill.config import DataConfig
+from segdistill.data._base import Pixels, Split
+from segdistill.data._image import to_size
+from segdistill.errors import ResourceError, SegdistillError, UsageError
+from segdistill.types import Batch
+
+TIMEOUT = 300.0
+"""Seconds that a worker may take for a batch before it counts as stuck."""
+
+Transform = Callable[[Pixels, Pixels, int], tuple[Pixels, Pixels]]
+"""From an image (H, W, 3), its label (H, W) and the sample's seed to both as a network sees them."""
+Draw = tuple[int, int]
+"""The index of a sample and the seed of what is random about it."""
+
+
+class _Ready(NamedTuple):
+    """A sample as it is batched."""
+
+    image: Pixels
+    label: Pixels
+    name: str
+    seed: int
+
+
+class _Packed(NamedTuple):
+    """A batch in as few bytes as possible, between the processes and on its way to the GPU."""
+
+    image: Tensor  # (B, H, W, 3) uint8
+    label: Tensor  # (B, H, W) uint8
+    names: tuple[str, ...]
+    seeds: Tensor  # (B,) int64
+
+
+def training_batches(
+    split: Split,
+    config: DataConfig,
+    *,
+    seed: int,
+    steps: int,
+    start_step: int = 0,
+    accumulate: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> Iterator[Batch]:
+    """Yield the micro-batches of the steps from `start_step` up to `steps`, `accumulate` per step, on the device.
+
+    A step's `config.batch_size` images are cut into `world` equal runs of images, one per process, and each run into
+    `accumulate` micro-batches.
+
+    Args:
+        split: the images.
+        config: batch size and augmentation.
+        seed: what the order and the augmentation are drawn from.
+        steps: the length of the whole run.
+        start_step: the first step not yet done.
+        accumulate: micro-batches per step.
+        rank: this process, of `world`.
+        world: how many processes share each step.
+        workers: processes that read; 0 reads in this one.
+        device: where the tensors go.
+
+    Raises:
+        UsageError: if the batch cannot be divided evenly.
+        DataError: on the way, if a file cannot be used.
+        ResourceError: on the way, if a worker is killed or stuck.
+    """
+    from segdistill.data._transforms import Augment  # albumentations takes a second to load, and only training needs it
+
+    if config.batch_size % (world * accumulate):
+        raise UsageError(
+            f"A batch of {config.batch_size} images cannot be divided into {world} x {accumulate} equal parts "
+            "(processes x micro-batches).",
+            "Change data.batch_size or optim.accumulate.",
+        )
+    size = config.batch_size // (world * accumulate)
+    draw = _order(len(split.names), seed)
+    starts = (
+        step * config.batch_size + (rank * accumulate + part) * size
+        for step in range(start_step, steps)
+        for part in range(accumulate)
+    )
+    draws = ([draw(start + i) for i in range(size)] for start in starts)
+    device = torch.device(device)
+    return _batches(split, Augment(config), draws, workers, device, label_device=device)
+
+
+def evaluation_batches(
+    split: Split,
+    size: tuple[int, int] | None,
+    *,
+    batch_size: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> Iterator[Batch]:
+    """Yield whole images brought to `size`, each once and in order, with labels of their own size on the CPU.
+
+    Batches have up to `batch_size` images of the same size; process `rank` of `world` gets every `world`-th image.
+    """
+    indices = range(rank, len(split.names), world)
+    draws = ([(i, _seed(0, 0, i)) for i in indices[k : k + batch_size]] for k in range(0, len(indices), batch_size))
+    return _batches(split, _Whole(size), draws, workers, torch.device(device), label_device=torch.device("cpu"))
+
+
+@contextmanager
+def worker_errors() -> Iterator[None]:
+    """Turn the death of a worker into a ResourceError, wherever it strikes.
+
+    PyTorch raises it from a signal handler, often in the midst of a training step: wrap the whole loop.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
+            raise
+        raise ResourceError(
+            f"A process that reads images was killed or got stuck: {str(error).splitlines()[0]}",
+            "Most often memory ran out: use fewer --workers (0 reads in the main process). In a container, more shared "
+            "memory helps too (docker run --shm-size=8g).",
+        ) from error
+
+
+class _Whole:
+    """The transform of an evaluation."""
+
+    def __init__(self, size: tuple[int, int] | None) -> None:
+        self.size = size
+
+    def __call__(self, image: Pixels, label: Pixels, seed: int) -> tuple[Pixels, Pixels]:
+        return (image if self.size is None else to_size(image, self.size)), label
+
+
+class _Samples(Dataset[_Ready | SegdistillError]):
+    """Reads and transforms. Errors are returned, not raised: PyTorch would wrap them in a text of its own."""
+
+    def __init__(self, split: Split, transform: Transform) -> None:
+        self.split = split
+        self.transform = transform
+
+    def __getitem__(self, draw: Draw) -> _Ready | SegdistillError:
+        index, seed = draw
+        try:
+            sample = self.split.read(index)
+            return _Ready(*self.transform(sample.image, sample.label, seed), sample.name, seed)
+        except SegdistillError as error:
+            return error
+        except Exception as error:
+            error.add_note(f"while reading {self.split.names[index]}")
+            raise
+
+
+def _batches(
+    split: Split,
+    transform: Transform,
+    draws: Iterable[list[Draw]],
+    workers: int,
+    device: torch.device,
+    label_device: torch.device,
+) -> Iterator[Batch]:
+    loader = DataLoader(
+        _Samples(split, transform),
+        batch_sampler=draws,
+        num_workers=workers,
+        collate_fn=_pack,
+        pin_memory=device.type == "cuda",
+        timeout=TIMEOUT if workers else 0,
+        worker_init_fn=_start_worker,
+        # Forked workers are there at once, others import torch first. Ours touch neither CUDA nor a thread pool.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        generator=torch.Generator(),  # without one it would draw from the global state
+    )
+    with worker_errors():
+        for packed in loader:
+            if isinstance(packed, SegdistillError):
+                raise packed
+            for image, label, names, seeds in packed:
+                yield Batch(
+                    image.to(device, non_blocking=True).permute(0, 3, 1, 2).float(),
+                    label.to(label_device, non_blocking=True).long(),
+                    names,
+                    seeds,
+                )
+
+
+def _start_worker(worker: int) -> None:
+    cv2.setNumThreads(0)
+    os.setpgid(0, 0)  # out of reach of Ctrl-C and signals to the group: the main process decides when to stop
+
+
+def _pack(samples: list[_Ready | SegdistillError]) -> list[_Packed] | SegdistillError:
+    """Stack neighbours of equal sizes, or return the first error."""
+    ready = []
+    for sample in samples:
+        if isinstance(sample, SegdistillError):
+            return sample
+        ready.append(sample)
+    groups = (list(group) for _, group in groupby(ready, key=lambda s: (s.image.shape, s.label.shape)))
+    return [
+        _Packed(
+            torch.from_numpy(np.stack([sample.image for sample in group])),
+            torch.from_numpy(np.stack([sample.label for sample in group])),
+            tuple(sample.name for sample in group),
+            torch.tensor([sample.seed for sample in group]),
+        )
+        for group in groups
+    ]
+
+
+def _order(images: int, seed: int) -> Callable[[int], Draw]:
+    """Return the function from a position in the endless run of epochs to the sample there."""
+
+    @lru_cache(maxsize=1)
+    def permutation(epoch: int) -> list[int]:
+        order: list[int] = np.random.default_rng([0, seed, epoch]).permutation(images).tolist()
+        return order
+
+    def draw(position: int) -> Draw:
+        epoch, place = divmod(position, images)
+        index = permutation(epoch)[place]
+        return index, _seed(seed, epoch, index)
+
+    return draw
+
+
+def _seed(seed: int, epoch: int, index: int) -> int:
+    """Return the seed of a sample, non-negative in 63 bits. The leading 1 keeps it apart from the permutations' 0."""
+    return int(np.random.SeedSequence([1, seed, epoch, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))

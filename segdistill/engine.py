@@ -1,0 +1,378 @@
+"""The engine: minimise an objective, evaluate a network. It does not know what distillation is."""
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from segdistill.config import OptimConfig
+from segdistill.distributed import average_gradients, rank, sum_across, world_size
+from segdistill.errors import CheckError, UsageError
+from segdistill.metrics import Scores
+from segdistill.types import Batch, Frozen, Objective, Stage, Step
+
+MAX_BAD_STEPS = 3
+"""Steps in a row that may have a non-finite gradient; each is left out. fp16 finds its loss scale that way."""
+MAX_BAD_STEPS_FP16 = 20
+
+
+class Precision(NamedTuple):
+    """How the forward passes compute; weights, losses and optimiser stay float32."""
+
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context in which networks run."""
+        return torch.autocast(self.device.type, self.dtype) if self.dtype != torch.float32 else nullcontext()
+
+
+class Report(NamedTuple):
+    """What happened in one step."""
+
+    step: int
+    """Steps done so far, this one included."""
+    terms: dict[str, Tensor]
+    """Weighted, detached; the critic's loss under "critic"."""
+    lr: float
+    gradient_norm: float
+    images: int
+    """Images of this step in this process."""
+    names: tuple[str, ...]
+    training: "Training"
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that `--device` names; what is asked for and missing is an error."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+        raise UsageError(f"Unknown device {name!r}.", "Use auto, cpu, cuda or cuda:N.")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: this PyTorch sees no CUDA GPU.", "`segdistill doctor` says what it sees.")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: there are {torch.cuda.device_count()} CUDA GPUs, counted from 0.")
+    return torch.device(name)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bf16 is fast here: recent GPUs, CPUs with AMX or AVX512-BF16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
+
+
+def resolve_precision(name: str, device: torch.device) -> Precision:
+    """Return the precision of a training: auto is bf16 where the hardware has it, else fp32."""
+    if name == "auto":
+        name = "bf16" if has_bf16(device) else "fp32"
+    if name == "fp16" and device.type != "cuda":
+        raise UsageError("--precision fp16 needs a GPU.", "Use auto, bf16 or fp32 on a CPU.")
+    if name == "bf16" and device.type == "cuda" and not has_bf16(device):
+        raise UsageError("--precision bf16: this GPU has none.", "Use fp16 or fp32.")
+    return Precision(name, device, {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name])
+
+
+class Trainee(nn.Module):
+    """The student together with what the objective trains beside it, so that DistributedDataParallel sees both."""
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def forward(self, batch: Batch) -> Step:
+        """Return the objective's terms."""
+        step: Step = self.objective(self.model, batch)
+        return step
+
+
+class Training:
+    """The state of one stage: parameters, optimisers, loss scale, steps done."""
+
+    def __init__(self, stage: Stage, precision: Precision) -> None:
+        self.stage = stage
+        self.step = 0
+        self.trainee = Trainee(stage.model, stage.objective).to(precision.device)
+        self.trainee.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        self.critic = stage.objective.critic
+        if self.critic is not None:
+            self.critic.requires_grad_(False)
+        self.parameters = [p for p in self.trainee.parameters() if p.requires_grad]
+        self.optimizer = build_optimizer(stage.optim, self.parameters)
+        self.scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.name == "fp16")
+        self.critic_optimizer: torch.optim.Optimizer | None = None
+        if self.critic is not None and stage.objective.critic_optim is not None:
+            self.critic_optimizer = build_optimizer(stage.objective.critic_optim, list(self.critic.parameters()))
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the next step depends on, the frozen teacher aside."""
+        frozen = _frozen_prefixes(self.trainee)
+        weights = {k: v for k, v in self.trainee.state_dict().items() if not k.startswith(frozen)}
+        return {
+            "stage": self.stage.name,
+            "step": self.step,
+            "weights": weights,
+            "optimizer": self.optimizer.state_dict(),
+            "critic_optimizer": self.critic_optimizer.state_dict() if self.critic_optimizer else None,
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state` was taken."""
+        frozen = _frozen_prefixes(self.trainee)
+        teacher = {k: v for k, v in self.trainee.state_dict().items() if k.startswith(frozen)}
+        self.trainee.load_state_dict(state["weights"] | teacher)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.critic_optimizer is not None:
+            self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+
+
+def fit(
+    stage: Stage,
+    batches: Iterable[Batch],
+    *,
+    precision: Precision,
+    seed: int,
+    on_step: Callable[[Report], None],
+    resume: dict[str, Any] | None = None,
+) -> None:
+    """Minimise the stage's objective; `on_step` logs, evaluates and saves.
+
+    Args:
+        stage: model, objective and optimiser.
+        batches: micro-batches, `optim.accumulate` per step, beginning with the first step not yet done.
+        precision: device and autocast type.
+        seed: whatever is random in the networks is drawn from it and the step's number.
+        on_step: called after each step, on every process; may raise to stop.
+        resume: what `Training.state` returned; None starts at step 0.
+
+    Raises:
+        CheckError: if the gradient is not finite for several steps in a row. It never reaches the weights.
+    """
+    optim, device = stage.optim, precision.device
+    training = Training(stage, precision)
+    if resume is not None:
+        training.load(resume)
+    trainee: nn.Module = training.trainee
+    if world_size() > 1:
+        if device.type == "cuda":
+            trainee = nn.SyncBatchNorm.convert_sync_batchnorm(trainee)
+        trainee = DistributedDataParallel(trainee, device_ids=[device.index] if device.type == "cuda" else None)
+    stream, bad = iter(batches), 0
+    while training.step < optim.steps:
+        torch.manual_seed(_mix(seed, training.step, rank()))
+        lr = set_rate(training, optim)
+        trainee.train()
+        terms, names, images = {}, (), 0
+        for batch, last in _micro_batches(stream, optim.accumulate, device):
+            with nullcontext() if last or not isinstance(trainee, DistributedDataParallel) else trainee.no_sync():
+                parts = _backward(trainee, training, batch, precision)
+            for name, value in parts.items():
+                terms[name] = terms.get(name, 0) + value.detach() / optim.accumulate
+            names, images = names + batch.names, images + len(batch.image)
+        norm = _apply(training)
+        bad = 0 if math.isfinite(norm) else bad + 1
+        if bad > (MAX_BAD_STEPS_FP16 if training.scaler.is_enabled() else MAX_BAD_STEPS):
+            raise _non_finite(training.step, terms, names, lr, bad)
+        training.step += 1
+        on_step(Report(training.step, terms, lr, norm, images, names, training))
+
+
+class Probe(NamedTuple):
+    """What one step costs."""
+
+    seconds: float
+    peak_bytes: int
+
+
+def probe(stage: Stage, crop: tuple[int, int], num_classes: int, images: int, precision: Precision) -> Probe:
+    """Run one forward and backward pass on noise and leave everything as it was.
+
+    Args:
+        stage: what is going to be trained.
+        crop: (H, W) of the images.
+        num_classes: C.
+        images: images of one step in this process, over all its micro-batches.
+        precision: device and autocast type.
+    """
+    device = precision.device
+    training = Training(stage, precision)
+    training.trainee.train()
+    buffers = [buffer.clone() for buffer in training.trainee.buffers()]
+    micro = images // stage.optim.accumulate
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        image, label = torch.rand(micro, 3, *crop) * 255, torch.randint(num_classes, (micro, *crop))
+        batch = to_device(Batch(image, label, ("noise",) * micro, torch.arange(micro)), device)
+        start = time.perf_counter()
+        _backward(training.trainee, training, batch, precision)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = (time.perf_counter() - start) * stage.optim.accumulate
+    training.trainee.zero_grad()
+    with torch.no_grad():
+        for buffer, before in zip(training.trainee.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+    return Probe(seconds, peak_bytes(device))
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Return the most memory used so far: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@torch.no_grad()
+def evaluate(
+    predict: Callable[[Tensor], Tensor],
+    batches: Iterable[Batch],
+    num_classes: int,
+    on_batch: Callable[[int], None] | None = None,
+) -> Scores:
+    """Score predictions at the labels' own size over a whole data set, by one confusion matrix.
+
+    Args:
+        predict: images (B, 3, h, w) in 0..255 to logits (B, C, h', w'): a network or an exported graph.
+        batches: labels may be of another size than the images; the logits are brought to theirs.
+        num_classes: C.
+        on_batch: called with the number of images done.
+    """
+    scores = Scores.empty(num_classes)
+    for batch in batches:
+        prediction = predict_labels(predict, batch.image, batch.label.shape[-2:])
+        scores += Scores.of(prediction, batch.label, num_classes)
+        if on_batch is not None:
+            on_batch(len(batch.label))
+    return scores
+
+
+def predict_labels(predict: Callable[[Tensor], Tensor], image: Tensor, size: Iterable[int]) -> Tensor:
+    """Return class ids (B, H, W) at `size`, on the CPU."""
+    logits = predict(image).float()
+    if list(logits.shape[-2:]) != list(size):
+        logits = F.interpolate(logits, size=list(size), mode="bilinear", align_corners=False)
+    return logits.max(dim=1).indices.cpu()
+
+
+def gather_scores(scores: Scores, device: torch.device) -> Scores:
+    """Add the scores of all processes, each of which saw its share of the images."""
+    counts = torch.tensor([scores.ignored_pixels, scores.images], dtype=torch.int64, device=device)
+    ignored, images = sum_across(counts).tolist()
+    return Scores(sum_across(scores.confusion.to(device)).cpu(), ignored, images)
+
+
+def build_optimizer(config: OptimConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Build SGD with momentum, or Adam."""
+    if config.algorithm == "adam":
+        betas = (config.momentum, config.beta2)
+        return torch.optim.Adam(parameters, lr=config.lr, betas=betas, weight_decay=config.weight_decay)
+    return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def poly_rate(config: OptimConfig, step: int, steps: int) -> float:
+    """Return lr * (1 - step / steps) ** power, risen to linearly over the warm-up."""
+    rise = min(1.0, (step + 1) / (config.warmup + 1))
+    return config.lr * rise * (1 - step / steps) ** config.power
+
+
+def set_rate(training: Training, optim: OptimConfig) -> float:
+    """Set this step's learning rates and return the student's; the critic's schedule has the same length."""
+    lr = poly_rate(optim, training.step, optim.steps)
+    for group in training.optimizer.param_groups:
+        group["lr"] = lr
+    critic_optim = training.stage.objective.critic_optim
+    if training.critic_optimizer is not None and critic_optim is not None:
+        for group in training.critic_optimizer.param_groups:
+            group["lr"] = poly_rate(critic_optim, training.step, optim.steps)
+    return lr
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move what the networks read to the device; images in channels_last."""
+    image = batch.image.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+    return batch._replace(image=image, label=batch.label.to(device, non_blocking=True))
+
+
+def _micro_batches(stream: Iterator[Batch], count: int, device: torch.device) -> Iterator[tuple[Batch, bool]]:
+    batches = [to_device(batch, device) for batch in islice(stream, count)]
+    assert len(batches) == count, "the batches ended before the schedule did"
+    labels = tuple(batch.label for batch in batches) if count > 1 else ()
+    for position, batch in enumerate(batches, start=1):
+        yield batch._replace(step_labels=labels), position == count
+
+
+def _backward(trainee: nn.Module, training: Training, batch: Batch, precision: Precision) -> dict[str, Tensor]:
+    """Run a micro-batch forward and backward, then the critic on its outputs; return the terms."""
+    with precision.autocast():
+        step: Step = trainee(batch)
+        loss = torch.stack(list(step.terms.values())).sum() / training.stage.optim.accumulate
+    training.scaler.scale(loss).backward()
+    critic = {} if training.critic is None else {"critic": _critic_backward(training, step, batch)}
+    return step.terms | critic
+
+
+def _critic_backward(training: Training, step: Step, batch: Batch) -> Tensor:
+    assert training.critic is not None
+    training.critic.requires_grad_(True)
+    loss = training.stage.objective.critic_loss(step, batch)
+    (loss / training.stage.optim.accumulate).backward()
+    training.critic.requires_grad_(False)
+    return loss
+
+
+def _apply(training: Training) -> float:
+    """Step both optimisers if every gradient is finite; return the norm of the student's."""
+    training.scaler.unscale_(training.optimizer)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in training.parameters if p.grad is not None])
+    check = norm
+    if training.critic is not None:
+        critic_parameters = list(training.critic.parameters())
+        average_gradients(critic_parameters)
+        check = norm + torch.nn.utils.get_total_norm([p.grad for p in critic_parameters if p.grad is not None])
+    if bool(torch.isfinite(check)):
+        training.scaler.step(training.optimizer)
+        if training.critic_optimizer is not None:
+            training.critic_optimizer.step()
+    training.scaler.update()
+    training.optimizer.zero_grad()
+    if training.critic_optimizer is not None:
+        training.critic_optimizer.zero_grad()
+    return float(check if not torch.isfinite(check) else norm)
+
+
+def _non_finite(step: int, terms: dict[str, Tensor], names: tuple[str, ...], lr: float, bad: int) -> CheckError:
+    values = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.items())
+    return CheckError(
+        f"The gradient was not finite {bad} steps in a row, the last being step {step + 1} (lr {lr:.3g}): {values}.\n"
+        f"Its images: {', '.join(names)}",
+        "The weights are those from before. Lower optim.lr or the weight of the term that is not finite.",
+    )
+
+
+def _frozen_prefixes(module: nn.Module) -> tuple[str, ...]:
+    return tuple(f"{name}." for name, child in module.named_modules() if isinstance(child, Frozen)) or ("\0",)
+
+
+def _mix(*numbers: int) -> int:
+    """Return one seed from several numbers, far apart for near ones."""
+    value = 0
+    for number in numbers:
+        value = (value ^ number) * 0x9E3779B97F4A7C15 % 2**63
+        value ^= value >> 29
+    return value

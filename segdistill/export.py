@@ -1,0 +1,353 @@
+"""The network as one ONNX file that describes itself, the checks that prove it equal, and the gate that proves it fast.
+
+The graph takes `image`, float32 RGB 0..255 (B, 3, H, W) of any size, normalises it and returns `logits` (B, C, H, W). The
+file carries the header of the model file it was made from, and ends in a digest of all that stands before.
+"""
+
+import copy
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from google.protobuf.message import DecodeError, Message
+from onnxruntime.capi import onnxruntime_pybind11_state as ort
+from pydantic import ValidationError
+from torch import Tensor
+from torch.nn import functional as F
+
+from segdistill.checkpoint import ModelInfo
+from segdistill.engine import predict_labels
+from segdistill.errors import CheckError, DataError, ModelError, UsageError
+from segdistill.latency import Latency, Subject
+from segdistill.metrics import Scores
+from segdistill.networks import Deployed, SegNetwork
+from segdistill.store import sha256_of, write_atomic
+from segdistill.types import IGNORE, Batch
+
+OPSET, IR = 20, 10
+"""What onnxruntime 1.18, TensorRT 10 and OpenVINO 2024 read already."""
+MAX_BYTES = 2**31 - 1
+"""No protobuf message is larger."""
+MAX_DIFFERENCE, MIN_AGREEMENT, MAX_MIOU_CHANGE = 1e-4, 0.999, 1e-3
+"""The difference is a fraction of the largest logit."""
+CHECKED_SHAPES = ((1, 65, 97), (3, 97, 65))
+"""Batch, height and width beside those of the data: a batch axis or a stride that the export froze shows here."""
+
+ORT_ERRORS = (ort.Fail, ort.InvalidArgument, ort.InvalidGraph, ort.InvalidProtobuf, ort.NotImplemented)
+
+
+def export_onnx(network: SegNetwork, info: ModelInfo, path: Path) -> None:
+    """Write the network as it is shipped, without auxiliary head, as one self-describing file.
+
+    Args:
+        network: stays as it is.
+        info: the header of its model file.
+        path: is replaced atomically.
+
+    Raises:
+        UsageError: if it sees more than the image.
+    """
+    if network.mean.shape[1] != 3:
+        raise UsageError(f"{info.network.network} sees more than RGB: it cannot run on images.", "Export a student.")
+    # Two images and two odd sides: an axis of 1, or equal ones, would be taken for constants.
+    example = torch.zeros(2, 3, 65, 97)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, about itself
+        program = torch.onnx.export(
+            Deployed(copy.deepcopy(network).cpu()),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_shapes={"image": {0: "batch", 2: "height", 3: "width"}},
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    model.ir_version = min(model.ir_version, IR)
+    for message in _messages(model):  # stack traces with paths of this machine, and names of weights that are gone
+        for field in ("doc_string", "metadata_props"):
+            if field in message.DESCRIPTOR.fields_by_name:
+                message.ClearField(field)
+    del model.graph.value_info[:]
+    for key, value in _metadata(info).items():
+        model.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(model, full_check=True)
+    write_atomic(path, _sealed(model.SerializeToString()))
+
+
+class OnnxModel:
+    """An exported file, opened: images (B, 3, h, w) in 0..255 to logits (B, C, h, w).
+
+    Attributes:
+        info: the header of the model it was made from.
+        threads: as many as PyTorch uses.
+        provider: what really computes.
+    """
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        """Read, check and load a file.
+
+        Raises:
+            UsageError: if onnxruntime cannot compute on that device.
+            ModelError: if the file is damaged, not written by `export_onnx`, or reaches out of itself.
+        """
+        self.provider = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
+        refusal = UsageError(
+            f"This onnxruntime has no {self.provider}: it cannot compute on {device}.",
+            "Use --device cpu, or install onnxruntime-gpu in place of onnxruntime.",
+        )
+        if self.provider not in onnxruntime.get_available_providers():
+            raise refusal
+        content, self.info = _read(path)
+        self.threads = torch.get_num_threads()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # errors are raised; without this they are printed, too
+        # Threads that spin while they wait take PyTorch's cores: measured in turns with such a session, it takes twice as
+        # long. The session itself is as fast without.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # TF32 is a GPU's habit of rounding float32 to 10 bits, which no check of equality survives.
+        own = {"device_id": device.index or 0, "use_tf32": 0} if device.type == "cuda" else {}
+        try:
+            self._session = onnxruntime.InferenceSession(content, options, [(self.provider, own)])
+        except ORT_ERRORS as error:
+            raise ModelError(f"onnxruntime {onnxruntime.__version__} refuses {path}: {error}") from None
+        if self._session.get_providers()[0] != self.provider:
+            raise refusal
+        self._path = path
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Return logits at the images' size, on the CPU.
+
+        Raises:
+            ModelError: if the graph fails on images of that shape.
+        """
+        try:
+            (logits,) = self._session.run(["logits"], {"image": np.ascontiguousarray(image.float().cpu().numpy())})
+        except (*ORT_ERRORS, ort.RuntimeException) as error:
+            raise ModelError(f"{self._path} fails on images {tuple(image.shape)}: {error}") from None
+        return torch.from_numpy(logits)
+
+    def subject(self, image: Tensor) -> Subject:
+        """Return what is measured: the call alone, from NumPy array to NumPy array."""
+        feed = {"image": np.ascontiguousarray(image.float().cpu().numpy())}
+        return Subject(lambda: self._session.run(["logits"], feed), self.provider)
+
+
+@dataclass(frozen=True)
+class Check:
+    """How far the exported graph is from the network it was made from."""
+
+    max_abs_diff: float
+    """Between logits, over all images and `CHECKED_SHAPES`."""
+    largest_logit: float
+    """By magnitude."""
+    label_agreement: float
+    """Share of the pixels, at the labels' size, to which both give the same class."""
+    miou_torch: float
+    miou_onnx: float
+    images: int
+
+    def failures(self) -> list[str]:
+        """Say which limits it broke; no sentence means passed. What is not a number passes nowhere."""
+        change, limit = abs(self.miou_torch - self.miou_onnx), MAX_DIFFERENCE * self.largest_logit
+        rules = {
+            f"the logits differ by up to {self.max_abs_diff:.3g}, more than {limit:.3g}, "
+            f"{MAX_DIFFERENCE:g} of the largest": self.max_abs_diff <= limit,
+            f"only {100 * self.label_agreement:.3f} % of the pixels get the same class, less than "
+            f"{100 * MIN_AGREEMENT:g} %": self.label_agreement >= MIN_AGREEMENT,
+            f"the mIoU goes from {self.miou_torch:.4f} to {self.miou_onnx:.4f}, by more than "
+            f"{MAX_MIOU_CHANGE:g}": change <= MAX_MIOU_CHANGE,
+        }
+        return [sentence for sentence, kept in rules.items() if not kept]
+
+
+@torch.no_grad()
+def check_parity(
+    predict: Callable[[Tensor], Tensor],
+    exported: OnnxModel,
+    batches: Iterable[Batch],
+    on_batch: Callable[[int], None] | None = None,
+) -> Check:
+    """Compare an exported graph with its network on images of a data set, at their size and at `CHECKED_SHAPES`.
+
+    Args:
+        predict: the network, in float32 without TF32: images (B, 3, h, w) to logits (B, C, h, w).
+        exported: the graph.
+        batches: what `engine.evaluate` takes.
+        on_batch: called with the number of images done.
+
+    Raises:
+        DataError: if there are no images.
+        CheckError: if the graph fails at a size.
+    """
+    num_classes = len(exported.info.classes)
+    largest = difference = torch.zeros(())
+    scores = [Scores.empty(num_classes)] * 2
+    equal = pixels = 0
+
+    def both(image: Tensor) -> list[Tensor]:
+        nonlocal largest, difference
+        try:
+            outputs = [predict(image).float().cpu(), exported(image)]
+        except ModelError as error:
+            raise CheckError(error.what) from None
+        largest = torch.maximum(largest, outputs[0].abs().max())
+        difference = torch.maximum(difference, (outputs[0] - outputs[1]).abs().max())  # keeps a NaN
+        return outputs
+
+    for batch in batches:
+        if not pixels:
+            for count, *size in CHECKED_SHAPES:
+                both(F.interpolate(batch.image[:1], size=size).expand(count, -1, -1, -1).contiguous())
+        size = batch.label.shape[-2:]
+        labels = [predict_labels(lambda _, logits=logits: logits, batch.image, size) for logits in both(batch.image)]
+        scores = [sum_ + Scores.of(own, batch.label, num_classes) for sum_, own in zip(scores, labels, strict=True)]
+        equal += int((labels[0] == labels[1]).sum())
+        pixels += labels[0].numel()
+        if on_batch is not None:
+            on_batch(len(batch.image))
+    if not pixels:
+        raise DataError("There are no images to compare the exported graph on.", "Choose another split or data set.")
+    ours, theirs = scores
+    return Check(float(difference), float(largest), equal / pixels, ours.miou, theirs.miou, ours.images)
+
+
+def reject(path: Path) -> Path:
+    """Rename a file that did not pass, so that nobody ships it; return its new path."""
+    return path.replace(path.with_name(f"{path.name}.rejected"))
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A limit that was asked for, and whether it was kept."""
+
+    limit: str
+    passed: bool
+
+
+def speed_gate(latency: Latency, *, min_fps: float | None = None, max_ms: float | None = None) -> Gate | None:
+    """Hold the median against `--min-fps` or `--max-ms`; None where neither was asked for."""
+    if min_fps is not None:
+        return Gate(f"at least {min_fps:g} fps", latency.fps >= min_fps)
+    if max_ms is not None:
+        return Gate(f"at most {max_ms:g} ms", latency.p50 <= max_ms)
+    return None
+
+
+def export_report(
+    path: Path, size: tuple[int, int], check: Check, latencies: dict[str, Latency], gate: Gate | None
+) -> dict[str, Any]:
+    """Return what `export --json` prints.
+
+    Args:
+        path: the exported file, where it is now.
+        size: (height, width) of the images in the measurement.
+        check: against the network.
+        latencies: of "student", "onnxruntime" and, where it was measured, "teacher".
+        gate: the limit that was asked for.
+    """
+    measured = {name: asdict(latencies[name]) if name in latencies else None for name in ("teacher", "student")}
+    exported = latencies["onnxruntime"]
+    return {
+        "file": str(path),
+        "sha256": sha256_of(path),
+        "opset": OPSET,
+        "size": list(size),
+        "check": {key: value for key, value in asdict(check).items() if key != "largest_logit"},
+        "latency_ms": {**measured, "onnxruntime": asdict(exported)},
+        "fps": exported.fps,
+        "gate": asdict(gate) if gate else None,
+    }
+
+
+def _metadata(info: ModelInfo) -> dict[str, str]:
+    """Return the header as a whole, for ourselves, and what others need in words of its own."""
+    return {
+        "segdistill": info.model_dump_json(),
+        "input": "image: float32 RGB 0..255, (B, 3, H, W)",
+        "output": "logits: float32 (B, C, H, W) before softmax, at the input's size",
+        "normalization": "in_graph",
+        "classes": json.dumps(info.classes),
+        "palette": json.dumps(info.palette),
+        "ignore_index": str(IGNORE),
+        "size": "x".join(map(str, info.size)) if info.size else "any",
+        "network": info.network.network,
+        "data": info.data,
+        "preset": info.preset,
+        "versions": json.dumps(info.versions),
+        "sha256": info.sha256,
+    }
+
+
+def _sealed(content: bytes) -> bytes:
+    """Append the digest of a model to it; protobuf merges what is concatenated, so this is one more line of metadata."""
+    entry = onnx.StringStringEntryProto(key="digest", value=hashlib.sha256(content).hexdigest())
+    return content + onnx.ModelProto(metadata_props=[entry]).SerializeToString()
+
+
+def _read(path: Path) -> tuple[bytes, ModelInfo]:
+    """Return the bytes of an exported file and its header, once it is sure that onnxruntime may see them."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ModelError(f"{path} is larger than {MAX_BYTES} bytes: no ONNX file.")
+        content = path.read_bytes()
+        model = onnx.load_model_from_string(content)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.") from None
+    except DecodeError:
+        raise ModelError(f"{path} is damaged, or no ONNX file.", "Export the model again.") from None
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    if "segdistill" not in metadata:
+        raise ModelError(
+            f"{path} is an ONNX file without the header that segdistill writes.",
+            "Classes and input conventions are read from there: give a file that `segdistill export` wrote.",
+        )
+    if found := _strange(model):
+        raise ModelError(f"{path} holds {found}, which no exported file does: it was not opened.")
+    if _sealed(content[: -len(_sealed(b""))]) != content:
+        raise ModelError(f"{path} is damaged or was changed: its digest is not that of its content.", "Export it again.")
+    try:
+        info = ModelInfo.model_validate_json(metadata["segdistill"])
+    except ValidationError as error:
+        raise ModelError(f"The header of {path} is not one this version reads: {error}") from None
+    ends = [[(end.name, _shape(end)) for end in ends] for ends in (model.graph.input, model.graph.output)]
+    if ends != [[("image", [None, 3, None, None])], [("logits", [None, len(info.classes), None, None])]]:
+        raise ModelError(f"{path} does not map an image to logits of {len(info.classes)} classes.", "Export it again.")
+    return content, info
+
+
+def _strange(model: onnx.ModelProto) -> str:
+    """Return what in a graph could make onnxruntime read other files or run other code, or nothing."""
+    for message in _messages(model):
+        if isinstance(message, onnx.TensorProto) and (message.external_data or message.data_location):
+            return "a tensor that lies in another file"
+        if isinstance(message, onnx.NodeProto) and message.domain not in ("", "ai.onnx"):
+            return f"an operator of the domain {message.domain[:80]!r}"
+    return ""
+
+
+def _messages(message: Message) -> Iterator[Message]:
+    """Yield a protobuf message and all inside it."""
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for child in [value] if isinstance(value, Message) else value:
+                yield from _messages(child)
+
+
+def _shape(end: onnx.ValueInfoProto) -> list[int | None]:
+    """Return the sizes of an input or output, None for those that vary."""
+    dims = end.type.tensor_type.shape.dim
+    return [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]

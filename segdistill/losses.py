@@ -1,0 +1,410 @@
+"""What students are trained with: pure functions, tensors in, scalar out.
+
+In every loss
+- no gradient reaches the teacher, and its maps are resized to the student's where their sizes differ;
+- the arithmetic is float32 at least, under autocast and for bfloat16 and float16 tensors too (float64 stays float64);
+- a vector of length zero has no direction: its cosine with anything is 0, and no gradient flows through it.
+"""
+
+import math
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Literal, ParamSpec
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segdistill.errors import ShapeError
+from segdistill.types import IGNORE
+
+P = ParamSpec("P")
+
+NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
+POOLING: dict[str, Callable[..., Tensor]] = {"max": F.max_pool2d, "avg": F.avg_pool2d}
+NO_LENGTH = 1e-8
+"""Vectors shorter than this have no direction (the epsilon of `torch.cosine_similarity`)."""
+
+vector_norm: Callable[..., Tensor] = torch.linalg.vector_norm  # PyTorch leaves it without types
+
+
+def _in_full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Run a loss outside autocast, whose matrix products would be bfloat16, and widen half precision to float32."""
+
+    def widened(value: Any) -> Any:
+        half = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+        return value.float() if half else value
+
+    @wraps(loss)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        device = next(value.device.type for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        with torch.autocast(device, enabled=False):
+            return loss(*map(widened, args), **{name: widened(value) for name, value in kwargs.items()})
+
+    return wrapped
+
+
+@_in_full_precision
+def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Mean over valid pixels of the cross entropy with the label; 0 where no pixel is valid.
+
+    The mean is the sum over max(valid, 1): PyTorch's own is NaN for a crop of nothing but ignored pixels.
+
+    Args:
+        logits: (B, C, h, w), resized to the label: bilinear, align_corners=False (True in the code of Liu et al. 2019).
+        label: (B, H, W) int64 in [0, C) or IGNORE.
+
+    Raises:
+        ShapeError: if logits and label are not of the same images.
+    """
+    _check_label(logits, label)
+    loss = F.cross_entropy(_resized(logits, label.shape[-2:]), label, ignore_index=IGNORE, reduction="none")
+    return _mean(loss, label != IGNORE)
+
+
+@_in_full_precision
+def pixel_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0, valid: Tensor | None = None) -> Tensor:
+    """Mean over valid pixels of KL(teacher || student) between class distributions, times temperature squared.
+
+    Liu et al. 2019, pixel-wise term. The paper prints KL(student || teacher) while its text calls the teacher's output
+    the target; the authors' code takes the cross entropy with the teacher's probabilities (the same gradient as
+    KL(teacher || student)), sums it over the images of the batch and masks nothing. We follow the code's direction and
+    the paper's mean over pixels, averaged over the batch too, so that the weight depends on no size. Neither has a
+    temperature; the square keeps the gradient's scale when there is one.
+
+    Args:
+        student: logits (B, C, h, w).
+        teacher: logits (B, C, any size).
+        temperature: divides both logits.
+        valid: bool (B, h, w), the pixels that count; default all.
+
+    Raises:
+        ShapeError: if batch, classes or the mask do not agree.
+    """
+    teacher = _matched(teacher, student)
+    return _mean(_kl(student, teacher, temperature, dim=1), valid)
+
+
+@_in_full_precision
+def pixel_l2(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Mean over valid pixels of the squared L2 distance between class probabilities.
+
+    Xie et al. 2018, zero-order term. There is no authors' code, and which distance the paper takes is not confirmed:
+    this is our reading of it.
+
+    Args:
+        student: logits (B, C, h, w).
+        teacher: logits (B, C, any size).
+        valid: bool (B, h, w), the pixels that count; default all.
+
+    Raises:
+        ShapeError: if batch, classes or the mask do not agree.
+    """
+    teacher = _matched(teacher, student)
+    return _mean((student.softmax(1) - teacher.softmax(1)).square().sum(1), valid)
+
+
+@_in_full_precision
+def consistency(student: Tensor, teacher: Tensor, neighbours: Literal["mean", "sum"] = "mean") -> Tensor:
+    """Mean squared difference of the two consistency maps: how far each position is from its eight neighbours.
+
+    Xie et al. 2018, first-order term: C(x)_i averages ||x_i - x_j||^2 over the neighbours j of i. There is no authors'
+    code; Liu et al. (`CriterionLS`) sum over the neighbours, which makes the loss 64 times larger: that is "sum".
+    Positions at the border lack neighbours and are left out, as there: padding would invent edges.
+
+    Args:
+        student: maps (B, C, h, w) with h, w >= 3, compared as given: logits, probabilities or features.
+        teacher: maps (B, C, any size).
+        neighbours: how the eight distances are combined.
+
+    Raises:
+        ShapeError: if batch or channels do not agree, or the maps have no inner position.
+    """
+    teacher = _matched(teacher, student)
+    _check(min(student.shape[-2:]) > 2, f"No position of maps {_shape(student)} has eight neighbours", "h, w >= 3")
+    share = {"mean": 1 / len(NEIGHBOURS), "sum": 1.0}[neighbours]
+    return (share * (_contrast(student) - _contrast(teacher))).square().mean()
+
+
+@_in_full_precision
+def pairwise(
+    student: Tensor,
+    teacher: Tensor,
+    pool: int | tuple[int, int] | None = None,
+    kind: Literal["max", "avg"] = "max",
+) -> Tensor:
+    """Mean squared difference of the cosines between all pairs of nodes, where a node is a pooled patch of features.
+
+    Liu et al. 2019, pair-wise term. The journal version's text pools by the average, the authors' code by the maximum.
+    That code adds 1e-8 to the norm and detaches it, which leaves a gradient along the feature where a cosine has none;
+    we follow the paper's cosine with its full gradient. Takes memory for h * w / pool^2 nodes squared.
+
+    Args:
+        student: features (B, D, h, w).
+        teacher: features (B, any channels, any size), resized before they are pooled.
+        pool: kernel and stride in positions of the student; windows that reach over the border keep what is inside.
+        kind: how a window is pooled.
+
+    Raises:
+        ShapeError: if the batches do not agree.
+    """
+    teacher = _matched(teacher, student, any_channels=True)
+    if pool is not None:
+        student, teacher = (POOLING[kind](x, pool, stride=pool, ceil_mode=True) for x in (student, teacher))
+    return F.mse_loss(_cosines(student), _cosines(teacher))
+
+
+@_in_full_precision
+def affinity(student: Tensor, latent: Tensor) -> Tensor:
+    """Difference of the two affinity matrices: L2 norms of its rows, summed; mean over the batch.
+
+    He et al. 2019, affinity term: A_ij = cosine(x_i, x_j) / (h * w) over all positions i, j. The paper's notation
+    leaves the norm open; we read sum_i ||row_i||_2. There is no authors' code; torchdistill normalises each channel
+    over space, which is not the paper's cosine.
+
+    Args:
+        student: adapted features (B, D, h, w).
+        latent: the teacher's latent features (B, any channels, any size).
+
+    Raises:
+        ShapeError: if the batches do not agree.
+    """
+    latent = _matched(latent, student, any_channels=True)
+    difference = _cosines(student).sub_(_cosines(latent))  # in place: (B, N, N) is large, and no gradient needs it
+    return vector_norm(difference, dim=2).sum(1).mean() / difference.shape[1]
+
+
+@_in_full_precision
+def adaptation(student: Tensor, latent: Tensor, p: float = 2, q: float = 2, per_element: bool = False) -> Tensor:
+    """Mean over positions of the p-norm between the two features, each divided by its own q-norm.
+
+    He et al. 2019, adaptation term. The paper's values of p and q are not confirmed; with p = q = 2 the loss is never
+    above 2. There is no authors' code; torchdistill takes p = 1, q = 2 and divides a whole image by one norm, while the
+    paper's equation, which we follow, has one for each position.
+
+    Args:
+        student: adapted features (B, D, h, w).
+        latent: the teacher's latent features (B, D, any size).
+        p: norm of the difference.
+        q: norm that each feature is divided by.
+        per_element: divide by D too: with p = 1 the mean over all elements.
+
+    Raises:
+        ShapeError: if batch or channels do not agree.
+    """
+    latent = _matched(latent, student)
+    distance = vector_norm(_unit(student, q) - _unit(latent, q), p, dim=1).mean()
+    return distance / student.shape[1] if per_element else distance
+
+
+@_in_full_precision
+def channel_kl(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
+    """Mean over channels of KL(teacher || student) between distributions over space, times temperature squared.
+
+    Shu et al. 2021, channel-wise distillation, as its code and CIRKD have it: softmax over all positions of a channel,
+    the divergence summed over space and divided by B * C, not by h * w.
+
+    Args:
+        student: maps (B, C, h, w), logits or features.
+        teacher: maps (B, C, any size).
+        temperature: divides both maps.
+
+    Raises:
+        ShapeError: if batch or channels do not agree.
+    """
+    teacher = _matched(teacher, student)
+    return _kl(student.flatten(2), teacher.flatten(2), temperature, dim=2).mean()
+
+
+@_in_full_precision
+def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of the two attention maps.
+
+    Zagoruyko and Komodakis 2017, as CIRKD has it: squares averaged over the channels, each image's map divided by its
+    L2 norm, the squared difference averaged (not summed) over positions: weights are large, 10000 in CIRKD.
+
+    Args:
+        student: features (B, D, h, w).
+        teacher: features (B, any channels, any size).
+
+    Raises:
+        ShapeError: if the batches do not agree.
+    """
+    teacher = _matched(teacher, student, any_channels=True)
+    attention, target = (_unit(x.square().mean(1).flatten(1)) for x in (student, teacher))
+    return F.mse_loss(attention, target)
+
+
+@_in_full_precision
+def intra_class_variation(student: Tensor, teacher: Tensor, label: Tensor, num_classes: int) -> Tensor:
+    """Mean over valid pixels of the squared difference in cosine between a pixel and the mean of its class.
+
+    Wang et al. 2020 (IFVD): the mean is over the pixels of one class in one image, and the label assigns the teacher's
+    pixels too. CIRKD's code averages over ignored pixels as well; we average over valid ones.
+
+    Args:
+        student: features (B, D, h, w).
+        teacher: features (B, any channels, any size).
+        label: (B, H, W) int64, brought to the features' size by its nearest pixels.
+        num_classes: labels outside [0, num_classes) count nowhere.
+
+    Raises:
+        ShapeError: if the three are not of the same images.
+    """
+    teacher = _matched(teacher, student, any_channels=True)
+    _check_label(student, label)
+    ids = _nearest(label, student.shape[-2:]).flatten(1)
+    member = (ids.unsqueeze(2) == torch.arange(num_classes, device=ids.device)).to(student.dtype)  # (B, N, C)
+
+    def similarity(features: Tensor) -> Tensor:
+        x = features.flatten(2)
+        centres = _unit(x @ member)  # (B, D, C); a sum has the direction of its mean
+        return (_unit(x).mT @ centres * member).sum(2)  # (B, N); the cosine with the pixel's own class
+
+    return (similarity(student) - similarity(teacher)).square().sum() / member.sum().clamp(min=1)
+
+
+@_in_full_precision
+def wasserstein_critic(real: Tensor, fake: Tensor) -> Tensor:
+    """What a Wasserstein critic minimises: its mean score of the student's maps minus that of the teacher's.
+
+    Liu et al. 2019, holistic term; the student minimises -mean(fake).
+
+    Args:
+        real: scores of the teacher's maps, one or more per image.
+        fake: scores of the student's maps.
+    """
+    return fake.mean() - real.mean()
+
+
+@_in_full_precision
+def hinge_critic(real: Tensor, fake: Tensor) -> Tensor:
+    """What a hinge critic minimises: nothing is left to gain from scores above 1 (teacher) and below -1 (student).
+
+    CIRKD's choice for the holistic term of Liu et al. 2019, whose own is `wasserstein_critic`.
+
+    Args:
+        real: scores of the teacher's maps, one or more per image.
+        fake: scores of the student's maps.
+    """
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+@_in_full_precision
+def gradient_penalty(
+    critic: Callable[[Tensor], Tensor],
+    real: Tensor,
+    fake: Tensor,
+    generator: torch.Generator | None = None,
+    *,
+    alpha: Tensor | None = None,
+) -> Tensor:
+    """Mean over samples of (||gradient of the critic||_2 - 1)^2 at a point between the two maps.
+
+    Liu et al. 2019, holistic term with gradient penalty, as in the authors' code: one alpha ~ U(0, 1) per sample, and
+    the norm over all channels and positions of a sample. The gradient itself is differentiable; a critic with batch
+    statistics couples the samples and has no such gradient.
+
+    Args:
+        critic: maps (B, ...) to scores.
+        real: the teacher's maps (B, C, h, w); no gradient flows into either map.
+        fake: the student's maps of the same shape.
+        generator: draws alpha; default: PyTorch's own.
+        alpha: (B,), the real map's share, where the caller draws it (from `Batch.seeds`, say).
+
+    Raises:
+        ShapeError: if the two maps differ in shape.
+    """
+    _check(real.shape == fake.shape, f"The critic's maps have shapes {_shape(real)} and {_shape(fake)}", "the same")
+    if alpha is None:
+        alpha = torch.rand(len(real), generator=generator, device=generator.device if generator else None)
+    share = alpha.to(real).reshape(len(real), *[1] * (real.dim() - 1))
+    point = torch.lerp(fake.detach(), real.detach(), share).requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(point).sum(), point, create_graph=True)
+    return (vector_norm(gradient.flatten(1), dim=1) - 1).square().mean()
+
+
+def valid_at(label: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return which positions of a smaller grid count: bool (B, h, w), True where the nearest label is not IGNORE.
+
+    Args:
+        label: (B, H, W) int64.
+        size: (h, w), usually the student's logits'.
+    """
+    return _nearest(label, size) != IGNORE
+
+
+def _matched(teacher: Tensor, student: Tensor, any_channels: bool = False) -> Tensor:
+    """Return the teacher's maps at the student's size and type, outside any graph."""
+    alike = 1 if any_channels else 2
+    _check(
+        student.dim() == teacher.dim() == 4 and student.shape[:alike] == teacher.shape[:alike],
+        f"The student's maps have shape {_shape(student)} and the teacher's {_shape(teacher)}",
+        "(B, D, h, w) with the same B" + ("" if any_channels else " and D: a single channel is not repeated"),
+    )
+    return _resized(teacher.detach().to(student.dtype), student.shape[-2:])
+
+
+def _resized(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    if maps.shape[-2:] == size:
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def _nearest(label: Tensor, size: tuple[int, ...]) -> Tensor:
+    # "nearest", not "nearest-exact": as CIRKD. PyTorch does not resize int64; ids up to 255 are exact in float32.
+    return F.interpolate(label.unsqueeze(1).float(), size=size, mode="nearest").squeeze(1)
+
+
+def _mean(values: Tensor, valid: Tensor | None) -> Tensor:
+    """Return the mean of values (B, h, w) over valid pixels; 0, with gradient 0, where there is none."""
+    if valid is None:
+        return values.mean()
+    _check(valid.shape == values.shape, f"The mask of valid pixels has shape {_shape(valid)}", _shape(values))
+    return values.masked_fill(~valid, 0).sum() / valid.sum().clamp(min=1)
+
+
+def _kl(student: Tensor, teacher: Tensor, temperature: float, dim: int) -> Tensor:
+    """Return KL(teacher || student) of the softmax over `dim`, times temperature squared."""
+    log_p, log_target = ((x / temperature).log_softmax(dim) for x in (student, teacher))
+    divergence = F.kl_div(log_p, log_target, reduction="none", log_target=True)
+    # p - target sums to 0, and takes the rounding of the two normalisers with it: at T = 4 it is the larger error.
+    return (divergence + log_p.exp() - log_target.exp()).sum(dim) * temperature**2
+
+
+def _unit(x: Tensor, p: float = 2) -> Tensor:
+    """Return x divided by its p-norm over dimension 1, and 0 where that norm is 0."""
+    norm = vector_norm(x, p, dim=1, keepdim=True)
+    # A clamp would do for the value, but its gradient at 0 is 1 / NO_LENGTH.
+    return x / norm.masked_fill(norm < NO_LENGTH, math.inf)
+
+
+def _cosines(features: Tensor) -> Tensor:
+    """Return the cosines between all positions of (B, D, h, w): (B, N, N) with N = h * w."""
+    x = _unit(features.flatten(2))
+    return x.mT @ x
+
+
+def _contrast(x: Tensor) -> Tensor:
+    """Return the squared distances of inner positions to their eight neighbours, summed: (B, h - 2, w - 2)."""
+    h, w = x.shape[-2:]
+    inner = x[..., 1:-1, 1:-1]
+    shifted = (x[..., 1 + dy : h - 1 + dy, 1 + dx : w - 1 + dx] for dy, dx in NEIGHBOURS)
+    return torch.stack([(inner - other).square().sum(1) for other in shifted]).sum(0)
+
+
+def _check_label(maps: Tensor, label: Tensor) -> None:
+    _check(
+        maps.dim() == 4 and label.dim() == 3 and len(maps) == len(label),
+        f"The student's maps have shape {_shape(maps)} and the label {_shape(label)}",
+        "(B, C, h, w) and (B, H, W)",
+    )
+
+
+def _check(fits: bool, found: str, expected: str) -> None:
+    if not fits:
+        raise ShapeError(f"{found}.", f"Expected: {expected}.")
+
+
+def _shape(x: Tensor) -> str:
+    return str(tuple(x.shape))

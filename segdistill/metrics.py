@@ -1,0 +1,92 @@
+"""How good a segmentation is: one confusion matrix over the whole data set, and the scores that follow from it.
+
+Intersections and unions are summed over all images before they are divided. A mean of scores per image or per batch
+would be another number, and one that depends on the batch size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from segdistill.errors import DataError, ShapeError
+from segdistill.types import IGNORE
+
+
+def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
+    """Count the pixels by true class (row) and predicted class (column); ignored ones are left out.
+
+    Args:
+        prediction: integers in [0, C), of the label's shape.
+        label: integers in [0, C) or IGNORE.
+        num_classes: C.
+
+    Returns:
+        (C, C) int64, where the inputs are.
+
+    Raises:
+        ShapeError: if the two shapes differ.
+        DataError: if the label holds another id.
+    """
+    if prediction.shape != label.shape:
+        raise ShapeError(
+            f"The prediction has shape {tuple(prediction.shape)} and the label {tuple(label.shape)}.",
+            "Scores are taken at the label's size: resize the logits first.",
+        )
+    counted = label != IGNORE
+    truth, guess = label[counted].long(), prediction[counted].long()
+    strange = truth[(truth < 0) | (truth >= num_classes)]
+    if strange.numel():
+        raise DataError(
+            f"{strange.numel()} pixels carry the ids {sorted(set(strange.tolist()))}, which name no class.",
+            f"Labels are 0 to {num_classes - 1}, or {IGNORE} where a pixel counts nowhere.",
+        )
+    assert not ((guess < 0) | (guess >= num_classes)).any(), "a network cannot predict a class that it does not have"
+    return torch.bincount(truth * num_classes + guess, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Counts over a data set, and the scores they give, all fractions 0..1. Counts of parts of it add up with `+`."""
+
+    confusion: Tensor
+    """(C, C) int64, rows are the truth."""
+    ignored_pixels: int
+    images: int
+
+    @classmethod
+    def empty(cls, num_classes: int, device: torch.device | str = "cpu") -> "Scores":
+        """Return the scores of no images, to add to."""
+        return cls(torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device), 0, 0)
+
+    @classmethod
+    def of(cls, prediction: Tensor, label: Tensor, num_classes: int) -> "Scores":
+        """Return the scores of some images: predicted classes (B, H, W) and labels (B, H, W)."""
+        confusion = confusion_matrix(prediction, label, num_classes)
+        return cls(confusion, int((label == IGNORE).sum()), len(label))
+
+    def __add__(self, other: "Scores") -> "Scores":
+        """Return the scores of both sets of images together."""
+        return Scores(
+            self.confusion + other.confusion,
+            self.ignored_pixels + other.ignored_pixels,
+            self.images + other.images,
+        )
+
+    @property
+    def iou(self) -> tuple[float | None, ...]:
+        """Intersection over union of each class; None where it is neither in the truth nor predicted."""
+        hits = self.confusion.diagonal()
+        unions = self.confusion.sum(0) + self.confusion.sum(1) - hits
+        return tuple(hit / union if union else None for hit, union in zip(hits.tolist(), unions.tolist(), strict=True))
+
+    @property
+    def miou(self) -> float:
+        """Mean of `iou` over the classes that have one; 0 where no class has."""
+        present = [value for value in self.iou if value is not None]
+        return sum(present) / max(len(present), 1)
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of the pixels that count which are right; 0 where none counts."""
+        return int(self.confusion.trace()) / max(int(self.confusion.sum()), 1)

@@ -1,0 +1,137 @@
+"""Networks by name: each file here without a leading underscore is an architecture.
+
+An architecture's module has `BACKBONES` and `build(config, num_classes, in_channels)`. Its networks are called
+ARCHITECTURE-BACKBONE, so the architecture's own name has no dash.
+"""
+
+from http.client import HTTPException
+from importlib import import_module
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from segdistill.config import NetworkConfig, components, find
+from segdistill.errors import ModelError, UsageError, nearest
+from segdistill.networks._base import Backbone, Deployed, SegNetwork
+
+__all__ = ["Deployed", "SegNetwork", "build_network", "load_backbone", "network_names", "resolve_name"]
+
+
+def network_names() -> list[str]:
+    """Return the full names of all networks, such as pspnet-resnet18."""
+    modules = {name: import_module(find("networks", name, "architecture")) for name in components("networks")}
+    return [f"{name}-{backbone}" for name, module in modules.items() for backbone in module.BACKBONES]
+
+
+def resolve_name(text: str, default_decoder: str = "") -> str:
+    """Return a network's full name from the name a user typed.
+
+    Args:
+        text: a full name; a short one, pspnet101 for pspnet-resnet101; or a backbone alone, resnet18.
+        default_decoder: the architecture that a backbone alone is meant for, or any network of that architecture.
+
+    Raises:
+        UsageError: if there is no such network, with the nearest names.
+    """
+    spellings: dict[str, str] = {}
+    for name in network_names():
+        architecture, _, backbone = name.partition("-")
+        spellings |= {name: name, name.replace("-resnet", ""): name}
+        if architecture == default_decoder.partition("-")[0]:
+            spellings[backbone] = name
+    if text not in spellings:
+        raise UsageError(f"Unknown network {text!r}.", nearest(text, spellings))
+    return spellings[text]
+
+
+def build_network(config: NetworkConfig, num_classes: int, in_channels: int = 3) -> SegNetwork:
+    """Build the network that the configuration names, with random weights drawn from torch's global generator.
+
+    Raises:
+        UsageError: if there is no such network.
+    """
+    name = resolve_name(config.network)
+    module = import_module(find("networks", name.partition("-")[0], "architecture"))
+    network: SegNetwork = module.build(config.model_copy(update={"network": name}), num_classes, in_channels)
+    return network
+
+
+def load_backbone(network: SegNetwork, *, pretrained: bool, weights_file: Path | None) -> None:
+    """Fill the network's backbone, from the file if there is one, else with torchvision's ImageNet weights if wanted.
+
+    Raises:
+        UsageError: if there are no such weights, no such file, or they cannot be downloaded.
+        ModelError: if the file is damaged or its tensors are not the backbone's; the network is as before.
+    """
+    if weights_file is None and not pretrained:
+        return
+    backbone = network.backbone
+    file = weights_file or _downloaded(backbone)
+    own = backbone.state_dict()
+    found = {name: tensor for name, tensor in _read(file).items() if not name.startswith("fc.")}
+    in_channels = network.mean.shape[1]
+    for name in own.keys() & found.keys():
+        if own[name].shape[1:2] == (in_channels,) and found[name].shape == own[name][:, :3].shape:
+            # The first convolution: what it sees besides RGB keeps the weights it has.
+            found[name] = torch.cat([found[name], own[name][:, 3:]], dim=1)
+    problems = {
+        # Before version 0.4.1 PyTorch did not count batches; torchvision's files are of that kind.
+        "missing": [name for name in own.keys() - found.keys() if not name.endswith("num_batches_tracked")],
+        "unexpected": [*(found.keys() - own.keys())],
+        "misshaped": [name for name in own.keys() & found.keys() if own[name].shape != found[name].shape],
+    }
+    if any(problems.values()):
+        raise ModelError(
+            f"{file} does not hold a {backbone.name}: "
+            + "; ".join(f"{len(names)} tensors {kind}, {_few(names)}" for kind, names in problems.items() if names),
+            f"Give the weights of a {backbone.name}: torchvision's tensor names, and at most fc.* besides.",
+        )
+    backbone.load_state_dict(found, strict=False)
+
+
+def _downloaded(backbone: Backbone) -> Path:
+    """Return the file of torchvision's weights, from torch.hub's cache or the net."""
+    if backbone.imagenet is None:
+        raise UsageError(
+            f"There are no ImageNet weights for {backbone.name}.",
+            "Leave --pretrained out, or give weights of your own with --backbone-weights FILE.",
+        )
+    from torchvision.models import get_weight  # late: a second of import time
+
+    url: str = get_weight(backbone.imagenet).url
+    file = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    if not file.is_file():
+        digest = file.stem.rpartition("-")[2]
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(file), digest, progress=False)
+        except (OSError, HTTPException, RuntimeError) as error:
+            raise UsageError(
+                f"The ImageNet weights of {backbone.name} cannot be downloaded from {url}: {error}",
+                f"Fetch that file on another machine and give it with --backbone-weights FILE, or put it at {file}.",
+            ) from None
+    return file
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise UsageError(f"There is no weights file {file}.", "It is a .safetensors, .pth or .pt file.")
+    try:
+        if file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged pickle leads to; torch's own text advises to run its code
+        raise ModelError(
+            f"{file} cannot be read as tensors ({type(error).__name__}).",
+            "Expected is .safetensors, or .pth with nothing but tensors. If it is one, it is damaged: fetch it again.",
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise ModelError(f"{file} is not a state dict.", "Expected is one dictionary, from tensor names to tensors.")
+    return state
+
+
+def _few(names: list[str]) -> str:
+    first = ", ".join(sorted(names)[:3])
+    return f"{first}, ..." if len(names) > 3 else first

@@ -1,0 +1,189 @@
+"""What is written for the eye: curves, the comparison picture, the model card."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from segdistill.checkpoint import ModelInfo
+from segdistill.data import DataSource, to_size
+from segdistill.data._base import Pixels
+from segdistill.engine import predict_labels
+from segdistill.metrics import Scores
+from segdistill.networks import Deployed, SegNetwork
+from segdistill.store import write_atomic
+from segdistill.types import IGNORE
+
+PICTURES = 3
+"""Images in a comparison."""
+CELL_HEIGHT = 192
+MARGIN, TITLE = 6, 28
+
+
+def colored(label: npt.NDArray[np.integer], palette: Sequence[tuple[int, int, int]]) -> Pixels:
+    """Paint class ids (H, W) in the palette's colours, ignored pixels black: (H, W, 3) RGB."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(palette)] = palette
+    painted: Pixels = table[label]
+    return painted
+
+
+def draw_comparison(
+    path: Path, networks: Mapping[str, SegNetwork], data: DataSource, size: tuple[int, int] | None, split: str = "val"
+) -> None:
+    """Write a picture of a few images: image, truth, and what each network says, with a legend of the classes."""
+    images = data.split(split)
+    chosen = np.linspace(0, len(images.names) - 1, min(PICTURES, len(images.names))).astype(int)
+    rows = []
+    for index in chosen:
+        sample = images.read(int(index))
+        cells = [sample.image, colored(sample.label, data.palette)]
+        small = sample.image if size is None else to_size(sample.image, size)
+        tensor = torch.from_numpy(small).permute(2, 0, 1)[None].float()
+        for network in networks.values():
+            with torch.no_grad():
+                device = next(network.parameters()).device
+                labels = predict_labels(Deployed(network), tensor.to(device), sample.label.shape)[0].numpy()
+            # what the truth leaves out is black in the predictions too, so that eyes compare what scores compare
+            cells.append(colored(np.where(sample.label == IGNORE, IGNORE, labels), data.palette))
+        rows.append(cells)
+    write_atomic(path, encode_png(_sheet(rows, ["image", "truth", *networks], data)))
+
+
+def encode_png(image: Pixels) -> bytes:
+    """Return an RGB image (H, W, 3) as PNG."""
+    ok, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    assert ok
+    return encoded.tobytes()
+
+
+def _sheet(rows: list[list[Pixels]], titles: list[str], data: DataSource) -> Pixels:
+    height, width = rows[0][0].shape[:2]
+    cell = (CELL_HEIGHT, round(width * CELL_HEIGHT / height))
+    step = (cell[0] + MARGIN, cell[1] + MARGIN)
+    legend = 2 * TITLE
+    sheet = np.full((TITLE + len(rows) * step[0] + legend, len(titles) * step[1] + MARGIN, 3), 255, np.uint8)
+    for column, title in enumerate(titles):
+        _write(sheet, title, (MARGIN + column * step[1], TITLE - 9))
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row):
+            top, left = TITLE + y * step[0], MARGIN + x * step[1]
+            sheet[top : top + cell[0], left : left + cell[1]] = cv2.resize(
+                image, cell[::-1], interpolation=cv2.INTER_NEAREST if x else cv2.INTER_LINEAR
+            )
+    per_row = (len(data.classes) + 1) // 2
+    for index, (name, color) in enumerate(zip(data.classes, data.palette, strict=True)):
+        line, column = divmod(index, per_row)
+        left = MARGIN + column * (sheet.shape[1] - MARGIN) // per_row
+        base = sheet.shape[0] - legend + line * TITLE + TITLE - 9
+        sheet[base - 12 : base + 2, left : left + 14] = color
+        _write(sheet, name, (left + 20, base))
+    return sheet
+
+
+def _write(image: Pixels, text: str, origin: tuple[int, int]) -> None:
+    cv2.putText(image, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.48, (40, 40, 40), 1, cv2.LINE_AA)
+
+
+def draw_curves(metrics: Path, path: Path) -> None:
+    """Draw the terms of the loss and the validation's mIoU over the steps, from a run's metrics.jsonl."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    entries = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    training = [entry for entry in entries if "loss" in entry]
+    validation = [entry for entry in entries if "miou" in entry]
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    names = (
+        [key for key in training[0] if key not in ("stage", "step", "lr", "gradient_norm", "critic")]
+        if training
+        else []
+    )
+    for name in names:
+        left.plot([e["step"] for e in training], [e[name] for e in training], label=name, lw=2 if name == "loss" else 1)
+    left.set(xlabel="step", ylabel="weighted loss")
+    right.plot([e["step"] for e in validation], [100 * e["miou"] for e in validation], marker="o")
+    right.set(xlabel="step", ylabel="validation mIoU (%)", ylim=(0, None))
+    if names:
+        left.legend(fontsize=7)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def scores_table(scores: Scores, classes: Sequence[str]) -> dict[str, object]:
+    """Return scores as the JSON of `evaluate` has them."""
+    return {
+        "images": scores.images,
+        "miou": scores.miou,
+        "pixel_accuracy": scores.pixel_accuracy,
+        "iou": dict(zip(classes, scores.iou, strict=True)),
+        "ignored_pixels": scores.ignored_pixels,
+    }
+
+
+def model_card(info: ModelInfo, rows: Sequence[tuple[str, str, Scores, int]]) -> str:
+    """Return the README of a run's folder: what the model is, what was measured, how to use it.
+
+    Args:
+        info: the model's header.
+        rows: name, network, scores and parameters of what was evaluated; the model itself is the last.
+    """
+    table = "\n".join(
+        f"| {name} | {network} | {count / 1e6:.2f} M | {100 * scores.miou:.2f} | {100 * scores.pixel_accuracy:.2f} |"
+        for name, network, scores, count in rows
+    )
+    scores = rows[-1][2]
+    per_class = "\n".join(
+        f"| {_cell(name)} | {'-' if value is None else f'{100 * value:.2f}'} |"
+        for name, value in zip(info.classes, scores.iou, strict=True)
+    )
+    size = "their own size" if info.size is None else f"{info.size[0]}x{info.size[1]}"
+    return f"""---
+library_name: segdistill
+pipeline_tag: image-segmentation
+tags: [semantic-segmentation, knowledge-distillation, {info.preset}]
+---
+
+# {info.network.network}, {info.role}
+
+Trained by segdistill {info.versions.get("segdistill", "")} with the preset `{info.preset}` on `{_cell(info.data)}`,
+{info.steps} steps. Images enter as RGB in 0..255 at {size}; normalisation is part of the model.
+
+## Measured
+
+mIoU and pixel accuracy in percent on the validation split ({scores.images} images), over one confusion matrix at the
+labels' own size, ignored pixels left out, weights of the last step, float32.
+
+| | network | parameters | mIoU | pixel accuracy |
+|---|---|---:|---:|---:|
+{table}
+
+| class | IoU |
+|---|---:|
+{per_class}
+
+## Use
+
+    segdistill evaluate RUN --data {_cell(info.data)}:PATH
+    segdistill export RUN
+    segdistill infer RUN IMAGES --out DIR
+
+`config.toml` repeats the run as a preset; `metrics.jsonl` and `curves.png` show how it went.
+
+## Limits
+
+The scores hold for images like those of the validation split. Neither the data's licence nor that of pretrained
+weights is known to segdistill: check both before you ship the model.
+"""
+
+
+def _cell(text: str) -> str:
+    """Keep a name from the user's data from acting as markup."""
+    return "".join(f"&#{ord(char)};" if char in "<>|&`[]" else char for char in text)

@@ -1,0 +1,226 @@
+"""A run's folder: one way to write a file, one lock, one manifest.
+
+config.toml environment.json data.json train.log metrics.jsonl manifest.json README.md model.safetensors
+checkpoints/{last,last.prev,best}   baseline/ (a folder of the same kind)
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from segdistill.errors import ModelError, ResourceError, UsageError
+
+OWN_FILES = (
+    *(
+        "config.toml",
+        "environment.json",
+        "data.json",
+        "teacher.json",
+        "train.log",
+        "metrics.jsonl",
+        "manifest.json",
+        "README.md",
+    ),
+    *("model.safetensors", "model.onnx", "scores.json", "curves.png", "picture.png"),
+    *("checkpoints/last", "checkpoints/last.prev", "checkpoints/best"),
+)
+"""What a run writes, and so all that `--overwrite` may delete."""
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a file so that a reader sees the old one or the new one whole, whatever happens in between.
+
+    Raises:
+        ResourceError: if it does not fit on the disk; the old file is untouched.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary = ""
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), 0o666 & ~_umask())
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True) if temporary else None
+        raise _explain(error, path) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class RunFolder:
+    """An open run: its folder, held by a lock until the process ends."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path = path
+        self._lock = lock
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def started(self) -> bool:
+        """Whether a run began here."""
+        return (self / "config.toml").exists()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run here came to its end: the manifest is written last."""
+        return (self / "manifest.json").exists()
+
+    def append(self, name: str, line: str) -> None:
+        """Append a line to a log."""
+        try:
+            with (self / name).open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise _explain(error, self / name) from error
+
+    def truncate_lines(self, name: str, keep: int) -> None:
+        """Cut a log back to its first `keep` lines: what a resumed run has not done yet."""
+        path = self / name
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            write_atomic(path, "".join(lines[:keep]))
+
+    def seal(self) -> None:
+        """Write the manifest: size and sha256 of each file the run wrote. A folder with a manifest is finished."""
+        files = {
+            name: {"bytes": (self / name).stat().st_size, "sha256": sha256_of(self / name)}
+            for name in OWN_FILES
+            if name != "manifest.json" and (self / name).is_file()
+        }
+        write_json(self / "manifest.json", {"schema": 1, "files": files})
+
+    def close(self) -> None:
+        """Release the lock."""
+        os.close(self._lock)
+
+
+@contextmanager
+def open_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[RunFolder]:
+    """Create or reopen a run's folder and hold its lock.
+
+    Raises:
+        UsageError: the folder is not empty and neither `resume` nor `overwrite` was asked for; there is nothing to
+            resume; another process is at work in it.
+    """
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file, not a folder.", "Choose another --out.")
+    if resume and not (path / "config.toml").exists():
+        raise UsageError(f"There is no run to resume in {path}.", "Leave out --resume to start one.")
+    if not resume and not overwrite and path.exists() and any(entry.name != ".lock" for entry in path.iterdir()):
+        raise UsageError(
+            f"{path} is not empty.",
+            "Add --resume to continue that run, --overwrite to replace it, or choose another --out.",
+        )
+    try:
+        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        raise _explain(error, path) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.pread(descriptor, 64, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise UsageError(
+            f"Another run is at work in {path} (process {holder or 'unknown'}).",
+            "Wait for it, or choose another --out.",
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    folder = RunFolder(path, descriptor)
+    try:
+        for stray in [*path.glob(".*.tmp"), *(path / "checkpoints").glob(".*.tmp")]:
+            stray.unlink()
+        if overwrite:
+            _clear(path)
+        yield folder
+    finally:
+        folder.close()
+
+
+def verify_file(folder: Path, name: str) -> None:
+    """Compare a file of a finished run with its manifest.
+
+    Raises:
+        ModelError: if they differ, naming both hashes.
+    """
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        return
+    try:
+        expected = json.loads(manifest.read_text(encoding="utf-8"))["files"].get(name, {}).get("sha256")
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise ModelError(f"{manifest} is damaged.", "Delete it to use the run without that check.") from None
+    if expected is not None and (found := sha256_of(folder / name)) != expected:
+        raise ModelError(
+            f"{folder / name} is damaged: its sha256 is {found}, the manifest says {expected}.",
+            "Restore the file, or train again.",
+        )
+
+
+def next_folder(parent: Path, stem: str) -> Path:
+    """Return `parent/stem-NNN` with the first number not taken."""
+    taken = [int(p.name[len(stem) + 1 :]) for p in parent.glob(f"{stem}-*") if p.name[len(stem) + 1 :].isdigit()]
+    return parent / f"{stem}-{max(taken, default=0) + 1:03d}"
+
+
+def _clear(path: Path) -> None:
+    """Delete what an earlier run wrote, and only that. Links are removed, not followed."""
+    for folder in (path / "baseline", path):
+        if folder.is_symlink() or not folder.is_dir():
+            continue
+        for name in OWN_FILES:
+            target = folder / name
+            if not target.parent.is_symlink() and (target.is_symlink() or target.is_file()):
+                target.unlink()
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def _explain(error: OSError, path: Path) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return ResourceError(
+            f"The disk is full (or a quota or size limit is reached) while writing {path}: {error.strerror}.",
+            "What was there before is untouched. Free some space, then run the same command with --resume.",
+        )
+    if isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError) or error.errno in (
+        errno.EROFS,
+        errno.ELOOP,
+    ):
+        return UsageError(f"{path} cannot be written: {error.strerror}.", "Choose another folder.")
+    return error

@@ -1,0 +1,37 @@
+"""Pair-wise distillation: how alike any two regions are follows the teacher (Liu et al. 2019)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from segdistill import losses
+from segdistill.config import Strict
+from segdistill.terms import Pair
+from segdistill.types import Batch, SegOutput, Term
+
+
+class Options(Strict):
+    """Keys of [terms.pairwise] beside `weight`."""
+
+    pool: Annotated[int, Field(ge=1)] = 2
+    """Side of the pooled regions on the student's feature map; 1 compares every position with every other."""
+    kind: Literal["max", "avg"] = "max"
+
+
+class Pairwise(Term):
+    """Squared difference of the cosine matrices of the last features; ignored pixels count, as regions mix labels."""
+
+    def __init__(self, pool: int, kind: str) -> None:
+        super().__init__()
+        self.pool = pool if pool > 1 else None
+        self.kind = kind
+
+    def forward(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
+        """Return the mean over pairs of regions and images."""
+        return losses.pairwise(student.features[-1], teacher.features[-1], self.pool, self.kind)
+
+
+def build(options: Options, pair: Pair) -> Term:
+    """Build the term; it needs no adapter, a cosine matrix has the same size for any number of channels."""
+    return Pairwise(options.pool, options.kind)
