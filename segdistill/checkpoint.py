@@ -32,6 +32,8 @@ class ModelInfo(Strict):
     classes: tuple[str, ...]
     palette: tuple[Color, ...]
     role: Literal["teacher", "student"]
+    teacher: NetworkConfig | None = None
+    """Of a distilled student: the network whose speed it is compared with."""
     size: Size | None
     """Images are brought to this size (height, width) before the network; None leaves them at their own."""
     mean: tuple[float, float, float]

@@ -13,7 +13,7 @@ import typer
 from segdistill import __version__
 from segdistill.config import RunConfig, components, load_preset, preset_folder, preset_names
 from segdistill.console import Terminal
-from segdistill.errors import ResourceError, SegdistillError, Stopped, UsageError, nearest
+from segdistill.errors import CheckError, DataError, ResourceError, SegdistillError, Stopped, UsageError, nearest
 
 if TYPE_CHECKING:
     from segdistill.run import Outcome
@@ -261,6 +261,226 @@ def show_outcome(terminal: Terminal, outcome: "Outcome", *, as_json: bool) -> No
         terminal.result(f"Run: {outcome.folder}")
         terminal.say(f"Next: segdistill export {outcome.folder}")
     return None
+
+
+@app.command(epilog="Example: [bold]segdistill evaluate runs/camvid-student --data camvid:CamVid[/]")
+def evaluate(
+    model: ModelArgument,
+    data: DataFlag = None,
+    split: Annotated[str, typer.Option("--split", help="train, val or test.", rich_help_panel=DATA)] = "val",
+    device: DeviceFlag = "auto",
+    precision: ExactFlag = Precision.fp32,
+    workers: WorkersFlag = None,
+    json_: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Score a model: mIoU over one confusion matrix at the labels' own size, IoU per class, pixel accuracy."""
+    from segdistill import deploy, run
+
+    terminal = Terminal(quiet=quiet)
+    workers = run.default_workers() if workers is None else workers
+    result = deploy.evaluate_model(model, data, split, device, str(precision), workers, terminal)
+    if json_:
+        return typer.echo(json.dumps(result.to_json(), indent=2))
+    scores = result.scores
+    rows = [[name, percent(value)] for name, value in zip(result.data.classes, scores.iou, strict=True)]
+    rows += [["mIoU", percent(scores.miou)], ["pixel accuracy", percent(scores.pixel_accuracy)]]
+    title = f"{result.data.name} {split}, {scores.images} images, {result.model.precision} on {result.model.device}"
+    terminal.table(title, ["", "IoU %"], rows)
+    if any(value is None for value in scores.iou):
+        terminal.say("- : neither there nor predicted, left out of the mean.")
+    return None
+
+
+@app.command(epilog="Example: [bold]segdistill export runs/camvid-student --data camvid:CamVid --max-ms 50[/]")
+def export(
+    model: ModelArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="FILE", help="Default: model.onnx in the run.", rich_help_panel=OUTPUT),
+    ] = None,
+    size: Annotated[str | None, typer.Option("--size", metavar="HxW", help="Of the images it is measured on.")] = None,
+    data: DataFlag = None,
+    min_fps: Annotated[float | None, typer.Option("--min-fps", min=0, help="Exit 4 if it is slower.")] = None,
+    max_ms: Annotated[float | None, typer.Option("--max-ms", min=0, help="Exit 4 if it is slower.")] = None,
+    device: DeviceFlag = "auto",
+    workers: WorkersFlag = None,
+    overwrite: OverwriteFlag = False,
+    json_: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Export a model to ONNX, prove the graph equal on real images, and measure its speed."""
+    from segdistill import deploy, run
+
+    terminal = Terminal(quiet=quiet)
+    if min_fps is not None and max_ms is not None:
+        raise UsageError("--min-fps and --max-ms say the same: give one of them.")
+    workers = run.default_workers() if workers is None else workers
+    result = deploy.export_model(
+        model, output, parse_size(size), data, device, overwrite, min_fps, max_ms, workers, terminal
+    )
+    failures = result.pop("failures")
+    if json_:
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        show_export(terminal, result)
+    if failures:
+        raise CheckError(f"{result['file']} did not pass: " + "; ".join(failures) + ".")
+    terminal.say(f"Next: segdistill infer {result['file']} IMAGES --out DIR")
+
+
+def show_export(terminal: Terminal, result: dict[str, Any]) -> None:
+    """Print the checks and the latencies of an export."""
+    check = result["check"]
+    terminal.table(
+        f"{result['file']}: opset {result['opset']}, checked on {check['images']} images",
+        ["check", "found", "limit"],
+        [
+            ["largest difference of logits", f"{check['max_abs_diff']:.2g}", "1e-4 of the largest"],
+            ["pixels with the same label", f"{100 * check['label_agreement']:.4f} %", ">= 99.9 %"],
+            [
+                "mIoU in PyTorch, in onnxruntime",
+                f"{percent(check['miou_torch'])}, {percent(check['miou_onnx'])}",
+                "0.1 apart",
+            ],
+        ],
+    )
+    latencies = {name: entry for name, entry in result["latency_ms"].items() if entry is not None}
+    names = {"teacher": "teacher, PyTorch", "student": "student, PyTorch", "onnxruntime": "student, onnxruntime"}
+    rows = [
+        [
+            names[name],
+            *("-" if entry[key] is None else f"{entry[key]:.1f}" for key in ("first", "p50", "p90", "p99")),
+            f"{1000 / entry['p50']:.1f}",
+            str(entry["n"]),
+        ]
+        for name, entry in latencies.items()
+    ]
+    threads = next(iter(latencies.values()))["threads"]
+    size = "x".join(map(str, result["size"]))
+    title = f"Milliseconds per image at {size}, batch 1, fp32, {threads} threads, measured in turns"
+    terminal.table(title, ["", "first", "p50", "p90", "p99", "fps", "runs"], rows)
+
+
+@app.command(
+    epilog="Example: [bold]segdistill infer runs/camvid-student/model.onnx CamVid/val --out labels --overlay[/]"
+)
+def infer(
+    model: ModelArgument,
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="An image, a folder, or a pattern in quotes.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the label maps.", rich_help_panel=OUTPUT)],
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also write the image under the classes' colours.", rich_help_panel=OUTPUT)
+    ] = False,
+    device: DeviceFlag = "auto",
+    precision: ExactFlag = Precision.fp32,
+    overwrite: OverwriteFlag = False,
+    json_: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Label images: one palette PNG of class ids each, sub-folders mirrored."""
+    from segdistill import deploy
+
+    terminal = Terminal(quiet=quiet)
+    summary = deploy.infer_images(model, source, out, device, str(precision), overlay, overwrite, terminal)
+    failed = [{"file": str(failure.path), "reason": failure.reason} for failure in summary.failed]
+    speed = summary.images_per_second
+    if json_:
+        result = {"out": str(out), "images": summary.done, "failed": failed, "images_per_second": speed}
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        terminal.result(f"{summary.done} label maps in {out}, {speed:.1f} images per second, from file to file.")
+    if failed:
+        lines = "\n".join(f"  {failure.reason}" for failure in summary.failed[:10])
+        more = f"\n  ... and {len(failed) - 10} more" if len(failed) > 10 else ""
+        raise DataError(f"{len(failed)} of {len(failed) + summary.done} images could not be read:\n{lines}{more}")
+
+
+app.command("val", hidden=True)(evaluate)
+app.command("predict", hidden=True)(infer)
+
+
+@app.command()
+def networks(
+    size: Annotated[str, typer.Option("--size", metavar="HxW", help="Of the image the MACs are for.")] = "512x1024",
+    classes: Annotated[int, typer.Option("--classes", min=1, help="Number of classes.")] = 19,
+    json_: JsonFlag = False,
+) -> None:
+    """List the networks with parameters, MACs and FLOPs (twice the MACs), at output stride 8 without auxiliary head."""
+    from segdistill.run import list_networks
+
+    shape = parse_size(size) or (512, 1024)
+    entries = list_networks(shape, classes)
+    if json_:
+        return typer.echo(json.dumps(entries, indent=2))
+    rows = [
+        [e["name"], f"{e['parameters'] / 1e6:.3f}", f"{e['macs'] / 1e9:.2f}", f"{e['flops'] / 1e9:.2f}"]
+        for e in entries
+    ]
+    return Terminal().table(
+        f"{classes} classes, at {shape[0]}x{shape[1]}", ["network", "parameters M", "GMACs", "GFLOPs"], rows
+    )
+
+
+@app.command()
+def doctor(json_: JsonFlag = False) -> None:
+    """Check this machine and this installation; exit 4 if something is broken."""
+    from segdistill.doctor import examine
+
+    findings = examine()
+    if json_:
+        typer.echo(
+            json.dumps([{"name": f.name, "value": f.value, "ok": f.ok, "cure": f.cure} for f in findings], indent=2)
+        )
+    else:
+        Terminal().table("", ["", "found", ""], [[f.name, f.value, "ok" if f.ok else "BROKEN"] for f in findings])
+    if broken := [finding for finding in findings if not finding.ok]:
+        raise CheckError(f"{len(broken)} thing(s) are not all right.", "\n".join(f"{f.name}: {f.cure}" for f in broken))
+
+
+@data_app.command("check")
+def data_check(
+    data: Annotated[str, typer.Argument(metavar="D", help="NAME or NAME:PATH.")], json_: JsonFlag = False
+) -> None:
+    """Read every image and label of a data set: exit 3 names what cannot be used."""
+    from segdistill.data import check_files, load_data
+
+    terminal = Terminal()
+    source = load_data(data)
+    census = check_files(source, source.splits)
+    for warning in (*source.warnings, *census.warnings):
+        terminal.warn(warning)
+    shares = {split: pixels / max(pixels.sum(), 1) for split, pixels in census.pixels.items()}
+    if json_:
+        entry = {
+            split: {
+                "images": len(source.split(split).names),
+                "pixels": dict(zip(source.classes, map(int, census.pixels[split]), strict=True)),
+                "ignored_pixels": census.ignored[split],
+            }
+            for split in census.pixels
+        }
+        return typer.echo(json.dumps({"name": source.name, "splits": entry}, indent=2))
+    rows = [
+        [name, *(f"{100 * shares[split][index]:.2f}" for split in shares)] for index, name in enumerate(source.classes)
+    ]
+    counts = ", ".join(f"{len(source.split(split).names)} {split}" for split in shares)
+    return terminal.table(f"{source.name}: {counts}; share of pixels in %", ["class", *shares], rows)
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Return (height, width) from "HxW"."""
+    if text is None:
+        return None
+    height, x, width = text.lower().partition("x")
+    if not (x and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise UsageError(f"{text!r} is not a size.", "Write height x width, for example 512x1024.")
+    return int(height), int(width)
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction in percent, or a dash for none."""
+    return "-" if value is None else f"{100 * value:.2f}"
 
 
 @presets_app.command("list")

@@ -81,7 +81,9 @@ class Terminal:
 
     def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table of results to stdout; all columns but the first are aligned to the right."""
-        table = Table(title=escape(title) if title else None, title_justify="left", title_style="bold")
+        if title:
+            self.out.print(f"[bold]{escape(title)}[/]", soft_wrap=True)
+        table = Table()
         for index, name in enumerate(header):
             table.add_column(escape(name), justify="left" if index == 0 else "right", no_wrap=index == 0)
         for row in rows:

@@ -46,9 +46,6 @@ class Report(NamedTuple):
     """Weighted, detached; the critic's loss under "critic"."""
     lr: float
     gradient_norm: float
-    images: int
-    """Images of this step in this process."""
-    names: tuple[str, ...]
     training: "Training"
 
 
@@ -69,7 +66,7 @@ def resolve_device(name: str) -> torch.device:
 def has_bf16(device: torch.device) -> bool:
     """Whether bf16 is fast here: recent GPUs, CPUs with AMX or AVX512-BF16."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     able = torch.cpu.get_capabilities()
     return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
 
@@ -106,7 +103,7 @@ class Training:
         self.stage = stage
         self.step = 0
         self.trainee = Trainee(stage.model, stage.objective).to(precision.device)
-        self.trainee.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        self.trainee.to(memory_format=torch.channels_last)
         self.critic = stage.objective.critic
         if self.critic is not None:
             self.critic.requires_grad_(False)
@@ -178,19 +175,20 @@ def fit(
         torch.manual_seed(_mix(seed, training.step, rank()))
         lr = set_rate(training, optim)
         trainee.train()
-        terms, names, images = {}, (), 0
+        terms: dict[str, Tensor] = {}
+        names: tuple[str, ...] = ()
         for batch, last in _micro_batches(stream, optim.accumulate, device):
             with nullcontext() if last or not isinstance(trainee, DistributedDataParallel) else trainee.no_sync():
                 parts = _backward(trainee, training, batch, precision)
             for name, value in parts.items():
-                terms[name] = terms.get(name, 0) + value.detach() / optim.accumulate
-            names, images = names + batch.names, images + len(batch.image)
+                terms[name] = terms.get(name, torch.zeros_like(value)) + value.detach() / optim.accumulate
+            names += batch.names
         norm = _apply(training)
         bad = 0 if math.isfinite(norm) else bad + 1
         if bad > (MAX_BAD_STEPS_FP16 if training.scaler.is_enabled() else MAX_BAD_STEPS):
             raise _non_finite(training.step, terms, names, lr, bad)
         training.step += 1
-        on_step(Report(training.step, terms, lr, norm, images, names, training))
+        on_step(Report(training.step, terms, lr, norm, training))
 
 
 class Probe(NamedTuple):
@@ -233,7 +231,7 @@ def probe(stage: Stage, crop: tuple[int, int], num_classes: int, images: int, pr
 def peak_bytes(device: torch.device) -> int:
     """Return the most memory used so far: of the GPU, or of this process."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return int(torch.cuda.max_memory_allocated(device))
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -345,7 +343,7 @@ def _apply(training: Training) -> float:
         critic_parameters = list(training.critic.parameters())
         average_gradients(critic_parameters)
         check = norm + torch.nn.utils.get_total_norm([p.grad for p in critic_parameters if p.grad is not None])
-    if bool(torch.isfinite(check)):
+    if math.isfinite(check.item()):
         training.scaler.step(training.optimizer)
         if training.critic_optimizer is not None:
             training.critic_optimizer.step()
@@ -353,7 +351,7 @@ def _apply(training: Training) -> float:
     training.optimizer.zero_grad()
     if training.critic_optimizer is not None:
         training.critic_optimizer.zero_grad()
-    return float(check if not torch.isfinite(check) else norm)
+    return norm.item() if math.isfinite(check.item()) else check.item()
 
 
 def _non_finite(step: int, terms: dict[str, Tensor], names: tuple[str, ...], lr: float, bad: int) -> CheckError:

@@ -1,7 +1,7 @@
-"""The network as one ONNX file that describes itself, the checks that prove it equal, and the gate that proves it fast.
+"""The network as one ONNX file that describes itself, the checks that prove it equal and the gate that proves it fast.
 
-The graph takes `image`, float32 RGB 0..255 (B, 3, H, W) of any size, normalises it and returns `logits` (B, C, H, W). The
-file carries the header of the model file it was made from, and ends in a digest of all that stands before.
+The graph takes `image`, float32 RGB 0..255 (B, 3, H, W) of any size, normalises it and returns `logits` (B, C, H, W).
+The file carries the header of the model file it was made from, and ends in a digest of all that stands before.
 """
 
 import copy
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
-from google.protobuf.message import DecodeError, Message
 from onnxruntime.capi import onnxruntime_pybind11_state as ort
 from pydantic import ValidationError
 from torch import Tensor
@@ -33,19 +33,22 @@ from segdistill.store import sha256_of, write_atomic
 from segdistill.types import IGNORE, Batch
 
 OPSET, IR = 20, 10
-"""What onnxruntime 1.18, TensorRT 10 and OpenVINO 2024 read already."""
+"""Old enough for the onnxruntime, TensorRT and OpenVINO of 2024."""
 MAX_BYTES = 2**31 - 1
 """No protobuf message is larger."""
 MAX_DIFFERENCE, MIN_AGREEMENT, MAX_MIOU_CHANGE = 1e-4, 0.999, 1e-3
 """The difference is a fraction of the largest logit."""
-CHECKED_SHAPES = ((1, 65, 97), (3, 97, 65))
-"""Batch, height and width beside those of the data: a batch axis or a stride that the export froze shows here."""
-
-ORT_ERRORS = (ort.Fail, ort.InvalidArgument, ort.InvalidGraph, ort.InvalidProtobuf, ort.NotImplemented)
+EXAMPLE_SHAPE = (2, 3, 65, 97)
+"""What the graph is traced with: an axis of length 1, or two of one length, could be taken for constants."""
+CHECKED_SHAPES = ((1, 67, 101), (3, 101, 67))
+"""Batch, height and width beside those of the data: whatever the trace took for a constant shows here."""
+ORT_ERRORS = (
+    *(ort.Fail, ort.InvalidArgument, ort.InvalidGraph, ort.InvalidProtobuf, ort.NotImplemented, ort.RuntimeException),
+)
 
 
 def export_onnx(network: SegNetwork, info: ModelInfo, path: Path) -> None:
-    """Write the network as it is shipped, without auxiliary head, as one self-describing file.
+    """Write the network as it is shipped, without its auxiliary head, as one self-describing file.
 
     Args:
         network: stays as it is.
@@ -53,17 +56,15 @@ def export_onnx(network: SegNetwork, info: ModelInfo, path: Path) -> None:
         path: is replaced atomically.
 
     Raises:
-        UsageError: if it sees more than the image.
+        UsageError: if the network sees more than the image.
     """
     if network.mean.shape[1] != 3:
-        raise UsageError(f"{info.network.network} sees more than RGB: it cannot run on images.", "Export a student.")
-    # Two images and two odd sides: an axis of 1, or equal ones, would be taken for constants.
-    example = torch.zeros(2, 3, 65, 97)
+        raise UsageError(f"This {info.network.network} sees more than images, labels for example.", "Export a student.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, about itself
         program = torch.onnx.export(
             Deployed(copy.deepcopy(network).cpu()),
-            (example,),
+            (torch.zeros(EXAMPLE_SHAPE),),
             dynamo=True,
             opset_version=OPSET,
             input_names=["image"],
@@ -71,13 +72,12 @@ def export_onnx(network: SegNetwork, info: ModelInfo, path: Path) -> None:
             dynamic_shapes={"image": {0: "batch", 2: "height", 3: "width"}},
             verbose=False,
         )
-    assert program is not None
+    assert program is not None, "the dynamo exporter returns the program"
     model = program.model_proto
     model.ir_version = min(model.ir_version, IR)
-    for message in _messages(model):  # stack traces with paths of this machine, and names of weights that are gone
-        for field in ("doc_string", "metadata_props"):
-            if field in message.DESCRIPTOR.fields_by_name:
-                message.ClearField(field)
+    for message in _messages(model):  # stack traces with paths of this machine, names of weights that are gone
+        for field in {"doc_string", "metadata_props"}.intersection(message.DESCRIPTOR.fields_by_name):
+            message.ClearField(field)
     del model.graph.value_info[:]
     for key, value in _metadata(info).items():
         model.metadata_props.add(key=key, value=value)
@@ -89,9 +89,9 @@ class OnnxModel:
     """An exported file, opened: images (B, 3, h, w) in 0..255 to logits (B, C, h, w).
 
     Attributes:
-        info: the header of the model it was made from.
-        threads: as many as PyTorch uses.
-        provider: what really computes.
+        info: the header of the model file it was made from.
+        provider: what computes.
+        threads: how many, the same number as PyTorch uses.
     """
 
     def __init__(self, path: Path, device: torch.device) -> None:
@@ -101,31 +101,30 @@ class OnnxModel:
             UsageError: if onnxruntime cannot compute on that device.
             ModelError: if the file is damaged, not written by `export_onnx`, or reaches out of itself.
         """
+        self._path = path
         self.provider = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
-        refusal = UsageError(
-            f"This onnxruntime has no {self.provider}: it cannot compute on {device}.",
+        self.threads = torch.get_num_threads()
+        missing = UsageError(
+            f"This onnxruntime cannot compute on {device}: it has no {self.provider}.",
             "Use --device cpu, or install onnxruntime-gpu in place of onnxruntime.",
         )
         if self.provider not in onnxruntime.get_available_providers():
-            raise refusal
+            raise missing
         content, self.info = _read(path)
-        self.threads = torch.get_num_threads()
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # errors are raised; without this they are printed, too
-        # Threads that spin while they wait take PyTorch's cores: measured in turns with such a session, it takes twice as
-        # long. The session itself is as fast without.
+        options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
+        options.log_severity_level = 4  # its errors are raised; they need not be printed too
+        # Threads that spin while they wait hold the cores that PyTorch wants: measured in turns with such a session it
+        # took twice as long on two cores. The session itself is no slower without.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # TF32 is a GPU's habit of rounding float32 to 10 bits, which no check of equality survives.
-        own = {"device_id": device.index or 0, "use_tf32": 0} if device.type == "cuda" else {}
+        # TF32, a GPU's default, keeps 10 bits of the mantissa: no graph would pass for equal.
+        cuda = {"device_id": device.index or 0, "use_tf32": 0} if device.type == "cuda" else {}
         try:
-            self._session = onnxruntime.InferenceSession(content, options, [(self.provider, own)])
+            self._session = onnxruntime.InferenceSession(content, options, [(self.provider, cuda)])
         except ORT_ERRORS as error:
             raise ModelError(f"onnxruntime {onnxruntime.__version__} refuses {path}: {error}") from None
         if self._session.get_providers()[0] != self.provider:
-            raise refusal
-        self._path = path
+            raise missing
 
     def __call__(self, image: Tensor) -> Tensor:
         """Return logits at the images' size, on the CPU.
@@ -134,20 +133,20 @@ class OnnxModel:
             ModelError: if the graph fails on images of that shape.
         """
         try:
-            (logits,) = self._session.run(["logits"], {"image": np.ascontiguousarray(image.float().cpu().numpy())})
-        except (*ORT_ERRORS, ort.RuntimeException) as error:
-            raise ModelError(f"{self._path} fails on images {tuple(image.shape)}: {error}") from None
+            (logits,) = self._session.run(["logits"], {"image": _array(image)})
+        except ORT_ERRORS as error:
+            raise ModelError(f"{self._path} fails on images of shape {tuple(image.shape)}: {error}") from None
         return torch.from_numpy(logits)
 
     def subject(self, image: Tensor) -> Subject:
-        """Return what is measured: the call alone, from NumPy array to NumPy array."""
-        feed = {"image": np.ascontiguousarray(image.float().cpu().numpy())}
+        """Return what the stopwatch measures: one call, from NumPy array to NumPy array."""
+        feed = {"image": _array(image)}
         return Subject(lambda: self._session.run(["logits"], feed), self.provider)
 
 
 @dataclass(frozen=True)
 class Check:
-    """How far the exported graph is from the network it was made from."""
+    """How far an exported graph is from the network it was made from."""
 
     max_abs_diff: float
     """Between logits, over all images and `CHECKED_SHAPES`."""
@@ -160,15 +159,15 @@ class Check:
     images: int
 
     def failures(self) -> list[str]:
-        """Say which limits it broke; no sentence means passed. What is not a number passes nowhere."""
-        change, limit = abs(self.miou_torch - self.miou_onnx), MAX_DIFFERENCE * self.largest_logit
+        """Say which limits it breaks; nothing to say means passed. What is not a number breaks them."""
+        limit, change = MAX_DIFFERENCE * self.largest_logit, abs(self.miou_torch - self.miou_onnx)
         rules = {
-            f"the logits differ by up to {self.max_abs_diff:.3g}, more than {limit:.3g}, "
+            f"the logits differ by up to {self.max_abs_diff:.3g}, which is more than {limit:.3g}, "
             f"{MAX_DIFFERENCE:g} of the largest": self.max_abs_diff <= limit,
-            f"only {100 * self.label_agreement:.3f} % of the pixels get the same class, less than "
-            f"{100 * MIN_AGREEMENT:g} %": self.label_agreement >= MIN_AGREEMENT,
-            f"the mIoU goes from {self.miou_torch:.4f} to {self.miou_onnx:.4f}, by more than "
-            f"{MAX_MIOU_CHANGE:g}": change <= MAX_MIOU_CHANGE,
+            f"only {100 * self.label_agreement:.3f} % of the pixels get the same class, "
+            f"less than {100 * MIN_AGREEMENT:g} %": self.label_agreement >= MIN_AGREEMENT,
+            f"the mIoU goes from {self.miou_torch:.4f} to {self.miou_onnx:.4f}, "
+            f"by more than {MAX_MIOU_CHANGE:g}": change <= MAX_MIOU_CHANGE,
         }
         return [sentence for sentence, kept in rules.items() if not kept]
 
@@ -180,7 +179,7 @@ def check_parity(
     batches: Iterable[Batch],
     on_batch: Callable[[int], None] | None = None,
 ) -> Check:
-    """Compare an exported graph with its network on images of a data set, at their size and at `CHECKED_SHAPES`.
+    """Compare an exported graph with its network on the images of a data set, at their size and at `CHECKED_SHAPES`.
 
     Args:
         predict: the network, in float32 without TF32: images (B, 3, h, w) to logits (B, C, h, w).
@@ -190,42 +189,38 @@ def check_parity(
 
     Raises:
         DataError: if there are no images.
-        CheckError: if the graph fails at a size.
+        CheckError: if the graph fails on images of some shape.
     """
     num_classes = len(exported.info.classes)
-    largest = difference = torch.zeros(())
     scores = [Scores.empty(num_classes)] * 2
+    largest: list[Tensor] = []
+    differences: list[Tensor] = []
     equal = pixels = 0
-
-    def both(image: Tensor) -> list[Tensor]:
-        nonlocal largest, difference
-        try:
-            outputs = [predict(image).float().cpu(), exported(image)]
-        except ModelError as error:
-            raise CheckError(error.what) from None
-        largest = torch.maximum(largest, outputs[0].abs().max())
-        difference = torch.maximum(difference, (outputs[0] - outputs[1]).abs().max())  # keeps a NaN
-        return outputs
-
     for batch in batches:
-        if not pixels:
-            for count, *size in CHECKED_SHAPES:
-                both(F.interpolate(batch.image[:1], size=size).expand(count, -1, -1, -1).contiguous())
-        size = batch.label.shape[-2:]
-        labels = [predict_labels(lambda _, logits=logits: logits, batch.image, size) for logits in both(batch.image)]
-        scores = [sum_ + Scores.of(own, batch.label, num_classes) for sum_, own in zip(scores, labels, strict=True)]
+        images = [batch.image] if pixels else [batch.image, *_at_checked_shapes(batch.image)]
+        pairs = [_both(predict, exported, image) for image in images]
+        largest += [ours.abs().max() for ours, _ in pairs]
+        differences += [(ours - theirs).abs().max() for ours, theirs in pairs]
+        labels = [predict_labels(lambda logits: logits, logits, batch.label.shape[-2:]) for logits in pairs[0]]
+        scores = [sofar + Scores.of(own, batch.label, num_classes) for sofar, own in zip(scores, labels, strict=True)]
         equal += int((labels[0] == labels[1]).sum())
         pixels += labels[0].numel()
         if on_batch is not None:
             on_batch(len(batch.image))
     if not pixels:
         raise DataError("There are no images to compare the exported graph on.", "Choose another split or data set.")
-    ours, theirs = scores
-    return Check(float(difference), float(largest), equal / pixels, ours.miou, theirs.miou, ours.images)
+    return Check(
+        max_abs_diff=float(torch.stack(differences).max()),
+        largest_logit=float(torch.stack(largest).max()),
+        label_agreement=equal / pixels,
+        miou_torch=scores[0].miou,
+        miou_onnx=scores[1].miou,
+        images=scores[0].images,
+    )
 
 
 def reject(path: Path) -> Path:
-    """Rename a file that did not pass, so that nobody ships it; return its new path."""
+    """Rename a file that did not pass, so that nobody ships it, and return its new path."""
     return path.replace(path.with_name(f"{path.name}.rejected"))
 
 
@@ -237,7 +232,7 @@ class Gate:
     passed: bool
 
 
-def speed_gate(latency: Latency, *, min_fps: float | None = None, max_ms: float | None = None) -> Gate | None:
+def speed_gate(latency: Latency, *, min_fps: float | None, max_ms: float | None) -> Gate | None:
     """Hold the median against `--min-fps` or `--max-ms`; None where neither was asked for."""
     if min_fps is not None:
         return Gate(f"at least {min_fps:g} fps", latency.fps >= min_fps)
@@ -252,31 +247,31 @@ def export_report(
     """Return what `export --json` prints.
 
     Args:
-        path: the exported file, where it is now.
-        size: (height, width) of the images in the measurement.
-        check: against the network.
-        latencies: of "student", "onnxruntime" and, where it was measured, "teacher".
+        path: the exported file, under the name it has now.
+        size: (height, width) of the image in the measurement.
+        check: of the graph against the network.
+        latencies: of "student" and "onnxruntime", and of "teacher" where there is one.
         gate: the limit that was asked for.
     """
-    measured = {name: asdict(latencies[name]) if name in latencies else None for name in ("teacher", "student")}
-    exported = latencies["onnxruntime"]
+    comparison = asdict(check)
+    del comparison["largest_logit"]
     return {
         "file": str(path),
         "sha256": sha256_of(path),
         "opset": OPSET,
         "size": list(size),
-        "check": {key: value for key, value in asdict(check).items() if key != "largest_logit"},
-        "latency_ms": {**measured, "onnxruntime": asdict(exported)},
-        "fps": exported.fps,
+        "check": comparison,
+        "latency_ms": {"teacher": None} | {name: asdict(latency) for name, latency in latencies.items()},
+        "fps": latencies["onnxruntime"].fps,
         "gate": asdict(gate) if gate else None,
     }
 
 
 def _metadata(info: ModelInfo) -> dict[str, str]:
-    """Return the header as a whole, for ourselves, and what others need in words of its own."""
+    """Return the header as a whole, for ourselves, and in words of its own what others need."""
     return {
         "segdistill": info.model_dump_json(),
-        "input": "image: float32 RGB 0..255, (B, 3, H, W)",
+        "input": "image: float32 RGB 0..255 (B, 3, H, W)",
         "output": "logits: float32 (B, C, H, W) before softmax, at the input's size",
         "normalization": "in_graph",
         "classes": json.dumps(info.classes),
@@ -292,44 +287,47 @@ def _metadata(info: ModelInfo) -> dict[str, str]:
 
 
 def _sealed(content: bytes) -> bytes:
-    """Append the digest of a model to it; protobuf merges what is concatenated, so this is one more line of metadata."""
+    """Append a model's digest to it. Protobuf merges what is concatenated: it is one more line of metadata."""
     entry = onnx.StringStringEntryProto(key="digest", value=hashlib.sha256(content).hexdigest())
-    return content + onnx.ModelProto(metadata_props=[entry]).SerializeToString()
+    tail: bytes = onnx.ModelProto(metadata_props=[entry]).SerializeToString()
+    return content + tail
 
 
 def _read(path: Path) -> tuple[bytes, ModelInfo]:
     """Return the bytes of an exported file and its header, once it is sure that onnxruntime may see them."""
+    again = "Export the model again."
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise ModelError(f"{path} is larger than {MAX_BYTES} bytes: no ONNX file.")
+            raise ModelError(f"{path} has more than {MAX_BYTES} bytes: it is no ONNX file.")
         content = path.read_bytes()
-        model = onnx.load_model_from_string(content)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from None
-    except DecodeError:
-        raise ModelError(f"{path} is damaged, or no ONNX file.", "Export the model again.") from None
+    try:
+        model = onnx.load_model_from_string(content)
+    except Exception:  # protobuf's DecodeError, whose package has no types
+        raise ModelError(f"{path} is damaged, or no ONNX file.", again) from None
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if "segdistill" not in metadata:
         raise ModelError(
-            f"{path} is an ONNX file without the header that segdistill writes.",
-            "Classes and input conventions are read from there: give a file that `segdistill export` wrote.",
+            f"{path} is no ONNX file of ours: it lacks the header that says how to use it.",
+            "Give a file that `segdistill export` wrote.",
         )
-    if found := _strange(model):
-        raise ModelError(f"{path} holds {found}, which no exported file does: it was not opened.")
+    if stranger := _stranger(model):
+        raise ModelError(f"{path} holds {stranger}, as no exported file does. It was not opened.", again)
     if _sealed(content[: -len(_sealed(b""))]) != content:
-        raise ModelError(f"{path} is damaged or was changed: its digest is not that of its content.", "Export it again.")
+        raise ModelError(f"{path} is damaged or was changed: its content does not have the digest it names.", again)
     try:
         info = ModelInfo.model_validate_json(metadata["segdistill"])
     except ValidationError as error:
-        raise ModelError(f"The header of {path} is not one this version reads: {error}") from None
-    ends = [[(end.name, _shape(end)) for end in ends] for ends in (model.graph.input, model.graph.output)]
-    if ends != [[("image", [None, 3, None, None])], [("logits", [None, len(info.classes), None, None])]]:
-        raise ModelError(f"{path} does not map an image to logits of {len(info.classes)} classes.", "Export it again.")
+        raise ModelError(f"The header of {path} is not one this version reads: {error}", again) from None
+    ends = [{end.name: _shape(end) for end in ends} for ends in (model.graph.input, model.graph.output)]
+    if ends != [{"image": [None, 3, None, None]}, {"logits": [None, len(info.classes), None, None]}]:
+        raise ModelError(f"{path} does not go from an image to logits of {len(info.classes)} classes.", again)
     return content, info
 
 
-def _strange(model: onnx.ModelProto) -> str:
-    """Return what in a graph could make onnxruntime read other files or run other code, or nothing."""
+def _stranger(model: onnx.ModelProto) -> str:
+    """Return what would make onnxruntime read other files or need other code; nothing where all is well."""
     for message in _messages(model):
         if isinstance(message, onnx.TensorProto) and (message.external_data or message.data_location):
             return "a tensor that lies in another file"
@@ -338,16 +336,31 @@ def _strange(model: onnx.ModelProto) -> str:
     return ""
 
 
-def _messages(message: Message) -> Iterator[Message]:
+def _messages(message: Any) -> Iterator[Any]:
     """Yield a protobuf message and all inside it."""
     yield message
     for field, value in message.ListFields():
         if field.message_type is not None:
-            for child in [value] if isinstance(value, Message) else value:
+            for child in [value] if hasattr(value, "ListFields") else value:
                 yield from _messages(child)
 
 
 def _shape(end: onnx.ValueInfoProto) -> list[int | None]:
     """Return the sizes of an input or output, None for those that vary."""
-    dims = end.type.tensor_type.shape.dim
-    return [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
+    return [dim.dim_value if dim.HasField("dim_value") else None for dim in end.type.tensor_type.shape.dim]
+
+
+def _array(image: Tensor) -> npt.NDArray[np.float32]:
+    return np.ascontiguousarray(image.cpu().numpy(), dtype=np.float32)
+
+
+def _at_checked_shapes(image: Tensor) -> Iterator[Tensor]:
+    for count, *size in CHECKED_SHAPES:
+        yield F.interpolate(image[:1], size=size, mode="bilinear", align_corners=False).repeat(count, 1, 1, 1)
+
+
+def _both(predict: Callable[[Tensor], Tensor], exported: OnnxModel, image: Tensor) -> tuple[Tensor, Tensor]:
+    try:
+        return predict(image).float().cpu(), exported(image)
+    except ModelError as error:
+        raise CheckError(error.what) from None

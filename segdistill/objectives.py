@@ -26,22 +26,22 @@ class Distillation(Objective):
         self.teacher = teacher if terms else None
         self.terms = nn.ModuleDict({name: weighted.term for name, weighted in terms.items()})
         self.weights = {name: weighted.weight for name, weighted in terms.items()}
-        with_critic = [name for name, weighted in terms.items() if weighted.term.critic is not None]
-        if len(with_critic) > 1:
-            raise UsageError(f"Two terms train a critic: {' and '.join(with_critic)}.", "Set the weight of one to 0.")
-        self.adversary = with_critic[0] if with_critic else None
+        adversaries = [weighted.term for weighted in terms.values() if weighted.term.critic is not None]
+        if len(adversaries) > 1:
+            names = [name for name, weighted in terms.items() if weighted.term.critic is not None]
+            raise UsageError(f"{' and '.join(names)} each train a critic.", "Set the weight of all but one to 0.")
+        # in a tuple, so that it is not registered a second time
+        self._adversary = tuple(adversaries)
 
     @property
     def critic(self) -> nn.Module | None:
         """The critic of the one term that has one."""
-        critic: nn.Module | None = self.terms[self.adversary].critic if self.adversary else None
-        return critic
+        return self._adversary[0].critic if self._adversary else None
 
     @property
     def critic_optim(self) -> OptimConfig | None:
         """The optimiser of that critic."""
-        optim: OptimConfig | None = self.terms[self.adversary].critic_optim if self.adversary else None
-        return optim
+        return self._adversary[0].critic_optim if self._adversary else None
 
     def forward(self, model: nn.Module, batch: Batch) -> Step:
         """Return cross entropy and all weighted terms of the batch."""
@@ -57,6 +57,6 @@ class Distillation(Objective):
 
     def critic_loss(self, step: Step, batch: Batch) -> Tensor:
         """Return what the critic minimises on the outputs of this step."""
-        assert self.adversary is not None
-        loss: Tensor = self.terms[self.adversary].critic_loss(step.student, step.teacher, batch)
-        return loss
+        assert step.student is not None
+        assert step.teacher is not None
+        return self._adversary[0].critic_loss(step.student, step.teacher, batch)

@@ -22,10 +22,10 @@ from segdistill.data import DataSource, check_files, load_data
 from segdistill.engine import probe, resolve_device, resolve_precision
 from segdistill.errors import ModelError, UsageError
 from segdistill.metrics import Scores
-from segdistill.networks import SegNetwork, build_network, load_backbone
+from segdistill.networks import SegNetwork, build_network, load_backbone, network_names
 from segdistill.networks._base import count_macs
 from segdistill.objectives import Distillation
-from segdistill.store import RunFolder, next_folder, open_run, sha256_of, write_atomic, write_json
+from segdistill.store import RunFolder, next_folder, open_run, seal, sha256_of, write_atomic, write_json
 from segdistill.talk import Silence, Talk, duration
 from segdistill.terms import Pair, build_terms, check_terms
 from segdistill.training import Job, Workplace, score, train
@@ -137,7 +137,7 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
                 part = replace(setting, config=own)
                 inner = run_folder(part, path, "baseline") if name == "plain" else nullcontext(folder)
                 with inner as place:
-                    student, row = _student_run(part, place, path, network, name)
+                    student, row = _student_run(part, place, path, (network, info), name)
                     networks[name] = student
                     rows += [] if row is None else [row]
                     if name == "plain" and place is not None and row is not None:
@@ -244,7 +244,7 @@ def _teacher_run(setting: Setting, path: Path) -> Outcome:
 
 
 def _student_run(
-    setting: Setting, folder: RunFolder | None, path: Path, teacher: SegNetwork, name: str
+    setting: Setting, folder: RunFolder | None, path: Path, teacher: tuple[SegNetwork, ModelInfo], name: str
 ) -> tuple[SegNetwork, Row | None]:
     config = setting.config
     torch.manual_seed(config.seed)
@@ -252,10 +252,11 @@ def _student_run(
     _load_pretrained(setting, student)
     if setting.options.init_weights is not None:
         _load_init_weights(setting.options.init_weights, student)
-    terms = build_terms(config.terms, Pair(student, teacher, len(setting.data.classes)))
-    objective = Distillation(config.aux_weight, Frozen(teacher) if terms else None, terms)
+    terms = build_terms(config.terms, Pair(student, teacher[0], len(setting.data.classes)))
+    objective = Distillation(config.aux_weight, Frozen(teacher[0]) if terms else None, terms)
     stage = Stage("student", student, objective, config.optim)
     info = _info(setting, config.student, "student", stage.optim.steps, student)
+    info = info.model_copy(update={"teacher": teacher[1].network})
     return student, _run(setting, Job(stage, student, info, config, setting.data), folder, path, name)
 
 
@@ -280,13 +281,17 @@ def banner(setting: Setting, job: Job, path: Path, name: str) -> None:
     place, config, data = setting.place, job.config, setting.data
     images_here = config.data.batch_size // distributed.world_size()
     found = probe(job.stage, config.data.crop, len(data.classes), images_here, place.precision)
-    optim, crops, split_size = job.stage.optim, config.data.crop, lambda split: len(data.split(split).names)
-    epochs = optim.steps * config.data.batch_size / max(split_size("train"), 1)
+    optim, crops, images = (
+        job.stage.optim,
+        config.data.crop,
+        {name: len(split.names) for name, split in data.splits.items()},
+    )
+    epochs = optim.steps * config.data.batch_size / max(images["train"], 1)
     size = "" if config.data.size is None else f" of images at {_size(config.data.size)}"
     cpu = place.device.type == "cpu"
     device = f"cpu ({cpu_name()})" if cpu else f"{place.device} ({torch.cuda.get_device_name(place.device)})"
     rows = {
-        "data": f"{data.name}: {split_size('train')} training and {split_size('val')} validation images, "
+        "data": f"{data.name}: {images['train']} training and {images['val']} validation images, "
         f"{len(data.classes)} classes",
         "crops": f"{_size(crops)}{size}, {config.data.batch_size} per step, {optim.steps} steps ({epochs:.1f} epochs)",
         "network": f"{describe(job.network, crops)} at a crop, output stride {job.info.network.output_stride}",
@@ -371,14 +376,15 @@ def _obtain_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]
         network, info = load_model(model_path(Path(text)))
         return network.to(setting.place.device), info
     found = distributed.same_for_all(find_teacher(setting))
-    path, finished = found or (next_folder(RUNS, f"train-teacher-{setting.config.preset}-{setting.config.teacher.network}"), False)
+    path, finished = found or (
+        next_folder(RUNS, f"train-teacher-{setting.config.preset}-{setting.config.teacher.network}"),
+        False,
+    )
     path = distributed.same_for_all(path)
     if finished:
-        talk.say(f"Teacher: {path}, trained before with these settings on this data.")
+        talk.say(f"Teacher: {path}, trained before, with these settings on this data.")
     else:
-        talk.say(
-            f"Teacher: there is no finished {text} with these settings on this data under {RUNS}/, so it is trained first."
-        )
+        talk.say(f"Teacher: no finished {text} with these settings on this data under {RUNS}/, so it is trained first.")
         if options.dry_run:
             network = build_network(setting.config.teacher, len(setting.data.classes))
             return network, _info(setting, setting.config.teacher, "teacher", 0, network)
@@ -386,6 +392,16 @@ def _obtain_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]
         _teacher_run(replace(setting, options=own), path)
     network, info = load_model(model_path(path))
     return network.to(setting.place.device), info
+
+
+def list_networks(size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:
+    """Return name, parameters, MACs and FLOPs of every network, at output stride 8 without auxiliary head."""
+    entries = []
+    for name in network_names():
+        network = build_network(NetworkConfig(network=name, aux=False), num_classes)
+        macs = count_macs(network, size)
+        entries.append({"name": name, "parameters": parameters(network), "macs": macs, "flops": 2 * macs})
+    return entries
 
 
 def is_path(text: str) -> bool:
@@ -399,7 +415,7 @@ def _check_classes(classes: tuple[str, ...], data: DataSource) -> None:
             f"The teacher's classes are not those of {data.name}.\n"
             f"  teacher ({len(classes)}): {', '.join(classes)}\n"
             f"  {data.name} ({len(data.classes)}): {', '.join(data.classes)}",
-            "Train a teacher on this data (`segdistill train-teacher`), or give the data set the teacher was trained on.",
+            "Train a teacher on this data (`segdistill train-teacher`), or give the data it was trained on.",
         )
 
 
@@ -518,7 +534,7 @@ def _finish(folder: RunFolder, setting: Setting, rows: tuple[Row, ...]) -> None:
     write_atomic(
         folder / "README.md", report.model_card(info, [(r.name, r.network, r.scores, r.parameters) for r in rows])
     )
-    folder.seal()
+    seal(folder.path)
 
 
 def _size(size: tuple[int, int]) -> str:

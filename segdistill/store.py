@@ -111,18 +111,19 @@ class RunFolder:
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             write_atomic(path, "".join(lines[:keep]))
 
-    def seal(self) -> None:
-        """Write the manifest: size and sha256 of each file the run wrote. A folder with a manifest is finished."""
-        files = {
-            name: {"bytes": (self / name).stat().st_size, "sha256": sha256_of(self / name)}
-            for name in OWN_FILES
-            if name != "manifest.json" and (self / name).is_file()
-        }
-        write_json(self / "manifest.json", {"schema": 1, "files": files})
-
     def close(self) -> None:
         """Release the lock."""
         os.close(self._lock)
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest: size and sha256 of each file the run wrote. A folder with a manifest is finished."""
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
+        for name in OWN_FILES
+        if name != "manifest.json" and (folder / name).is_file()
+    }
+    write_json(folder / "manifest.json", {"schema": 1, "files": files})
 
 
 @contextmanager

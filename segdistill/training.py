@@ -146,19 +146,17 @@ class Recorder:
         terms = distributed.mean_across(report.terms)
         if self.folder is None:
             return
-        loss = sum(value for name, value in terms.items() if name != "critic")
-        entry = {"stage": self.job.stage.name, "step": report.step, "loss": loss, **terms}
-        self._write(entry | {"lr": report.lr, "gradient_norm": report.gradient_norm})
+        loss = sum((value for name, value in terms.items() if name != "critic"), 0.0)
+        entry = {"loss": loss, **terms, "lr": report.lr, "gradient_norm": report.gradient_norm}
+        self._write(report, entry)
         shown = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
         self.advance(0, f"loss {loss:.3f} ({shown})")
 
     def _validate(self, report: Report, precision: Precision) -> None:
         config = self.job.config
         self.scores = score(self.job.network, self.job.data, config.data.size, self.place, precision)
-        entry = {"stage": self.job.stage.name, "step": report.step}
-        entry |= {"miou": self.scores.miou, "pixel_accuracy": self.scores.pixel_accuracy}
         if self.folder is not None:
-            self._write(entry)
+            self._write(report, {"miou": self.scores.miou, "pixel_accuracy": self.scores.pixel_accuracy})
         self.place.talk.say(
             f"{self.job.stage.name} step {report.step}: mIoU {100 * self.scores.miou:.2f} %, "
             f"pixel accuracy {100 * self.scores.pixel_accuracy:.2f} %"
@@ -179,8 +177,9 @@ class Recorder:
                 self.folder / "checkpoints/last", {"training": report.training.state(), **own}, keep_previous=True
             )
 
-    def _write(self, entry: dict[str, object]) -> None:
+    def _write(self, report: Report, values: dict[str, float]) -> None:
         assert self.folder is not None
+        entry = {"stage": self.job.stage.name, "step": report.step, **values}
         self.folder.append("metrics.jsonl", json.dumps(entry))
         self.lines += 1
 
@@ -239,7 +238,7 @@ def stop_signals() -> Iterator[Callable[[], int | None]]:
 
     def catch(number: int, frame: FrameType | None) -> None:
         caught.append(number)
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -91,7 +91,7 @@ class Frozen(nn.Module):
         return super().train(False)
 
     def forward(self, batch: Batch) -> SegOutput:
-        """Return the teacher's output, outside any graph (`no_grad`: backward cannot use `inference_mode`'s tensors)."""
+        """Return the teacher's output, outside any graph; `inference_mode` would break the student's backward."""
         with no_grad():
             output: SegOutput = self.network(batch.image)
         return output

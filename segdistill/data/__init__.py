@@ -8,7 +8,7 @@ from importlib import import_module
 
 from segdistill.config import find
 from segdistill.data._base import DataSource, Sample, Split
-from segdistill.data._batches import evaluation_batches, training_batches, worker_errors
+from segdistill.data._batches import evaluation_batches, training_batches
 from segdistill.data._check import Census, check_files
 from segdistill.data._image import SUFFIXES, read_image, read_label, to_size
 
@@ -25,7 +25,6 @@ __all__ = [
     "read_label",
     "to_size",
     "training_batches",
-    "worker_errors",
 ]
 
 

@@ -7,12 +7,12 @@ between matters.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -27,7 +27,9 @@ from segdistill.errors import ResourceError, SegdistillError, UsageError
 from segdistill.types import Batch
 
 TIMEOUT = 300.0
-"""Seconds that a worker may take for a batch before it counts as stuck."""
+"""Seconds without a batch after which the workers count as stuck."""
+POLL = 5.0
+"""Seconds within which a dead worker is noticed."""
 
 Transform = Callable[[Pixels, Pixels, int], tuple[Pixels, Pixels]]
 """From an image (H, W, 3), its label (H, W) and the sample's seed to both as a network sees them."""
@@ -127,24 +129,6 @@ def evaluation_batches(
     return _batches(split, _Whole(size), draws, workers, torch.device(device), label_device=torch.device("cpu"))
 
 
-@contextmanager
-def worker_errors() -> Iterator[None]:
-    """Turn the death of a worker into a ResourceError, wherever it strikes.
-
-    PyTorch raises it from a signal handler, often in the midst of a training step: wrap the whole loop.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
-            raise
-        raise ResourceError(
-            f"A process that reads images was killed or got stuck: {str(error).splitlines()[0]}",
-            "Most often memory ran out: use fewer --workers (0 reads in the main process). In a container, more shared "
-            "memory helps too (docker run --shm-size=8g).",
-        ) from error
-
-
 class _Whole:
     """The transform of an evaluation."""
 
@@ -188,23 +172,51 @@ def _batches(
         num_workers=workers,
         collate_fn=_pack,
         pin_memory=device.type == "cuda",
-        timeout=TIMEOUT if workers else 0,
+        timeout=min(POLL, TIMEOUT) if workers else 0,
         worker_init_fn=_start_worker,
         # Forked workers are there at once, others import torch first. Ours touch neither CUDA nor a thread pool.
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         generator=torch.Generator(),  # without one it would draw from the global state
     )
-    with worker_errors():
-        for packed in loader:
-            if isinstance(packed, SegdistillError):
-                raise packed
-            for image, label, names, seeds in packed:
-                yield Batch(
-                    image.to(device, non_blocking=True).permute(0, 3, 1, 2).float(),
-                    label.to(label_device, non_blocking=True).long(),
-                    names,
-                    seeds,
-                )
+    for packed in _watched(loader):
+        if isinstance(packed, SegdistillError):
+            raise packed
+        for image, label, names, seeds in packed:
+            yield Batch(
+                image.to(device, non_blocking=True).permute(0, 3, 1, 2).float(),
+                label.to(label_device, non_blocking=True).long(),
+                names,
+                seeds,
+            )
+
+
+def _watched(loader: DataLoader[Any]) -> Iterator[list[_Packed] | SegdistillError]:
+    """Iterate; notice dead workers within POLL seconds and stuck ones after TIMEOUT."""
+    handler = signal.getsignal(signal.SIGCHLD)
+    iterator = iter(loader)
+    if signal.getsignal(signal.SIGCHLD) is not handler:
+        # PyTorch's handler raises in the midst of whatever runs when a worker dies: the saving of a checkpoint, say.
+        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+    waited = 0.0
+    while True:
+        try:
+            packed = next(iterator, None)
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            waited += loader.timeout
+            stuck = str(error).startswith("DataLoader timed out")
+            if stuck and waited < TIMEOUT:
+                continue
+            if isinstance(error, RuntimeError) and not stuck and not str(error).startswith("DataLoader worker"):
+                raise
+            raise ResourceError(
+                f"A process that reads images {f'delivered nothing for {waited:g} s' if stuck else 'was killed'}.",
+                "Most often memory ran out: use fewer --workers (0 reads in the main process). In a container, more "
+                "shared memory helps too (docker run --shm-size=8g).",
+            ) from error
+        if packed is None:
+            return
+        waited = 0.0
+        yield packed
 
 
 def _start_worker(worker: int) -> None:

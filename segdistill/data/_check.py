@@ -77,7 +77,7 @@ def check_files(source: DataSource, splits: Iterable[str]) -> Census:
     ]
     if twins:
         warnings.append(
-            f"{len(twins)} images are in two splits: {', '.join(twins[:MOST])}{', ...' * (len(twins) > MOST)}."
+            f"Images in two splits ({len(twins)}): {', '.join(twins[:MOST])}{', ...' * (len(twins) > MOST)}."
         )
     return Census(pixels, {name: int(total[IGNORE]) for name, total in totals.items()}, tuple(warnings))
 

@@ -46,7 +46,7 @@ class FolderSplit:
         classes = self.ids[label]
         if classes.min(initial=0) < 0:
             found, counts = np.unique(label[classes < 0], return_counts=True)
-            listed = ", ".join(f"{i} in {n} pixels" for i, n in zip(found[:5], counts[:5], strict=True))
+            listed = ", ".join(f"{i} ({n} px)" for i, n in zip(found[:5], counts[:5], strict=True))
             more = f" and {len(found) - 5} more ids" if len(found) > 5 else ""
             raise DataError(
                 f"{path} has class ids that this data set has not: {listed}{more}.",

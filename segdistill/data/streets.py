@@ -1,14 +1,15 @@
 """Streets: road scenes drawn from an index, the data set that needs no download.
 
-A pinhole camera looks along a straight street. Sky, ground and walls are found by casting a ray per pixel, what stands on the
-street is painted over them from far to near, and a photograph is taken of the result: light, haze, blur, noise. Colours
-overlap between the classes, so that shape, texture and place have to be learnt.
+A pinhole camera looks along a straight street. Sky, ground and walls are found by casting a ray per pixel, what stands
+on the street is painted over them from far to near, and a photograph is taken of the result: light, haze, blur, noise.
+Colours overlap between the classes, so that shape, texture and place have to be learnt.
 
-The bytes are the same on every machine: numbers come from PCG64 through `random` and `integers` alone, and only operations
-that IEEE 754 rounds exactly touch them (no sin, exp or power, no sum whose order a machine may choose).
+The bytes are the same on every machine: numbers come from PCG64 through `random` and `integers` alone, and only
+operations that IEEE 754 rounds exactly touch them (no sin, exp or power, no sum whose order a machine may choose).
 
-Lengths are in metres, x to the right of the camera, y up from the ground, z away from it. Colours are RGB 0..255 in arrays
-(3, 1, 1) or (3, h, w), where h x w is the window that is painted; numbers along a window's sides are (1, w) and (h, 1).
+Lengths are in metres: x to the right of the camera, y up from the ground, z away from the camera. Colours are RGB 0..255
+in arrays (3, 1, 1) or (3, h, w), h x w being the window that is painted; what varies along one of its sides only is
+(1, w) or (h, 1).
 """
 
 import math
@@ -26,12 +27,13 @@ CLASSES = ("road", "sidewalk", "building", "pole", "vegetation", "sky", "person"
 """A pole may carry a sign or lamps, and vegetation is trees and grass."""
 ROAD, SIDEWALK, BUILDING, POLE, VEGETATION, SKY, PERSON, CAR = range(8)
 PALETTE = (
-    (128, 64, 128), (244, 35, 232), (70, 70, 70), (153, 153, 153), (107, 142, 35), (70, 130, 180), (220, 20, 60), (0, 0, 142),
+    (128, 64, 128), (244, 35, 232), (70, 70, 70), (153, 153, 153),
+    (107, 142, 35), (70, 130, 180), (220, 20, 60), (0, 0, 142),
 )  # fmt: skip
 """Cityscapes' colours."""
 MIN_SIDE = 32
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating]
 Mask = npt.NDArray[np.bool_]
 Colour = tuple[float, float, float]
 Window = tuple[slice, slice]
@@ -54,12 +56,9 @@ _LEAVES = tuple(map(_rgb, ((70, 105, 45), (95, 120, 50), (50, 85, 55), (150, 125
 class _Light(NamedTuple):
     zenith: Floats
     horizon: Floats
-    tint: Floats
-    """Factors of what does not shine by itself."""
-    sun: float
-    """How dark shadows are."""
-    lamps: float
-    """The share of windows that are lit."""
+    tint: Floats  # factors of what does not shine by itself
+    sun: float  # how dark shadows are
+    lamps: float  # the share of windows that are lit
 
 
 _DAY = _Light(_rgb((62, 122, 208)), _rgb((188, 214, 240)), _rgb((1.08, 1.04, 0.98)), 0.5, 0.0)
@@ -84,8 +83,8 @@ class _Scene:
         self.drift = self.road * self.between(-0.6, 0.8)  # of the camera, from the middle of the street
         self.pixel = 1 / (self.between(0.7, 1.0) * math.sqrt(height * width))  # in metres, one metre away
         self.horizon, self.centre = int(height * self.between(0.36, 0.52)), int(width * self.between(0.3, 0.7))
-        self.right = ((np.arange(width) + (0.5 - self.centre)) * self.pixel).astype(np.float32)[None]  # (1, W), x / z
-        self.down = ((np.arange(height) + (0.5 - self.horizon)) * self.pixel).astype(np.float32)[:, None]  # (H, 1), -y / z
+        self.right = self.pixel * (np.arange(width, dtype=np.float32) + 0.5 - self.centre)[None]  # (1, W), x / z
+        self.down = self.pixel * (np.arange(height, dtype=np.float32) + 0.5 - self.horizon)[:, None]  # (H, 1), -y / z
         self.rgb = np.zeros((3, height, width), np.float32)
         self.halo = np.zeros((3, height, width), np.float32)
         self.label = np.full((height, width), SKY, np.uint8)
@@ -98,7 +97,7 @@ class _Scene:
         return self.rng.random() < probability
 
     def choose(self, options: Sequence[T]) -> T:
-        return options[self.rng.integers(len(options))]
+        return options[int(self.rng.integers(len(options)))]
 
     def jitter(self, colour: Floats | float, spread: float) -> Floats:
         return colour + spread * (self.rng.random((3, 1, 1), dtype=np.float32) - 0.5)
@@ -116,7 +115,8 @@ class _Scene:
 
     def level(self, x: float, near: float, far: float, half: float, y: float) -> tuple[Window, Floats, Floats]:
         """Return the window of a level rectangle below the camera, metres from its middle line and from the camera."""
-        left, right, drop = (x - half) / (near if x < half else far), (x + half) / (far if x < -half else near), self.eye - y
+        left, right = (x - half) / (near if x < half else far), (x + half) / (far if x < -half else near)
+        drop = self.eye - y
         window, right_of, down = self.crop(left, right, drop / far, drop / near)
         return window, right_of * (drop / down) - x, drop / down
 
@@ -191,7 +191,8 @@ def _table() -> Floats:
 
 
 def _noise(across: Floats, down: Floats) -> Floats:
-    return _table()[down.astype(np.int32) & 255, across.astype(np.int32) & 255]
+    places = ((down.astype(np.intp) & 255) << 8) + (across.astype(np.intp) & 255)
+    return _table().take(places, mode="wrap")  # the fastest mode: it has no bounds to check
 
 
 def _fraction(value: Floats) -> Floats:
@@ -218,12 +219,13 @@ def _skyline(scene: _Scene) -> None:
         place = np.floor(place / 9) * 47
     height = scene.eye + (3 + 13 * _noise(place, np.zeros_like(place))) * scene.between(0.5, 1.5)
     inside = (-scene.down * _FAR < height) & (scene.down < 0)
-    colour = scene.jitter(scene.choose(_LEAVES if woods else _WALLS), 30) * (0.7 + 0.5 * _noise(place * 8, scene.down * 300))
+    colour = scene.jitter(scene.choose(_LEAVES if woods else _WALLS), 30)
+    colour = colour * (0.7 + 0.5 * _noise(place * 8, scene.down * 300))
     scene.paint((slice(None), slice(None)), inside, VEGETATION if woods else BUILDING, _FAR, (True, colour))
 
 
 class _Houses(NamedTuple):
-    """One side of the street: per plot, near to far, where it begins, the height of its house (or 0) and how that looks."""
+    """One side of the street, near to far: where a plot begins, the height of its house (or 0) and how that looks."""
 
     start: Floats
     height: Floats
@@ -236,12 +238,12 @@ class _Houses(NamedTuple):
 
 
 def _houses(scene: _Scene) -> _Houses:
-    plots = 10
+    plots = 8
 
     def each(low: float, high: float, *shape: int) -> Floats:
         return low + (high - low) * scene.rng.random((*shape, plots), dtype=np.float32)
 
-    start = np.add.accumulate(each(9, 24)) - scene.between(12, 30)
+    start = np.add.accumulate(each(11, 28)) - scene.between(12, 30)
     height = each(5, 12) + each(0, 1) * scene.between(0, 14)
     height[(each(0, 1) < 0.15) | (abs(start - scene.crossing + 6) < 13)] = 0
     wall = np.concatenate([scene.jitter(scene.choose(_WALLS), 50) for _ in range(plots)], axis=2)
@@ -279,17 +281,17 @@ def _facade(
     frame = (side < wide + 0.05) & (rise < tall + 0.04) & below
     pane = (side < wide) & (side > 0.015) & (rise < tall) & below
     some = _noise(bay * 89 + 31 * plot.astype(np.float32), storey * 57)  # a number for each window
-    wall = houses.wall[..., plot] * (shade * (0.8 + 0.35 * _noise(along * 11, up * 11)))
+    plaster = shade * (0.8 + 0.35 * _noise(along * 11, up * 11)) * np.where(frame, 0.4, np.where(below, 1, 0.75))
+    wall = houses.wall.take(plot, axis=2) * plaster + frame * (120 * shade)
     lit = _rgb((235, 185, 110)) * (0.7 + some) / scene.tint
     scene.paint(
-        window, inside, BUILDING, depth, (True, wall), (~below, wall * 0.75), (frame, wall * 0.4 + 120 * shade),
-        (pane, scene.light.horizon * (0.15 + 0.45 * some)), (pane & (some < scene.light.lamps), lit),
-        (shop & (storeys > 0.8), houses.awning[..., plot] * shade),
+        window, inside, BUILDING, depth, (True, wall), (pane, scene.light.horizon * (0.15 + 0.45 * some)),
+        (pane & (some < scene.light.lamps), lit), (shop & (storeys > 0.8), houses.awning.take(plot, axis=2) * shade),
     )  # fmt: skip
 
 
 def _ground(scene: _Scene, shading: _Houses) -> None:
-    """Draw asphalt with markings, kerbs, sidewalks, gardens, a side street with a zebra crossing, the shadow of houses."""
+    """Draw asphalt, markings, kerbs, sidewalks, gardens, a side street with a zebra crossing, the shadow of houses."""
     window = (slice(scene.horizon, None), slice(None))
     z = np.minimum(scene.eye / scene.down[scene.horizon :], 2 * _FAR)
     x = scene.right * z + scene.drift  # from the middle of the street
@@ -297,7 +299,7 @@ def _ground(scene: _Scene, shading: _Houses) -> None:
     plot = np.clip(np.searchsorted(shading.start, z[:, 0], side="right") - 1, 0, None)
     shaded = scene.wall - scene.sun_side * x < shading.height[plot][:, None] * scene.between(0.2, 1.0)
     grain = (_noise(x * 37 + 8192, z * 37) - 0.5) / (1 + 0.05 * z) + 0.3 * (_noise(x * 7 + 8192, z) - 0.5)
-    surface = (1 + 0.4 * grain) * (1 - scene.light.sun * shaded)
+    surface = (1 + 0.36 * grain) * (1 - scene.light.sun * shaded)
 
     street = (z > scene.crossing) & (z < scene.crossing + 7)
     on_road = (side < scene.road) | street
@@ -324,13 +326,13 @@ def _things(scene: _Scene) -> Iterator[tuple[float, float, Callable[[_Scene, flo
 
     def spaced(first: float, step: float, probability: float) -> Iterator[float]:
         z = first + scene.between(0, step)
-        while z < 60:
+        while z < 50:
             if scene.chance(probability) and not scene.crossing - 5 < z < scene.crossing + 7:
                 yield z
             z += step * scene.between(0.8, 1.3)
 
     for side in (-1, 1):
-        parked, trees, lamps = scene.between(-0.4, 0.8), scene.between(-0.3, 0.8), scene.between(0.3, 1)
+        parked, trees, lamps = scene.between(-0.4, 0.8), scene.between(-0.1, 0.8), scene.between(0.3, 1)
         yield from ((z, side * (scene.road - 1.1), _car) for z in spaced(4, 6, parked))
         yield from ((z, side * scene.road / 2, _car) for z in spaced(9, 14, 0.4))
         yield from ((z, side * (scene.walk - 0.4), _tree) for z in spaced(5, 8, trees))
@@ -344,58 +346,75 @@ def _things(scene: _Scene) -> Iterator[tuple[float, float, Callable[[_Scene, flo
         yield scene.crossing - scene.between(2, 4), scene.between(-scene.road, scene.road), _person
 
 
+class _Car(NamedTuple):
+    x: float
+    z: float  # of the near end
+    long: float
+    high: float
+    waist: float
+    nose: float  # from the end to the cabin
+    rake: float  # of the cabin's panes, metres per metre
+    paint: Floats
+    glass: Floats
+
+
 def _car(scene: _Scene, x: float, z: float) -> None:
-    """Draw a box with wheels and windows: from above, from the side that is seen, and its near end."""
-    van, coming, sight = scene.chance(0.2), x + scene.drift < 0, scene.light.lamps > 0.2
-    long, high = scene.between(3.7, 4.9), scene.between(1.85, 2.4) if van else scene.between(1.35, 1.6)
-    waist, nose = high * 0.58, 0.1 if van else scene.between(0.4, 0.9)
-    body = scene.choose(_WALLS) if scene.chance(0.4) else scene.jitter(127, 215)
+    """Draw a box with wheels and windows."""
+    van = scene.chance(0.2)
+    high, nose, rake = (scene.between(1.9, 2.4), 0.1, 0.1) if van else (scene.between(1.35, 1.6), 0.6, 0.6)
+    paint = scene.choose(_WALLS) if scene.chance(0.4) else scene.jitter(127, 215)
     glass = scene.light.horizon * scene.between(0.12, 0.4)
-    scene.shadow(x, z + long / 2, 1.25, long * 0.65, 0.8)
-    _lid(scene, x, 0.88, waist, z, z + long, body * 1.1)
-    _lid(scene, x, 0.7, high, z + nose, z + long - nose, body * 1.1)
+    car = _Car(x, z, scene.between(3.7, 4.9), high, high * 0.58, nose, rake, paint, glass)
+    scene.shadow(x, z + car.long / 2, 1.25, car.long * 0.65, 0.8)
+    _lid(scene, car, car.waist, 0)
+    _lid(scene, car, high, nose + rake * (high - car.waist))
     if abs(x) > 0.9:
-        _flank(scene, x - 0.9 if x > 0 else x + 0.9, z, long, high, waist, nose, body, glass)
-
-    window, u, y = scene.upright(x, z + nose, 0.9, high, waist)
-    u = abs(u) + (y - waist) * 0.3
-    inside = (u < 0.88) & (y > waist) & (y < high)
-    scene.paint(window, inside, CAR, z, (True, body * 0.95), ((u < 0.78) & (y < high - 0.1), glass))
-    window, u, y = scene.upright(x, z, 0.9, waist)
-    u = abs(u)
-    inside = (u < 0.9) & (y < waist) & ((y > 0.3) | ((u > 0.62) & (y > 0)))
-    plate, lamp = (u < 0.26) & (abs(y - 0.55) < 0.07), (u > 0.55) & (abs(y - waist + 0.2) < 0.1)
-    shine = _rgb((245, 240, 220) if coming else (190, 25, 25)) / (scene.tint if sight else 1)
-    bumper = (y < 0.5, body * 0.55)
-    scene.paint(window, inside, CAR, z, (True, body * 0.9), bumper, (plate, 215), (y < 0.3, 22), (lamp, shine))
-    for lamp_x in (x - 0.7, x + 0.7) if sight else ():
-        scene.shine(lamp_x, waist - 0.2, z, 0.25, (230, 220, 190) if coming else (150, 10, 10))
+        _flank(scene, car, x - 0.9 if x > 0 else x + 0.9)
+    _end(scene, car)
 
 
-def _lid(scene: _Scene, x: float, half: float, level: float, near: float, far: float, colour: Floats) -> None:
-    """Draw a bonnet or a roof, if it is below the camera."""
-    if level < scene.eye:
-        window, u, away = scene.level(x, near, far, half, level)
-        scene.paint(window, (abs(u) < half) & (away > near) & (away < far), CAR, away, (True, colour))
+def _lid(scene: _Scene, car: _Car, y: float, inset: float) -> None:
+    """Draw bonnet and boot, or the roof, where the camera looks down on them."""
+    if y < scene.eye:
+        near, far = car.z + inset, car.z + car.long - inset
+        window, u, away = scene.level(car.x, near, far, 0.9, y)
+        scene.paint(window, (abs(u) < 0.9) & (away > near) & (away < far), CAR, away, (True, car.paint * 1.1))
 
 
-def _flank(
-    scene: _Scene, x: float, z: float, long: float, high: float, waist: float, nose: float, body: Floats, glass: Floats
-) -> None:
-    """Draw a car's side, in the plane at `x`."""
-    left, right = sorted((x / z, x / (z + long)))
-    top = (scene.eye - high) / (z if high > scene.eye else z + long)
-    window, right_of, down = scene.crop(left, right, top, scene.eye / z)
+def _flank(scene: _Scene, car: _Car, x: float) -> None:
+    """Draw the side of a car, in the plane at `x`."""
+    far, rise = car.z + car.long, car.high - scene.eye
+    left, right = sorted((x / car.z, x / far))
+    window, right_of, down = scene.crop(left, right, -rise / (car.z if rise > 0 else far), scene.eye / car.z)
     away = x / right_of
-    y, u = scene.eye - down * away, away - z
-    end, slope = np.minimum(u, long - u), nose + (y - waist) * 0.6
-    cabin = (y >= waist) & (y < high) & (end > slope)
-    panes = cabin & (y < high - 0.12) & (end > slope + 0.15) & (abs(u - long / 2) > 0.06)
-    hull = (y > 0.3) & (y < waist) & (end > 0)
-    axle = np.minimum(abs(u - 0.2 * long), abs(u - 0.8 * long))
+    y, end = scene.eye - down * away, np.minimum(away - car.z, far - away)
+    inset, axle = end - car.nose - (y - car.waist) * car.rake, end - 0.2 * car.long
+    cabin, hull = (y >= car.waist) & (y < car.high) & (inset > 0), (y > 0.3) & (y < car.waist) & (end > 0)
+    panes = cabin & (y < car.high - 0.12) & (inset > 0.15) & (end < car.long / 2 - 0.06)
     wheel = axle * axle + (y - 0.33) * (y - 0.33)
-    tyre, hub, sill = (wheel < 0.11, 24), (wheel < 0.03, 140), (y < 0.45, body * 0.6)
-    scene.paint(window, cabin | hull | tyre[0], CAR, away, (True, body), (panes, glass), sill, tyre, hub)
+    tyre, hub, sill = (wheel < 0.11, 24), (wheel < 0.03, 140), (y < 0.45, car.paint * 0.6)
+    scene.paint(window, cabin | hull | tyre[0], CAR, away, (True, car.paint), (panes, car.glass), sill, tyre, hub)
+
+
+def _end(scene: _Scene, car: _Car) -> None:
+    """Draw the near end of a car: the pane, which leans back, and below it the lamps."""
+    window, u, y = scene.upright(car.x, car.z + car.nose, 0.9, car.high, car.waist)
+    tilt = 1 + car.rake * scene.down[window[0]]
+    away = (car.z + car.nose + car.rake * (scene.eye - car.waist)) / tilt
+    u, y = abs(scene.right[:, window[1]] * away - car.x), scene.eye - scene.down[window[0]] * away
+    inside, pane = (u < 0.9) & (y > car.waist) & (y < car.high), (u < 0.8) & (y < car.high - 0.1)
+    scene.paint(window, inside, CAR, car.z, (True, car.paint * 0.95), (pane, car.glass))
+
+    window, u, y = scene.upright(car.x, car.z, 0.9, car.waist)
+    u, lamps_y, coming, on = abs(u), car.waist - 0.2, car.x + scene.drift < 0, scene.light.lamps > 0.2
+    inside = (u < 0.9) & (y < car.waist) & ((y > 0.3) | ((u > 0.62) & (y > 0)))
+    bumper, tyres = (y < 0.5, car.paint * 0.55), (y < 0.3, 22)
+    plate = ((u < 0.26) & (abs(y - 0.55) < 0.07), 215)
+    shine = _rgb((245, 240, 220) if coming else (190, 25, 25)) / (scene.tint if on else 1)
+    lamps = ((u > 0.55) & (abs(y - lamps_y) < 0.1), shine)
+    scene.paint(window, inside, CAR, car.z, (True, car.paint * 0.9), bumper, plate, tyres, lamps)
+    for x in (car.x - 0.7, car.x + 0.7) if on else ():
+        scene.shine(x, lamps_y, car.z, 0.25, (230, 220, 190) if coming else (150, 10, 10))
 
 
 def _person(scene: _Scene, x: float, z: float) -> None:
@@ -427,7 +446,7 @@ def _tree(scene: _Scene, x: float, z: float) -> None:
         across, rise = (u - right) / (wide * radius), ((y - stem) / (high - stem) - up) / (radius * 0.7)
         away = np.minimum(away, across * across + rise * rise)
     crown = away < 0.5 + 0.5 * leaf + 0.4 * clump
-    trunk = (abs(u) < 0.04 * high) & (y > 0) & (y < high * 0.6)
+    trunk = (abs(u) < 0.03 * high) & (y > 0) & (y < high * 0.6)
     green = scene.jitter(scene.choose(_LEAVES), 50) * (0.32 + 0.4 * leaf + 0.5 * clump + 0.25 * y / high)
     scene.paint(window, crown | trunk, VEGETATION, z, (True, (82, 62, 48)), (crown, green))
 

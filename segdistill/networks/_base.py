@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -88,7 +89,8 @@ def auxiliary_head(inputs: int, num_classes: int, dropout: float) -> nn.Sequenti
 def count_macs(network: SegNetwork, size: tuple[int, int]) -> int:
     """Return the multiply-adds of one image (H, W) through the deployed network; FLOPs are twice as many."""
     training = network.training
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # Fake tensors have shapes and no numbers: nothing is computed.
+    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter, torch.no_grad():
         Deployed(network)(torch.zeros(1, 3, *size, device=network.mean.device))
     network.train(training)
     return int(counter.get_total_flops()) // 2

@@ -48,7 +48,8 @@ class SelfAttention(nn.Module):
         """Return x (B, D, h, w) plus what each position attends to."""
         query, key, value = (conv(x).flatten(2) for conv in (self.query, self.key, self.value))
         attention = torch.softmax(query.transpose(1, 2) @ key, dim=2)  # (B, hw, hw), rows sum to 1
-        return x + self.gamma * (value @ attention.transpose(1, 2)).view_as(x)
+        attended: Tensor = (value @ attention.transpose(1, 2)).view_as(x)
+        return x + self.gamma * attended
 
 
 class Critic(nn.Module):

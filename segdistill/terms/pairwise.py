@@ -22,7 +22,7 @@ class Options(Strict):
 class Pairwise(Term):
     """Squared difference of the cosine matrices of the last features; ignored pixels count, as regions mix labels."""
 
-    def __init__(self, pool: int, kind: str) -> None:
+    def __init__(self, pool: int, kind: Literal["max", "avg"]) -> None:
         super().__init__()
         self.pool = pool if pool > 1 else None
         self.kind = kind

@@ -27,7 +27,8 @@ class Pixel(Term):
 
     def forward(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
         """Return the mean divergence."""
-        size = student.logits.shape[-2:]
+        height, width = student.logits.shape[-2:]
+        size = (height, width)
         valid = losses.valid_at(batch.label, size)
         share = share_of_step(batch, lambda label: losses.valid_at(label, size).sum())
         return losses.pixel_kl(student.logits, teacher.logits, self.temperature, valid) * share

@@ -1,0 +1,206 @@
+"""The commands on a finished model: evaluate it, export it, let it label images."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segdistill import report
+from segdistill.checkpoint import ModelInfo, load_model, model_path
+from segdistill.data import DataSource, evaluation_batches, load_data
+from segdistill.engine import evaluate, resolve_device, resolve_precision
+from segdistill.errors import CheckError, UsageError
+from segdistill.export import OnnxModel, check_parity, export_onnx, export_report, reject, speed_gate
+from segdistill.inference import Summary, find_inputs, infer
+from segdistill.latency import measure, torch_subject
+from segdistill.metrics import Scores
+from segdistill.networks import Deployed, SegNetwork, build_network
+from segdistill.store import seal
+from segdistill.talk import Talk
+
+BATCH = 4
+"""Images at a time in evaluation and checks; the result does not depend on it."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model of any kind, ready to predict."""
+
+    path: Path
+    info: ModelInfo
+    predict: Callable[[Tensor], Tensor]
+    device: torch.device
+    precision: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores, and what they were measured with."""
+
+    model: Opened
+    data: DataSource
+    split: str
+    scores: Scores
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `evaluate --json` prints."""
+        return {
+            "model": str(self.model.path),
+            "data": self.data.name,
+            "split": self.split,
+            **report.scores_table(self.scores, self.data.classes),
+            "precision": self.model.precision,
+            "device": str(self.model.device),
+        }
+
+
+def open_model(model: Path, device: str, precision: str) -> Opened:
+    """Open a run's folder, a model file or an exported graph."""
+    path = model_path(model)
+    if path.suffix == ".onnx":
+        if precision != "fp32":
+            raise UsageError(f"--precision {precision}: an exported graph computes in fp32.", "Leave it out.")
+        where = torch.device("cpu") if device == "auto" else resolve_device(device)
+        exported = OnnxModel(path, where)
+        return Opened(path, exported.info, exported, where, "fp32")
+    where = resolve_device(device)
+    chosen = resolve_precision(precision, where)
+    network, info = load_model(path)
+    deployed = as_deployed(network, where)
+
+    def predict(image: Tensor) -> Tensor:
+        with chosen.autocast():
+            logits: Tensor = deployed(image.to(where, memory_format=torch.channels_last))
+        return logits
+
+    return Opened(path, info, predict, where, chosen.name)
+
+
+def as_deployed(network: SegNetwork, device: torch.device) -> Deployed:
+    """Return the network as it is shipped, on a device, in the memory format it is fast in, without TF32."""
+    torch.backends.cudnn.allow_tf32 = False
+    deployed = Deployed(network).to(device)
+    return deployed.to(memory_format=torch.channels_last)
+
+
+def data_of(model: Path, info: ModelInfo, given: str | None, talk: Talk) -> DataSource:
+    """Return the data to use a model on: what was given, else what a run's folder was trained on, by its name.
+
+    Raises:
+        UsageError: for a bare file without data, and for data of other classes.
+    """
+    if given is None and model.is_file():
+        raise UsageError(
+            f"{model} does not say where its data lies.", f"Add --data, for example --data {info.data}:PATH."
+        )
+    data = load_data(given or info.data)
+    for warning in data.warnings:
+        talk.warn(warning)
+    if data.classes != info.classes:
+        raise UsageError(
+            f"The model's classes are not those of {data.name}.\n"
+            f"  model ({len(info.classes)}): {', '.join(info.classes)}\n"
+            f"  {data.name} ({len(data.classes)}): {', '.join(data.classes)}",
+            "Give the data set the model was trained on.",
+        )
+    return data
+
+
+def evaluate_model(
+    model: Path, given: str | None, split: str, device: str, precision: str, workers: int, talk: Talk
+) -> Evaluation:
+    """Score a model on a split, at the labels' own size."""
+    opened = open_model(model, device, precision)
+    data = data_of(model, opened.info, given, talk)
+    images = data.split(split)
+    batches = evaluation_batches(images, opened.info.size, batch_size=BATCH, workers=workers)
+    with talk.progress(f"{data.name} {split}", len(images.names)) as advance:
+        scores = evaluate(opened.predict, batches, len(data.classes), lambda count: advance(count, ""))
+    return Evaluation(opened, data, split, scores)
+
+
+def export_model(
+    model: Path,
+    output: Path | None,
+    size: tuple[int, int] | None,
+    given: str | None,
+    device: str,
+    overwrite: bool,
+    min_fps: float | None,
+    max_ms: float | None,
+    workers: int,
+    talk: Talk,
+) -> dict[str, Any]:
+    """Export a model, prove the graph equal on the validation images, and measure it beside student and teacher.
+
+    Returns:
+        What `export --json` prints, and under "failures" what did not pass, in sentences.
+    """
+    path = model_path(model)
+    if path.suffix == ".onnx":
+        raise UsageError(f"{path} is exported already.", "Give a run's folder or a .safetensors file.")
+    file = output or path.with_name("model.onnx" if model.is_dir() else f"{path.stem}.onnx")
+    if file.exists() and not overwrite:
+        raise UsageError(f"{file} exists.", "Add --overwrite, or choose another --output.")
+    if not file.parent.is_dir():
+        raise UsageError(f"There is no folder {file.parent}.", "Make it first, or choose another --output.")
+    where = torch.device("cpu") if device == "auto" else resolve_device(device)
+    network, info = load_model(path)
+    data = data_of(model, info, given, talk)
+    images = data.split("val")
+    talk.say(f"Exporting {info.network.network} to {file}")
+    export_onnx(network, info, file)
+    exported, deployed = OnnxModel(file, where), as_deployed(network, where)
+
+    def predict(image: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = deployed(image.to(where, memory_format=torch.channels_last))
+        return logits
+
+    shape = size or info.size
+    batches = evaluation_batches(images, shape, batch_size=BATCH, workers=workers)
+    with talk.progress("checking", len(images.names)) as advance:
+        try:
+            check = check_parity(predict, exported, batches, lambda count: advance(count, ""))
+            failures = check.failures()
+        except CheckError:
+            reject(file)
+            raise
+    if failures:
+        file = reject(file)
+    image = next(iter(evaluation_batches(images, shape, batch_size=1))).image
+    talk.say(f"Measuring at {image.shape[2]}x{image.shape[3]}, batch 1, fp32, {torch.get_num_threads()} threads")
+    on_device = image.to(where, memory_format=torch.channels_last)
+    subjects = {"student": torch_subject(deployed, on_device), "onnxruntime": exported.subject(image)}
+    if info.teacher is not None:
+        teacher = as_deployed(build_network(info.teacher, len(info.classes)), where)
+        subjects = {"teacher": torch_subject(teacher, on_device)} | subjects
+    latencies = measure(subjects, threads=torch.get_num_threads())
+    gate = speed_gate(latencies["onnxruntime"], min_fps=min_fps, max_ms=max_ms)
+    if gate is not None and not gate.passed:
+        failures = [*failures, f"the speed gate: {gate.limit}, measured {latencies['onnxruntime'].p50:.2f} ms"]
+    if model.is_dir() and file.parent == model and (model / "manifest.json").exists():
+        seal(model)
+    result = export_report(file, (image.shape[2], image.shape[3]), check, latencies, gate)
+    return result | {"failures": failures}
+
+
+def infer_images(
+    model: Path, source: str, out: Path, device: str, precision: str, overlay: bool, overwrite: bool, talk: Talk
+) -> Summary:
+    """Label the images of a file, a folder or a pattern."""
+    opened = open_model(model, device, precision)
+    inputs = find_inputs(source, out)
+    with talk.progress("images", len(inputs)) as advance:
+        return infer(
+            opened.predict,
+            opened.info,
+            inputs,
+            out,
+            overlay=overlay,
+            overwrite=overwrite,
+            on_image=lambda count: advance(count, ""),
+        )
