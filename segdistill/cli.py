@@ -99,6 +99,33 @@ def root(
         raise typer.Exit
 
 
+@app.command(epilog="Example: [bold]segdistill quickstart --out runs/quickstart[/]")
+def quickstart(
+    out: Annotated[Path, typer.Option("--out", help="Folder of everything.", rich_help_panel=OUTPUT)] = Path(
+        "runs/quickstart"
+    ),
+    steps: StepsFlag = None,
+    device: DeviceFlag = "auto",
+    workers: WorkersFlag = None,
+    overwrite: OverwriteFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """See the whole path in a few minutes, on generated road scenes: train, distil, compare, export, infer."""
+    from segdistill import run
+    from segdistill.quickstart import quickstart
+
+    terminal = Terminal(quiet=quiet)
+    options = run.Options(out, device, workers, overwrite=overwrite, command=words())
+    result = quickstart(out, options, steps, terminal)
+    failures = result.exported.pop("failures")
+    show_export(terminal, result.exported)
+    show_outcome(terminal, result.outcome, as_json=False)
+    terminal.result(f"Labels:  {out / 'labels'} ({result.images_per_second:.1f} images per second)")
+    terminal.result(f"Picture: {result.outcome.folder / 'picture.png'}")
+    if failures:
+        raise CheckError("The exported student did not pass: " + "; ".join(failures) + ".")
+
+
 @app.command(epilog="Example: [bold]segdistill train-teacher --preset skd --teacher pspnet50 --data camvid:CamVid[/]")
 def train_teacher(
     preset: PresetFlag = "skd",

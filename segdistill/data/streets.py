@@ -7,9 +7,9 @@ Colours overlap between the classes, so that shape, texture and place have to be
 The bytes are the same on every machine: numbers come from PCG64 through `random` and `integers` alone, and only
 operations that IEEE 754 rounds exactly touch them (no sin, exp or power, no sum whose order a machine may choose).
 
-Lengths are in metres: x to the right of the camera, y up from the ground, z away from the camera. Colours are RGB 0..255
-in arrays (3, 1, 1) or (3, h, w), h x w being the window that is painted; what varies along one of its sides only is
-(1, w) or (h, 1).
+Lengths are in metres: x to the right of the camera, y up from the ground, z away from the camera. Colours are RGB
+0..255 in arrays (3, 1, 1) or (3, h, w), h x w being the window that is painted; what varies along one of its sides
+only is (1, w) or (h, 1).
 """
 
 import math
@@ -156,9 +156,7 @@ def render(index: int, split: str, size: tuple[int, int]) -> tuple[npt.NDArray[n
         UsageError: if a side is shorter than 32 pixels.
     """
     if min(size) < MIN_SIDE:
-        raise UsageError(
-            f"A street of {size[0]}x{size[1]} pixels is too small.", f"Draw at least {MIN_SIDE}x{MIN_SIDE}."
-        )
+        raise UsageError("Size {}x{} is too small for a street.".format(*size), f"Use at least {MIN_SIDE}x{MIN_SIDE}.")
     scene = _Scene(np.random.Generator(np.random.PCG64([index, int.from_bytes(split.encode(), "big")])), *size)
     houses = {side: _houses(scene) for side in (-1, 1)}
     _sky(scene)
@@ -178,7 +176,8 @@ def _table() -> Floats:
     rng = np.random.Generator(np.random.PCG64(0))
     total, weight = np.zeros((256, 256), np.float32), 1.0
     for cells in (4, 8, 16, 32, 64, 128, 256):
-        grid, repeat = rng.random((cells, cells), dtype=np.float32), 256 // cells
+        grid: Floats = rng.random((cells, cells), dtype=np.float32)
+        repeat = 256 // cells
         part = np.tile(np.arange(repeat, dtype=np.float32) / repeat, cells)[:, None]
         for _ in range(2):  # linear between the cells, along one axis and then along the other
             here, there = np.repeat(grid, repeat, 0), np.repeat(np.roll(grid, -1, 0), repeat, 0)
@@ -281,12 +280,12 @@ def _facade(
     frame = (side < wide + 0.05) & (rise < tall + 0.04) & below
     pane = (side < wide) & (side > 0.015) & (rise < tall) & below
     some = _noise(bay * 89 + 31 * plot.astype(np.float32), storey * 57)  # a number for each window
-    plaster = shade * (0.8 + 0.35 * _noise(along * 11, up * 11)) * np.where(frame, 0.4, np.where(below, 1, 0.75))
-    wall = houses.wall.take(plot, axis=2) * plaster + frame * (120 * shade)
-    lit = _rgb((235, 185, 110)) * (0.7 + some) / scene.tint
+    plaster = shade * (0.8 + 0.35 * _noise(along * 11, up * 11))
     scene.paint(
-        window, inside, BUILDING, depth, (True, wall), (pane, scene.light.horizon * (0.15 + 0.45 * some)),
-        (pane & (some < scene.light.lamps), lit), (shop & (storeys > 0.8), houses.awning.take(plot, axis=2) * shade),
+        window, inside, BUILDING, depth, (True, houses.wall.take(plot, axis=2) * plaster), (frame, 190 * shade),
+        (pane, scene.light.horizon * (0.15 + 0.45 * some)),
+        (pane & (some < scene.light.lamps), _rgb((235, 185, 110)) * (0.7 + some) / scene.tint),
+        (shop & (storeys > 0.8), houses.awning.take(plot, axis=2) * shade), (~below, 80 * shade),
     )  # fmt: skip
 
 
@@ -295,11 +294,11 @@ def _ground(scene: _Scene, shading: _Houses) -> None:
     window = (slice(scene.horizon, None), slice(None))
     z = np.minimum(scene.eye / scene.down[scene.horizon :], 2 * _FAR)
     x = scene.right * z + scene.drift  # from the middle of the street
-    side, fine = abs(x), z < 25
+    side = abs(x)
     plot = np.clip(np.searchsorted(shading.start, z[:, 0], side="right") - 1, 0, None)
     shaded = scene.wall - scene.sun_side * x < shading.height[plot][:, None] * scene.between(0.2, 1.0)
     grain = (_noise(x * 37 + 8192, z * 37) - 0.5) / (1 + 0.05 * z) + 0.3 * (_noise(x * 7 + 8192, z) - 0.5)
-    surface = (1 + 0.36 * grain) * (1 - scene.light.sun * shaded)
+    surface = (1 + 0.36 * grain) * np.where(shaded, np.float32(1 - scene.light.sun), np.float32(1))
 
     street = (z > scene.crossing) & (z < scene.crossing + 7)
     on_road = (side < scene.road) | street
@@ -314,7 +313,7 @@ def _ground(scene: _Scene, shading: _Houses) -> None:
 
     paved = ~on_road & ((side < scene.walk) | scene.chance(0.5))
     paving, slab = scene.jitter(scene.between(80, 175), 40) * surface, scene.between(0.5, 1.2)
-    joint = ((_fraction(x / slab) < 0.07) | (_fraction(z / slab) < 0.07)) & fine
+    joint = ((_fraction(x / slab) < 0.07) | (_fraction(z / slab) < 0.07)) & (z < 25)
     kerb = (side < scene.road + 0.2, paving * 0.6 + 75)
     scene.paint(window, paved, SIDEWALK, z, (True, paving), (joint, paving * 0.82), kerb)
     grass = scene.jitter(scene.choose(_LEAVES), 30) * (surface * surface)
@@ -398,7 +397,7 @@ def _flank(scene: _Scene, car: _Car, x: float) -> None:
 
 def _end(scene: _Scene, car: _Car) -> None:
     """Draw the near end of a car: the pane, which leans back, and below it the lamps."""
-    window, u, y = scene.upright(car.x, car.z + car.nose, 0.9, car.high, car.waist)
+    window, u, y = scene.upright(car.x, car.z + car.nose, 1.4, max(car.high, scene.eye), car.waist)
     tilt = 1 + car.rake * scene.down[window[0]]
     away = (car.z + car.nose + car.rake * (scene.eye - car.waist)) / tilt
     u, y = abs(scene.right[:, window[1]] * away - car.x), scene.eye - scene.down[window[0]] * away
@@ -508,5 +507,5 @@ def _photograph(scene: _Scene) -> npt.NDArray[np.uint8]:
         rgb[:, 1:-1] = 0.25 * (rgb[:, :-2] + rgb[:, 2:]) + 0.5 * rgb[:, 1:-1]
         rgb[:, :, 1:-1] = 0.25 * (rgb[:, :, :-2] + rgb[:, :, 2:]) + 0.5 * rgb[:, :, 1:-1]
     grain = scene.rng.random(rgb.shape, dtype=np.float32) + scene.rng.random(rgb.shape, dtype=np.float32) - 1
-    rgb = rgb * scene.between(0.9, 1.1) + grain * scene.between(4, 20)
-    return np.ascontiguousarray(np.clip(rgb, 0, 255).astype(np.uint8).transpose(1, 2, 0))
+    noisy = rgb * scene.between(0.9, 1.1) + grain * scene.between(4, 20)
+    return np.ascontiguousarray(np.clip(noisy, 0, 255).astype(np.uint8).transpose(1, 2, 0))
