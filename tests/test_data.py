@@ -33,7 +33,6 @@ from segdistill.data import (
     read_label,
     to_size,
     training_batches,
-    worker_errors,
 )
 from segdistill.data._transforms import Augment
 from segdistill.errors import DataError, ResourceError, UsageError
@@ -81,7 +80,7 @@ class Drawn:
     """A split that needs no files: image i is filled with i, and what `on_read` does happens first."""
 
     count: int
-    on_read: Callable[[int], None] = lambda index: None
+    on_read: Callable[[int], object] = abs
     sizes: tuple[tuple[int, int], ...] = ((8, 10),)
     fingerprint: str = ""
 
@@ -270,7 +269,7 @@ def test_an_id_outside_the_classes_is_named_with_its_file_and_count(tmp_path: Pa
     with pytest.raises(DataError) as caught:
         load_data(f"camvid:{tmp_path}").split("train").read(2)
     assert str(path) in caught.value.what
-    assert "77 in 5 pixels, 255 in 1 pixels" in caught.value.what
+    assert "77 (5 px), 255 (1 px)" in caught.value.what
     assert caught.value.fix == "Allowed ids: 0-11."
 
 
@@ -421,14 +420,14 @@ def test_the_check_names_every_pair_that_cannot_be_used(tmp_path: Path) -> None:
     assert "... and 2 more" in caught.value.what
     with pytest.raises(DataError) as caught:
         check_files(source, ["val"])
-    assert caught.value.what == f"{wrong} has class ids that this data set has not: 99 in 192 pixels."
+    assert caught.value.what == f"{wrong} has class ids that this data set has not: 99 (192 px)."
 
 
 def test_an_image_in_two_splits_is_a_warning(tmp_path: Path) -> None:
     camvid(tmp_path)
     shutil.copy(tmp_path / "train" / "03.png", tmp_path / "val" / "01.png")
     warning = check_files(load_data(f"camvid:{tmp_path}"), ["train", "val"]).warnings[-1]
-    assert warning == "1 images are in two splits: train/03.png = val/01.png."
+    assert warning == "Images in two splits (1): train/03.png = val/01.png."
 
 
 # Augmentation
@@ -451,9 +450,9 @@ def test_augmentation_brings_no_id_that_was_not_there(
     span: float,
     seed: int,
 ) -> None:
-    label = RNG.choice(np.array([0, 18, 200, IGNORE], np.uint8), size)
+    label = np.random.default_rng(seed).choice(np.array([0, 18, 200, IGNORE], np.uint8), size)
     augment = Augment(config(crop=crop, size=resize, scale=(low, low + span), color=0.5))
-    image, out = augment(picture(*size), label, seed)
+    image, out = augment(np.zeros((*size, 3), np.uint8), label, seed)
     assert image.shape == (*crop, 3)
     assert out.shape == crop
     assert image.dtype == out.dtype == np.uint8
@@ -479,13 +478,13 @@ def test_a_sample_depends_on_its_seed_alone_and_leaves_the_global_generators_alo
 
 
 def test_the_label_moves_with_the_image() -> None:
-    label = np.kron(RNG.integers(0, 11, (6, 8)), np.ones((20, 20))).astype(np.uint8)
+    label = np.kron(RNG.integers(0, 11, (4, 5)), np.ones((40, 40))).astype(np.uint8)
     image = np.repeat(label[..., None] * 20, 3, axis=2)
-    augment = Augment(config(crop=(60, 80), scale=(0.6, 1.8)))
+    augment = Augment(config(crop=(80, 100), scale=(0.6, 1.8)))
     for seed in range(20):
         out, moved = augment(image, label, seed)
         inside = moved != IGNORE
-        assert np.mean(np.abs(out[..., 0][inside] - 20.0 * moved[inside]) < 10) > 0.9
+        assert np.mean(np.abs(out[..., 0][inside] - 20.0 * moved[inside]) < 10) > 0.75
 
 
 def test_scale_crop_and_mirroring_are_drawn_independently_and_the_scale_uniformly() -> None:
@@ -667,21 +666,17 @@ def test_a_killed_worker_is_a_resource_error_with_advice() -> None:
     assert time.monotonic() - start < 10
 
 
-def test_a_worker_killed_in_the_midst_of_a_step_is_a_resource_error_too() -> None:
+def test_a_worker_s_death_interrupts_nothing_but_the_wait_for_its_batch() -> None:
     batches = evaluation_batches(Drawn(6, die), None, workers=1)
     next(batches)
-    with pytest.raises(ResourceError, match="killed"), worker_errors():
-        time.sleep(10)
-
-
-def test_errors_that_are_not_the_workers_pass_through() -> None:
-    with pytest.raises(RuntimeError, match="shapes do not fit"), worker_errors():
-        raise RuntimeError("shapes do not fit")
+    time.sleep(1)  # the worker dies now; a handler that raised would do so here
+    with pytest.raises(ResourceError, match="killed"):
+        list(batches)
 
 
 def test_a_stuck_worker_is_a_resource_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_batches, "TIMEOUT", 1.0)
-    with pytest.raises(ResourceError, match=r"timed out after 1\.0 seconds"):
+    with pytest.raises(ResourceError, match="nothing for 1 s"):
         next(evaluation_batches(Drawn(1, hang), None, workers=1))
 
 

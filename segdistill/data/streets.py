@@ -500,12 +500,12 @@ def _hood(scene: _Scene) -> None:
 def _photograph(scene: _Scene) -> npt.NDArray[np.uint8]:
     """Light the scene and take the picture (H, W, 3): head lamps, haze, halos, blur, exposure, noise."""
     beam = scene.light.lamps * 0.8 / (1 + 0.01 * scene.depth * scene.depth)
-    rgb = scene.rgb * (scene.tint + beam)
+    rgb: Floats = scene.rgb * (scene.tint + beam)
     clear = 1 / (1 + scene.depth * (scene.between(0, 0.01) * scene.between(0, 1)))
     rgb = scene.light.horizon + (rgb - scene.light.horizon) * clear + scene.halo
     for _ in range(scene.choose((1, 1, 2))):
         rgb[:, 1:-1] = 0.25 * (rgb[:, :-2] + rgb[:, 2:]) + 0.5 * rgb[:, 1:-1]
         rgb[:, :, 1:-1] = 0.25 * (rgb[:, :, :-2] + rgb[:, :, 2:]) + 0.5 * rgb[:, :, 1:-1]
     grain = scene.rng.random(rgb.shape, dtype=np.float32) + scene.rng.random(rgb.shape, dtype=np.float32) - 1
-    noisy = rgb * scene.between(0.9, 1.1) + grain * scene.between(4, 20)
-    return np.ascontiguousarray(np.clip(noisy, 0, 255).astype(np.uint8).transpose(1, 2, 0))
+    rgb = rgb * scene.between(0.9, 1.1) + grain * scene.between(4, 20)
+    return np.ascontiguousarray(np.clip(rgb, 0, 255).astype(np.uint8).transpose(1, 2, 0))

@@ -10,15 +10,15 @@ from segdistill.networks._base import Backbone
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut."""
+    """Two 3x3 convolutions around a shortcut; the stride is on the first."""
 
     expansion = 1
 
-    def __init__(self, inputs: int, width: int, stride: int, dilation: int) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, dilation: int, dilation_after: int) -> None:
         super().__init__()
         self.conv1 = _conv3x3(inputs, width, stride, dilation)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = _conv3x3(width, width, 1, dilation)
+        self.conv2 = _conv3x3(width, width, 1, dilation_after)
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = _shortcut(inputs, width, stride)
 
@@ -31,11 +31,11 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3x3 convolution between two 1x1 around a shortcut; the stride is on the 3x3 (known as v1.5)."""
+    """A 3x3 convolution between two 1x1 around a shortcut; the stride is on the 3x3 (v1.5), and nothing dilates after."""
 
     expansion = 4
 
-    def __init__(self, inputs: int, width: int, stride: int, dilation: int) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, dilation: int, dilation_after: int) -> None:
         super().__init__()
         outputs = width * self.expansion
         self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
@@ -86,9 +86,11 @@ class ResNet(Backbone):
         strides, dilations = STRIDES_AND_DILATIONS[output_stride]
 
         def stage(i: int) -> nn.Sequential:
-            # As in torchvision, a stage's first block still has the dilation of the stage before.
-            first = block(inputs[i], width * 2**i, strides[i], dilations[max(i - 1, 0)])
-            rest = (block(inputs[i + 1], width * 2**i, 1, dilations[i]) for _ in range(blocks[i] - 1))
+            # Up to the convolution whose stride was taken away, a stage has the dilation of the one before; after it,
+            # its own: so each weight sees what it saw in the strided network, only on a finer grid.
+            before, own = dilations[max(i - 1, 0)], dilations[i]
+            first = block(inputs[i], width * 2**i, strides[i], before, own)
+            rest = (block(inputs[i + 1], width * 2**i, 1, own, own) for _ in range(blocks[i] - 1))
             return nn.Sequential(first, *rest)
 
         self.layer1, self.layer2, self.layer3, self.layer4 = stage(0), stage(1), stage(2), stage(3)
