@@ -55,9 +55,9 @@ class Scores:
     images: int
 
     @classmethod
-    def empty(cls, num_classes: int, device: torch.device | str = "cpu") -> "Scores":
+    def empty(cls, num_classes: int) -> "Scores":
         """Return the scores of no images, to add to."""
-        return cls(torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device), 0, 0)
+        return cls(torch.zeros(num_classes, num_classes, dtype=torch.int64), 0, 0)
 
     @classmethod
     def of(cls, prediction: Tensor, label: Tensor, num_classes: int) -> "Scores":

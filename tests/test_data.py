@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from segdistill.config import DataConfig
+from segdistill.config import DataConfig, components
 from segdistill.data import (
     Sample,
     _batches,
@@ -745,3 +745,28 @@ def test_the_real_camvid_is_complete_and_its_usual_self() -> None:
     assert sample.label.shape == (360, 480)
     (batch,) = training_batches(source.split("train"), config(crop=(120, 160)), seed=0, steps=1, workers=2)
     assert batch.image.shape == (4, 3, 120, 160)
+
+
+# What every data set has
+
+
+@pytest.mark.parametrize("name", components("data"))
+def test_every_data_set_finds_itself_by_name_or_says_where_it_looked(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SEGDISTILL_DATA", raising=False)
+    try:
+        assert load_data(name).name == name
+    except UsageError as error:
+        assert f"{name}:PATH" in error.fix  # noqa: PT017  # either answer is right
+
+
+def test_streets_need_no_files_and_are_the_same_every_time() -> None:
+    source = load_data("streets")
+    census = check_files(source, ["train", "val"])
+    assert not census.warnings
+    assert source.fingerprint == load_data("streets").fingerprint
+    sample = source.split("val").read(3)
+    assert (sample.image.shape, sample.label.shape, sample.name) == ((96, 128, 3), (96, 128), "val/0003")
+    with pytest.raises(UsageError, match="built in"):
+        load_data("streets:/somewhere")
