@@ -7,6 +7,7 @@ The training state is read with `weights_only=True` and carries its own digest, 
 import hashlib
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +17,12 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from segdistill.config import NetworkConfig, Size, Strict
-from segdistill.errors import ModelError, UsageError
+from segdistill.errors import CheckError, ModelError, UsageError
 from segdistill.networks import SegNetwork, build_network
 from segdistill.store import sync_folder, verify_file, write_atomic
 
 STATE_MAGIC = b"segdistill state 1 "
+RESTORE = "Restore the file, or train again."
 Color = tuple[int, int, int]
 
 
@@ -47,14 +49,20 @@ class ModelInfo(Strict):
     versions: dict[str, str] = Field(default={})
     sha256: str = ""
     """Of the weights, in the order of their sorted names."""
+    header_sha256: str = ""
+    """Of this header's text without it; empty where nobody took it."""
 
 
 def save_model(path: Path, network: SegNetwork, info: ModelInfo) -> ModelInfo:
-    """Write the weights and what is needed to use them; return the header as written."""
+    """Write the weights and what is needed to use them; return the header as written.
+
+    Raises:
+        CheckError: if a tensor is not finite. Nothing is written then.
+    """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    if bad := [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
-        raise ModelError(f"{len(bad)} tensors are not finite, {bad[0]} among them: {path} was not written.")
-    info = info.model_copy(update={"sha256": weights_digest(weights)})
+    _check_finite(path, weights)
+    info = info.model_copy(update={"sha256": weights_digest(weights), "header_sha256": ""})
+    info = info.model_copy(update={"header_sha256": _digest(info.model_dump_json())})
     write_atomic(path, safetensors.torch.save(weights, {"segdistill": info.model_dump_json()}))
     return info
 
@@ -69,18 +77,20 @@ def read_info(path: Path) -> ModelInfo:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(
-            f"{path} is not a readable safetensors file: {error}", "Restore the file, or train again."
-        ) from None
+        raise ModelError(f"{path} is not a readable safetensors file: {error}", RESTORE) from None
     if "segdistill" not in metadata:
         raise ModelError(
             f"{path} holds weights, but not the header that segdistill writes.",
             "Give a run's folder or its model.safetensors.",
         )
+    header = metadata["segdistill"]
     try:
-        return ModelInfo.model_validate(json.loads(metadata["segdistill"]))
+        info = ModelInfo.model_validate(json.loads(header))
     except (ValidationError, ValueError, RecursionError) as error:
         raise ModelError(f"The header of {path} is not one this version reads: {error}") from None
+    if info.header_sha256 and _digest(header.replace(info.header_sha256, "")) != info.header_sha256:
+        raise ModelError(f"{path} is damaged: its header is not as it was written.", RESTORE)
+    return info
 
 
 def load_model(path: Path) -> tuple[SegNetwork, ModelInfo]:
@@ -97,9 +107,7 @@ def load_model(path: Path) -> tuple[SegNetwork, ModelInfo]:
     except (UsageError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{path} does not hold a {info.network.network}: {error}") from None
     if weights_digest(weights) != info.sha256:
-        raise ModelError(
-            f"{path} is damaged: its weights are not those its header names.", "Restore the file, or train again."
-        )
+        raise ModelError(f"{path} is damaged: its weights are not those its header names.", RESTORE)
     network.mean.copy_(torch.tensor(info.mean).view_as(network.mean))
     network.std.copy_(torch.tensor(info.std).view_as(network.std))
     return network.eval(), info
@@ -136,15 +144,21 @@ def weights_digest(weights: dict[str, torch.Tensor]) -> str:
 
 
 def save_state(path: Path, state: dict[str, Any], *, keep_previous: bool = False) -> None:
-    """Write a training's state behind its own digest; with `keep_previous` the one before stays as `NAME.prev`."""
+    """Write a training's state behind its own digest; with `keep_previous` the one before stays as `NAME.prev`.
+
+    Raises:
+        CheckError: if a tensor is not finite. Nothing is written then.
+    """
+    _check_finite(path, dict(_tensors(state)))
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getvalue()
-    head = STATE_MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n"
+    new = path.with_name(f".{path.name}.new.tmp")  # whole before the names change: a full disk costs neither old one
+    write_atomic(new, STATE_MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
     if keep_previous and path.exists():
         path.replace(path.with_name(f"{path.name}.prev"))
-        sync_folder(path.parent)
-    write_atomic(path, head + payload)
+    new.replace(path)
+    sync_folder(path.parent)
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -161,5 +175,28 @@ def load_state(path: Path) -> dict[str, Any]:
     digest = hashlib.sha256(payload).hexdigest()
     if not head.startswith(STATE_MAGIC) or head[len(STATE_MAGIC) :].decode(errors="replace") != digest:
         raise ModelError(f"{path} is damaged: its content has the sha256 {digest}, not the one it names.")
-    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a forged file leads to; torch's own text advises to run its code
+        raise ModelError(f"{path} holds something else than a training's state ({type(error).__name__}).") from None
     return state
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_finite(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    if bad := [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
+        raise CheckError(
+            f"{len(bad)} tensors are not finite, {bad[0]} among them: {path} was not written.", "Lower optim.lr."
+        )
+
+
+def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield every tensor of nested dictionaries and lists, with its path."""
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, dict | list | tuple):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _tensors(inner, f"{name}.{key}" if name else str(key))

@@ -1,4 +1,7 @@
-"""The command line: flags to configuration, results to stdout. torch is imported by the commands, not by `--help`."""
+"""The command line: flags to configuration, results to stdout.
+
+`--help` must come at once, so what takes long to import (torch, pydantic, rich) is imported where it is used.
+"""
 
 import json
 import os
@@ -7,28 +10,52 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tomli_w
 import typer
+from typer.core import TyperCommand
 
 from segdistill import __version__
-from segdistill.config import RunConfig, components, load_preset, preset_folder, preset_names
-from segdistill.console import Terminal
 from segdistill.errors import CheckError, DataError, ResourceError, SegdistillError, Stopped, UsageError, nearest
 
 if TYPE_CHECKING:
+    from segdistill.config import RunConfig
+    from segdistill.console import Terminal
     from segdistill.run import Outcome
+
+
+class Command(TyperCommand):
+    """A command whose help lists the options by group, in plain text: typer's boxes take three times as long."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write a section per group."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if record := parameter.get_help_record(ctx):
+                kind = "Options" if parameter.opts[0].startswith("-") else "Arguments"
+                groups.setdefault(getattr(parameter, "rich_help_panel", None) or kind, []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
+    context_settings={"max_content_width": 100, "help_option_names": ["--help", "-h"]},
     help="Distil heavy semantic-segmentation networks into students that run in real time, and prove that they do.",
-    epilog="Start with: [bold]segdistill quickstart[/]",
+    epilog="Start with: segdistill quickstart",
 )
-presets_app = typer.Typer(no_args_is_help=True, help="The recipes: one complete TOML file each.")
-data_app = typer.Typer(no_args_is_help=True, help="Data sets.")
+presets_app = typer.Typer(
+    no_args_is_help=True, help="List, show and copy the recipes.", epilog="Example: segdistill presets list"
+)
+data_app = typer.Typer(no_args_is_help=True, help="Check data sets.", epilog="Example: segdistill data check streets")
 app.add_typer(presets_app, name="presets")
 app.add_typer(data_app, name="data")
+
+
+def example(line: str) -> dict[str, Any]:
+    """Return a command's settings: grouped help that ends in an example, on a line of its own to copy."""
+    return {"cls": Command, "epilog": f"\b\nExample:\n  {line}"}
 
 
 class Precision(StrEnum):
@@ -47,27 +74,43 @@ class Baseline(StrEnum):
 
 
 RUN, DATA, OUTPUT = "Run", "Data", "Output"
-PresetFlag = Annotated[str, typer.Option("--preset", help="A name from `presets list`, or a .toml file.")]
+PresetFlag = Annotated[
+    str, typer.Option("--preset", metavar="PRESET", help="A name from `presets list`, or a .toml file.")
+]
 DataFlag = Annotated[
     str | None,
     typer.Option(
-        "--data", help="NAME or NAME:PATH, for example camvid:CamVid. Default: streets.", rich_help_panel=DATA
+        "--data",
+        metavar="D",
+        help="NAME or NAME:PATH, for example camvid:CamVid. Default: streets.",
+        rich_help_panel=DATA,
     ),
 ]
-OutFlag = Annotated[Path | None, typer.Option("--out", help="Folder of the run.", rich_help_panel=OUTPUT)]
-StepsFlag = Annotated[int | None, typer.Option("--steps", min=1, help="No stage runs longer.", rich_help_panel=RUN)]
+OutFlag = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Folder of the run.", rich_help_panel=OUTPUT)
+]
+StepsFlag = Annotated[
+    int | None, typer.Option("--steps", metavar="N", min=1, help="No stage runs longer.", rich_help_panel=RUN)
+]
 SetFlag = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a preset's key, e.g. optim.lr=0.005. Repeatable."),
 ]
-DeviceFlag = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)]
+DeviceFlag = Annotated[
+    str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)
+]
 PrecisionFlag = Annotated[
     Precision | None, typer.Option("--precision", help="Default: the preset's (auto).", rich_help_panel=RUN)
 ]
 ExactFlag = Annotated[Precision, typer.Option("--precision", help="Of the network.", rich_help_panel=RUN)]
-SeedFlag = Annotated[int | None, typer.Option("--seed", min=0, help="Default: the preset's.", rich_help_panel=RUN)]
+SeedFlag = Annotated[
+    int | None, typer.Option("--seed", metavar="N", min=0, help="Default: the preset's.", rich_help_panel=RUN)
+]
 WorkersFlag = Annotated[
-    int | None, typer.Option("--workers", min=0, help="Loader processes; 0 reads in the main one.", rich_help_panel=RUN)
+    int | None,
+    typer.Option(
+        "--workers", metavar="N", min=0, help="Loader processes; 0 reads in the main one.", rich_help_panel=RUN
+    ),
 ]
 ResumeFlag = Annotated[bool, typer.Option("--resume", help="Continue the run in --out, exactly.", rich_help_panel=RUN)]
 OverwriteFlag = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.", rich_help_panel=OUTPUT)]
@@ -83,6 +126,10 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON
 QuietFlag = Annotated[
     bool, typer.Option("--quiet", "-q", help="Only results, warnings, errors.", rich_help_panel=OUTPUT)
 ]
+VerboseFlag = Annotated[
+    bool, typer.Option("--verbose", "-v", help="A line for every step, no bar.", rich_help_panel=OUTPUT)
+]
+PresetArgument = Annotated[str, typer.Argument(metavar="NAME", help="As `segdistill presets list` shows it.")]
 ModelArgument = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A run's folder, a .safetensors model file or an .onnx file.")
 ]
@@ -99,23 +146,25 @@ def root(
         raise typer.Exit
 
 
-@app.command(epilog="Example: [bold]segdistill quickstart --out runs/quickstart[/]")
+@app.command(**example("segdistill quickstart --out runs/quickstart"))
 def quickstart(
-    out: Annotated[Path, typer.Option("--out", help="Folder of everything.", rich_help_panel=OUTPUT)] = Path(
-        "runs/quickstart"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder of everything.", rich_help_panel=OUTPUT)
+    ] = Path("runs/quickstart"),
     steps: StepsFlag = None,
     device: DeviceFlag = "auto",
     workers: WorkersFlag = None,
+    resume: ResumeFlag = False,
     overwrite: OverwriteFlag = False,
     quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
 ) -> None:
-    """See the whole path in a few minutes, on generated road scenes: train, distil, compare, export, infer."""
+    """See the whole path in a few minutes. On generated road scenes: train, distil, compare, export, infer."""
     from segdistill import run
     from segdistill.quickstart import quickstart
 
-    terminal = Terminal(quiet=quiet)
-    options = run.Options(out, device, workers, overwrite=overwrite, command=words())
+    terminal = open_terminal(quiet=quiet, verbose=verbose)
+    options = run.Options(out, device, workers, resume, overwrite, command=words())
     result = quickstart(out, options, steps, terminal)
     failures = result.exported.pop("failures")
     show_export(terminal, result.exported)
@@ -126,7 +175,7 @@ def quickstart(
         raise CheckError("The exported student did not pass: " + "; ".join(failures) + ".")
 
 
-@app.command(epilog="Example: [bold]segdistill train-teacher --preset skd --teacher pspnet50 --data camvid:CamVid[/]")
+@app.command(**example("segdistill train-teacher --preset skd --teacher pspnet50 --data camvid:CamVid"))
 def train_teacher(
     preset: PresetFlag = "skd",
     teacher: Annotated[
@@ -148,10 +197,11 @@ def train_teacher(
     dry_run: DryFlag = False,
     json_: JsonFlag = False,
     quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
 ) -> None:
     """Train a teacher on labelled images."""
-    terminal = Terminal(quiet=quiet)
-    config = configuration(terminal, preset, data, steps, set_, seed, precision, teacher=teacher)
+    terminal = open_terminal(quiet=quiet, verbose=verbose)
+    config = checked(configuration(terminal, preset, data, steps, set_, seed, precision), teacher=teacher)
     if print_config:
         return show_config(config)
     from segdistill import run
@@ -162,11 +212,13 @@ def train_teacher(
     return show_outcome(terminal, run.train_teacher(config, options, terminal), as_json=json_)
 
 
-@app.command(epilog="Example: [bold]segdistill distill --preset skd --teacher pspnet101 --student resnet18[/]")
+@app.command(**example("segdistill distill --preset skd --teacher pspnet101 --student resnet18"))
 def distill(
     teacher: Annotated[
         str,
-        typer.Option("--teacher", help="A run's folder, a model file, or a network: found under runs/, or trained."),
+        typer.Option(
+            "--teacher", metavar="T", help="A run's folder, a model file, or a network: found under runs/, or trained."
+        ),
     ],
     student: Annotated[str, typer.Option("--student", metavar="NET", help="A network from `segdistill networks`.")],
     preset: PresetFlag = "skd",
@@ -193,14 +245,16 @@ def distill(
     dry_run: DryFlag = False,
     json_: JsonFlag = False,
     quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
 ) -> None:
     """Distil a teacher into a student."""
-    terminal = Terminal(quiet=quiet)
-    config = configuration(terminal, preset, data, steps, set_, seed, precision, teacher=teacher, student=student)
-    if print_config:
-        return show_config(config)
+    terminal = open_terminal(quiet=quiet, verbose=verbose)
+    config = configuration(terminal, preset, data, steps, set_, seed, precision)
     from segdistill import run
 
+    config = checked(config, teacher=None if run.is_path(teacher) else teacher, student=student)
+    if print_config:
+        return show_config(config)
     options = run.Options(
         *(out, device, workers, resume, overwrite, dry_run, pretrained, backbone_weights, init_weights),
         baseline=baseline is not None,
@@ -209,49 +263,59 @@ def distill(
     return show_outcome(terminal, run.distill(config, teacher, options, terminal), as_json=json_)
 
 
+def open_terminal(*, quiet: bool = False, verbose: bool = False) -> "Terminal":
+    """Return what talks to the user."""
+    from segdistill.console import Terminal
+
+    return Terminal(quiet=quiet, verbose=verbose)
+
+
 def configuration(
-    terminal: Terminal,
+    terminal: "Terminal",
     preset: str,
     data: str | None,
     steps: int | None,
     overrides: list[str] | None,
     seed: int | None,
     precision: Precision | None,
-    *,
-    teacher: str | None = None,
-    student: str | None = None,
-) -> RunConfig:
-    """Resolve preset, overrides and flags; a teacher given as a path leaves the preset's teacher network as it is."""
+) -> "RunConfig":
+    """Resolve preset, data set, overrides and flags."""
+    from segdistill.config import find_data, load_preset
+
     overrides = overrides or []
     flags: dict[str, Any] = {}
     if seed is not None:
         flags["seed"] = seed
     if precision is not None:
         flags["precision"] = str(precision)
-    given = data or next((text.partition("=")[2] for text in overrides if text.startswith("data.name=")), None)
-    if given is None:
-        given = available_data(load_preset(preset, overrides).data.name)
-        if given == "streets":
+    if data is None and not any(text.partition("=")[0].strip() == "data.name" for text in overrides):
+        data = available_data(load_preset(preset, overrides).data.name)
+        if data == "streets":
             terminal.say("No --data: the built-in scenes (streets) are used.")
-    config = load_preset(preset, overrides, data=given, flags=flags).capped(steps)
-    from segdistill.networks import resolve_name
-    from segdistill.run import is_path
-
-    names = {"student": config.student.network, "teacher": config.teacher.network}
-    if student is not None:
-        names["student"] = student
-    if teacher is not None and not is_path(teacher):
-        names["teacher"] = teacher
-    decoders = {"student": config.student.network, "teacher": config.teacher.network}
-    return config.changed(
-        **{f"{role}.network": resolve_name(name, decoders[role].partition("-")[0]) for role, name in names.items()}
-    )
+    config = load_preset(preset, overrides, data=data, flags=flags).capped(steps)
+    find_data(config.data.name)
+    return config
 
 
 def available_data(name: str) -> str:
-    """Return the preset's own data set where it lies in $SEGDISTILL_DATA, else the built-in one."""
+    """Return the preset's own data set where it has a path or lies in $SEGDISTILL_DATA, else the built-in one."""
+    from segdistill.config import components
+
     folder = os.environ.get("SEGDISTILL_DATA")
-    return name if folder and name in components("data") and (Path(folder) / name).is_dir() else "streets"
+    there = bool(folder) and name in components("data") and Path(str(folder), name).is_dir()
+    return name if there or ":" in name else "streets"
+
+
+def checked(config: "RunConfig", *, teacher: str | None = None, student: str | None = None) -> "RunConfig":
+    """Check names of networks and tables of terms; return the configuration with the networks' full names."""
+    from segdistill.networks import resolve_name
+    from segdistill.terms import check_terms
+
+    check_terms(config.terms)
+
+    roles = {"teacher": (teacher, config.teacher.network), "student": (student, config.student.network)}
+    names = {role: resolve_name(given or own, own.partition("-")[0]) for role, (given, own) in roles.items()}
+    return config.changed(**{f"{role}.network": name for role, name in names.items()})
 
 
 def words() -> tuple[str, ...]:
@@ -259,12 +323,14 @@ def words() -> tuple[str, ...]:
     return tuple(sys.argv[1:])
 
 
-def show_config(config: RunConfig) -> None:
+def show_config(config: "RunConfig") -> None:
     """Print a resolved configuration: a preset again."""
+    import tomli_w
+
     typer.echo(tomli_w.dumps(config.to_dict()), nl=False)
 
 
-def show_outcome(terminal: Terminal, outcome: "Outcome", *, as_json: bool) -> None:
+def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool) -> None:
     """Print the table of what was trained, and what to do next."""
     if as_json:
         return typer.echo(json.dumps(outcome.to_json(), indent=2))
@@ -273,38 +339,40 @@ def show_outcome(terminal: Terminal, outcome: "Outcome", *, as_json: bool) -> No
     header = ["", "network", "mIoU %", "best", "pixel acc. %", "parameters M", "GMACs"]
     rows = [
         [
-            row.name,
-            row.network,
-            f"{100 * row.scores.miou:.2f}",
-            "-" if row.best is None else f"{100 * row.best:.2f}",
-            f"{100 * row.scores.pixel_accuracy:.2f}",
-            f"{row.parameters / 1e6:.2f}",
-            f"{row.macs / 1e9:.2f}",
+            name,
+            result["network"],
+            *(percent(result[key]) for key in ("miou", "best_miou", "pixel_accuracy")),
+            f"{result['parameters'] / 1e6:.2f}",
+            f"{result['macs'] / 1e9:.2f}",
         ]
-        for row in outcome.rows
+        for name, result in outcome.results.items()
     ]
-    if outcome.rows:
-        terminal.table(f"{outcome.rows[-1].scores.images} validation images, weights of the last step", header, rows)
+    if rows:
+        images = next(iter(outcome.results.values()))["images"]
+        terminal.table(f"{images} validation images, weights of the last step", header, rows)
         terminal.result(f"Run: {outcome.folder}")
         terminal.say(f"Next: segdistill export {outcome.folder}")
     return None
 
 
-@app.command(epilog="Example: [bold]segdistill evaluate runs/camvid-student --data camvid:CamVid[/]")
+@app.command(**example("segdistill evaluate runs/camvid-student --data camvid:CamVid"))
 def evaluate(
     model: ModelArgument,
     data: DataFlag = None,
-    split: Annotated[str, typer.Option("--split", help="train, val or test.", rich_help_panel=DATA)] = "val",
+    split: Annotated[
+        str, typer.Option("--split", metavar="SPLIT", help="train, val or test.", rich_help_panel=DATA)
+    ] = "val",
     device: DeviceFlag = "auto",
     precision: ExactFlag = Precision.fp32,
     workers: WorkersFlag = None,
     json_: JsonFlag = False,
     quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
 ) -> None:
-    """Score a model: mIoU over one confusion matrix at the labels' own size, IoU per class, pixel accuracy."""
+    """Score a model. mIoU over one confusion matrix at the labels' own size, IoU per class, pixel accuracy."""
     from segdistill import deploy, run
 
-    terminal = Terminal(quiet=quiet)
+    terminal = open_terminal(quiet=quiet, verbose=verbose)
     workers = run.default_workers() if workers is None else workers
     result = deploy.evaluate_model(model, data, split, device, str(precision), workers, terminal)
     if json_:
@@ -319,7 +387,7 @@ def evaluate(
     return None
 
 
-@app.command(epilog="Example: [bold]segdistill export runs/camvid-student --data camvid:CamVid --max-ms 50[/]")
+@app.command(**example("segdistill export runs/camvid-student --data camvid:CamVid --max-ms 50"))
 def export(
     model: ModelArgument,
     output: Annotated[
@@ -328,18 +396,23 @@ def export(
     ] = None,
     size: Annotated[str | None, typer.Option("--size", metavar="HxW", help="Of the images it is measured on.")] = None,
     data: DataFlag = None,
-    min_fps: Annotated[float | None, typer.Option("--min-fps", min=0, help="Exit 4 if it is slower.")] = None,
-    max_ms: Annotated[float | None, typer.Option("--max-ms", min=0, help="Exit 4 if it is slower.")] = None,
+    min_fps: Annotated[
+        float | None, typer.Option("--min-fps", metavar="F", min=0, help="Exit 4 if it is slower.")
+    ] = None,
+    max_ms: Annotated[
+        float | None, typer.Option("--max-ms", metavar="M", min=0, help="Exit 4 if it is slower.")
+    ] = None,
     device: DeviceFlag = "auto",
     workers: WorkersFlag = None,
     overwrite: OverwriteFlag = False,
     json_: JsonFlag = False,
     quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
 ) -> None:
-    """Export a model to ONNX, prove the graph equal on real images, and measure its speed."""
+    """Export to ONNX, prove it equal, measure it. It is compared with PyTorch on the validation images."""
     from segdistill import deploy, run
 
-    terminal = Terminal(quiet=quiet)
+    terminal = open_terminal(quiet=quiet, verbose=verbose)
     if min_fps is not None and max_ms is not None:
         raise UsageError("--min-fps and --max-ms say the same: give one of them.")
     workers = run.default_workers() if workers is None else workers
@@ -356,7 +429,7 @@ def export(
     terminal.say(f"Next: segdistill infer {result['file']} IMAGES --out DIR")
 
 
-def show_export(terminal: Terminal, result: dict[str, Any]) -> None:
+def show_export(terminal: "Terminal", result: dict[str, Any]) -> None:
     """Print the checks and the latencies of an export."""
     check = result["check"]
     terminal.table(
@@ -389,13 +462,13 @@ def show_export(terminal: Terminal, result: dict[str, Any]) -> None:
     terminal.table(title, ["", "first", "p50", "p90", "p99", "fps", "runs"], rows)
 
 
-@app.command(
-    epilog="Example: [bold]segdistill infer runs/camvid-student/model.onnx CamVid/val --out labels --overlay[/]"
-)
+@app.command(**example("segdistill infer runs/camvid-student/model.onnx CamVid/val --out labels --overlay"))
 def infer(
     model: ModelArgument,
     source: Annotated[str, typer.Argument(metavar="INPUT", help="An image, a folder, or a pattern in quotes.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the label maps.", rich_help_panel=OUTPUT)],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder of the label maps.", rich_help_panel=OUTPUT)
+    ],
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Also write the image under the classes' colours.", rich_help_panel=OUTPUT)
     ] = False,
@@ -404,11 +477,12 @@ def infer(
     overwrite: OverwriteFlag = False,
     json_: JsonFlag = False,
     quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
 ) -> None:
-    """Label images: one palette PNG of class ids each, sub-folders mirrored."""
+    """Label images. One palette PNG of class ids each, sub-folders mirrored."""
     from segdistill import deploy
 
-    terminal = Terminal(quiet=quiet)
+    terminal = open_terminal(quiet=quiet, verbose=verbose)
     summary = deploy.infer_images(model, source, out, device, str(precision), overlay, overwrite, terminal)
     failed = [{"file": str(failure.path), "reason": failure.reason} for failure in summary.failed]
     speed = summary.images_per_second
@@ -423,17 +497,17 @@ def infer(
         raise DataError(f"{len(failed)} of {len(failed) + summary.done} images could not be read:\n{lines}{more}")
 
 
-app.command("val", hidden=True)(evaluate)
-app.command("predict", hidden=True)(infer)
+app.command("val", cls=Command, hidden=True)(evaluate)
+app.command("predict", cls=Command, hidden=True)(infer)
 
 
-@app.command()
+@app.command(**example("segdistill networks --size 360x480 --classes 11"))
 def networks(
     size: Annotated[str, typer.Option("--size", metavar="HxW", help="Of the image the MACs are for.")] = "512x1024",
-    classes: Annotated[int, typer.Option("--classes", min=1, help="Number of classes.")] = 19,
+    classes: Annotated[int, typer.Option("--classes", metavar="N", min=1, help="Number of classes.")] = 19,
     json_: JsonFlag = False,
 ) -> None:
-    """List the networks with parameters, MACs and FLOPs (twice the MACs), at output stride 8 without auxiliary head."""
+    """List the networks with their costs. FLOPs are twice the MACs; output stride 8, no auxiliary head."""
     from segdistill.run import list_networks
 
     shape = parse_size(size) or (512, 1024)
@@ -444,14 +518,14 @@ def networks(
         [e["name"], f"{e['parameters'] / 1e6:.3f}", f"{e['macs'] / 1e9:.2f}", f"{e['flops'] / 1e9:.2f}"]
         for e in entries
     ]
-    return Terminal().table(
+    return open_terminal().table(
         f"{classes} classes, at {shape[0]}x{shape[1]}", ["network", "parameters M", "GMACs", "GFLOPs"], rows
     )
 
 
-@app.command()
+@app.command(**example("segdistill doctor"))
 def doctor(json_: JsonFlag = False) -> None:
-    """Check this machine and this installation; exit 4 if something is broken."""
+    """Check machine and installation. Exit 4 if something is broken."""
     from segdistill.doctor import examine
 
     findings = examine()
@@ -460,19 +534,19 @@ def doctor(json_: JsonFlag = False) -> None:
             json.dumps([{"name": f.name, "value": f.value, "ok": f.ok, "cure": f.cure} for f in findings], indent=2)
         )
     else:
-        Terminal().table("", ["", "found", ""], [[f.name, f.value, "ok" if f.ok else "BROKEN"] for f in findings])
+        open_terminal().table("", ["", "found", ""], [[f.name, f.value, "ok" if f.ok else "BROKEN"] for f in findings])
     if broken := [finding for finding in findings if not finding.ok]:
         raise CheckError(f"{len(broken)} thing(s) are not all right.", "\n".join(f"{f.name}: {f.cure}" for f in broken))
 
 
-@data_app.command("check")
+@data_app.command("check", **example("segdistill data check camvid:CamVid"))
 def data_check(
     data: Annotated[str, typer.Argument(metavar="D", help="NAME or NAME:PATH.")], json_: JsonFlag = False
 ) -> None:
-    """Read every image and label of a data set: exit 3 names what cannot be used."""
+    """Read every image and label. Exit 3 names the files that cannot be used."""
     from segdistill.data import check_files, load_data
 
-    terminal = Terminal()
+    terminal = open_terminal()
     source = load_data(data)
     census = check_files(source, source.splits)
     for warning in (*source.warnings, *census.warnings):
@@ -510,26 +584,32 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
-@presets_app.command("list")
+@presets_app.command("list", **example("segdistill presets list"))
 def presets_list(json_: JsonFlag = False) -> None:
     """List the presets."""
+    from segdistill.config import load_preset, preset_names
+
     presets = [load_preset(name) for name in preset_names()]
     if json_:
         entries = [{"name": p.preset, "about": p.about, "paper": p.paper, "terms": sorted(p.terms)} for p in presets]
         return typer.echo(json.dumps(entries, indent=2))
     rows = [[p.preset, p.about, p.paper] for p in presets]
-    return Terminal().table("", ["preset", "what it does", "paper"], rows)
+    return open_terminal().table("", ["preset", "what it does", "paper"], rows)
 
 
-@presets_app.command("show")
-def presets_show(name: str) -> None:
-    """Print a preset's file, with the source of every number."""
+@presets_app.command("show", **example("segdistill presets show skd"))
+def presets_show(name: PresetArgument) -> None:
+    """Print a preset, with the source of every number."""
     typer.echo(_preset_file(name).read_text(encoding="utf-8"), nl=False)
 
 
-@presets_app.command("copy")
-def presets_copy(name: str, file: Path, overwrite: OverwriteFlag = False) -> None:
-    """Copy a preset to a file of your own, to edit and to give as --preset FILE."""
+@presets_app.command("copy", **example("segdistill presets copy skd mine.toml"))
+def presets_copy(
+    name: PresetArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Ends in .toml.")],
+    overwrite: OverwriteFlag = False,
+) -> None:
+    """Copy a preset to a file. It is yours to edit and to give as --preset FILE."""
     from segdistill.store import write_atomic
 
     if file.suffix != ".toml":
@@ -537,10 +617,12 @@ def presets_copy(name: str, file: Path, overwrite: OverwriteFlag = False) -> Non
     if file.exists() and not overwrite:
         raise UsageError(f"{file} exists.", "Choose another name, or add --overwrite.")
     write_atomic(file, _preset_file(name).read_bytes())
-    Terminal().say(f"Wrote {file}.")
+    open_terminal().say(f"Wrote {file}.")
 
 
 def _preset_file(name: str) -> Path:
+    from segdistill.config import preset_folder, preset_names
+
     if name not in preset_names():
         raise UsageError(f"Unknown preset {name!r}.", nearest(name, preset_names()))
     return preset_folder() / f"{name}.toml"
@@ -550,22 +632,18 @@ def main() -> None:
     """Run the command line and turn errors into a panel and an exit code; tracebacks only with --debug."""
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
-    terminal = Terminal()
     try:
-        app(standalone_mode=True)
-    except SegdistillError as error:
+        app()
+    except SystemExit as end:
+        if end.code == 130:  # what typer makes of a KeyboardInterrupt
+            open_terminal().warn("Interrupted.")
+        raise
+    except Exception as error:
+        known = error if isinstance(error, SegdistillError) else _explain(error)
         if debug and not isinstance(error, Stopped):
             raise
-        terminal.error(error)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        terminal.warn("Interrupted.")
-        sys.exit(130)
-    except Exception as error:
-        if debug:
-            raise
-        terminal.error(_explain(error))
-        sys.exit(1)
+        open_terminal().error(known)
+        sys.exit(known.exit_code)
 
 
 def _explain(error: Exception) -> SegdistillError:
@@ -576,4 +654,6 @@ def _explain(error: Exception) -> SegdistillError:
             f"Out of memory. {text.splitlines()[0]}",
             "Use a smaller data.batch_size or data.crop, optim.accumulate=2, or a smaller network.",
         )
+    if isinstance(error, OSError) and error.filename is not None:
+        return UsageError(f"{error.filename}: {error.strerror}.", "Check that path.")
     return SegdistillError(f"Internal error. {text}", "Run it again with --debug for the traceback.")

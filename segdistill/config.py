@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from segdistill.errors import UsageError, nearest
 
@@ -120,6 +120,14 @@ class RunConfig(Strict):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
 
+    @field_validator("terms")
+    @classmethod
+    def _known(cls, terms: dict[str, TermConfig]) -> dict[str, TermConfig]:
+        known = components("terms")
+        if unknown := [f"unknown term {name!r}. {nearest(name, known)}" for name in terms if name not in known]:
+            raise ValueError(" ".join(unknown))
+        return terms
+
     def to_dict(self) -> dict[str, Any]:
         """Return the tables as a preset's file has them, unset values left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -170,7 +178,8 @@ def load_preset(
     table.setdefault("preset", path.stem)
     settings = [_parse_override(text) for text in overrides]
     chosen = data or next((str(value) for key, value in reversed(settings) if key == "data.name"), None)
-    chosen = chosen or str((table.get("data") or {}).get("name", "streets"))
+    own = table.get("data")
+    chosen = chosen or str(own.get("name", "streets") if isinstance(own, dict) else "streets")
     if not isinstance(tables, dict) or not all(isinstance(value, dict) for value in tables.values()):
         raise UsageError(f"{path}: [on] holds one table per data set", "Write [on.camvid.data], [on.camvid.optim], ...")
     _merge(table, tables.get(chosen.partition(":")[0], {}))
@@ -180,7 +189,8 @@ def load_preset(
         _assign(table, key, value, f"--set {key}")
     for key, value in (flags or {}).items():
         _assign(table, key, value, key)
-    return validated(RunConfig, table, f"preset {path}")
+    given = "".join(f" with --set {key}" for key, _ in settings)
+    return validated(RunConfig, table, f"preset {name_or_path}{given}")
 
 
 def preset_names() -> list[str]:
@@ -199,16 +209,26 @@ def components(package: str) -> list[str]:
     return sorted(p.stem.replace("_", "-") for p in (PACKAGE / package).glob("*.py") if not p.stem.startswith("_"))
 
 
-def find(package: str, name: str, kind: str) -> str:
+def find(package: str, name: str, kind: str, hint: str = "") -> str:
     """Return the module that a preset names, e.g. `segdistill.terms.pairwise`.
 
     Raises:
-        UsageError: if there is no such file, with the nearest names.
+        UsageError: if there is no such file, with the nearest names and the hint.
     """
     known = components(package)
     if name not in known:
-        raise UsageError(f"Unknown {kind} {name!r}.", nearest(name, known))
+        raise UsageError(f"Unknown {kind} {name!r}.", f"{nearest(name, known)} {hint}".strip())
     return f"segdistill.{package}.{name.replace('-', '_')}"
+
+
+def find_data(spec: str) -> str:
+    """Return the module of the data set that NAME or NAME:PATH names.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    hint = "Data is given as NAME or NAME:PATH, for example camvid:/data/CamVid."
+    return find("data", spec.partition(":")[0], "data set", hint)
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -230,8 +250,10 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
         return f"{'.'.join(path)}: unknown key. {nearest(path[-1], _keys_at(model, path[:-1]))}"
     if problem["type"] == "missing":
         return f"{'.'.join(path)}: missing"
-    found = problem["input"]
-    return f"{'.'.join(path)}: {problem['msg']}" + ("" if isinstance(found, dict) else f" (found {found!r})")
+    expected, found = problem["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list"), problem["input"]
+    if problem["type"] in ("model_type", "dict_type"):
+        expected = "Input should be a table of keys"
+    return f"{'.'.join(path)}: {expected}" + ("" if isinstance(found, dict) else f" (found {found!r})")
 
 
 def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:

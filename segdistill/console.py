@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -17,14 +17,17 @@ from segdistill.talk import Advance, Rows, duration
 
 PLAIN_INTERVAL = 10.0
 """Seconds between two lines of progress where there is no terminal to draw a bar on."""
+UNFOLDED = 10_000
+"""Columns where there is no terminal: a name in a log stays in one piece, so that it can be searched for."""
 
 
 class Terminal:
-    """Speaks to a person: a bar on a terminal, a line now and then elsewhere."""
+    """Speaks to a person: a bar on a terminal, a line now and then elsewhere, with `verbose` a line per step."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         self.quiet = quiet
-        self.err = Console(stderr=True, highlight=False)
+        self.verbose = verbose
+        self.err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else UNFOLDED)
         self.out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 
     def say(self, text: str) -> None:
@@ -50,7 +53,7 @@ class Terminal:
         """Show how far something is: a bar on a terminal, a line every few seconds elsewhere."""
         if self.quiet:
             yield lambda count, text: None
-        elif self.err.is_terminal:
+        elif self.err.is_terminal and not self.verbose:
             columns = [TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn()]
             times = [TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()]
             with Progress(*columns, *times, TextColumn("{task.fields[info]}"), console=self.err, transient=True) as bar:
@@ -66,7 +69,7 @@ class Terminal:
         def advance(count: int, text: str) -> None:
             nonlocal current, last, text_shown
             current, text_shown, now = current + count, text or text_shown, time.monotonic()
-            if now - last >= PLAIN_INTERVAL or current == total:
+            if now - last >= PLAIN_INTERVAL or current == total or (self.verbose and count):
                 left = (now - start) / max(current - done, 1) * (total - current)
                 self.say(
                     f"{title} {current}/{total}  {duration(now - start)} done, {duration(left)} left  {text_shown}"
@@ -80,22 +83,24 @@ class Terminal:
         self.out.print(escape(text), soft_wrap=True)
 
     def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table of results to stdout; all columns but the first are aligned to the right."""
+        """Print a table of results to stdout; columns of numbers are aligned to the right."""
         if title:
             self.out.print(f"[bold]{escape(title)}[/]", soft_wrap=True)
         table = Table()
         for index, name in enumerate(header):
-            table.add_column(escape(name), justify="left" if index == 0 else "right", no_wrap=index == 0)
+            numbers = all(set(row[index]) <= set("0123456789.,-+% ") for row in rows)
+            table.add_column(escape(name), justify="right" if numbers else "left", no_wrap=index == 0)
         for row in rows:
             table.add_row(*(escape(cell) for cell in row))
         self.out.print(table)
 
     def error(self, error: SegdistillError) -> None:
-        """Print what was found and what to do, in one panel."""
-        parts = [Text(error.what)] + ([Text(error.fix, style="cyan")] if error.fix else [])
-        self.err.print(
-            Panel(Group(*parts), title=f"segdistill: {title_of(error)}", title_align="left", border_style="red")
-        )
+        """Print what was found in a panel, and below it what to do: commands there can be copied whole."""
+        title = f"segdistill: {title_of(error)}"
+        fold = self.err.width != UNFOLDED
+        self.err.print(Panel(Text(error.what), title=title, title_align="left", border_style="red", expand=fold))
+        if error.fix:
+            self.err.print(Text(error.fix, style="cyan"), soft_wrap=True)
 
 
 def title_of(error: SegdistillError) -> str:

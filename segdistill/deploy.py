@@ -13,7 +13,7 @@ from segdistill.checkpoint import ModelInfo, load_model, model_path
 from segdistill.data import DataSource, evaluation_batches, load_data
 from segdistill.engine import evaluate, resolve_device, resolve_precision
 from segdistill.errors import CheckError, UsageError
-from segdistill.export import OnnxModel, check_parity, export_onnx, export_report, reject, speed_gate
+from segdistill.export import OnnxModel, check_parity, export_onnx, export_report, speed_gate
 from segdistill.inference import Summary, find_inputs, infer
 from segdistill.latency import measure, torch_subject
 from segdistill.metrics import Scores
@@ -143,6 +143,8 @@ def export_model(
     if path.suffix == ".onnx":
         raise UsageError(f"{path} is exported already.", "Give a run's folder or a .safetensors file.")
     file = output or path.with_name("model.onnx" if model.is_dir() else f"{path.stem}.onnx")
+    if file.suffix != ".onnx":
+        raise UsageError(f"{file} does not end in .onnx.", "By that ending the other commands know a graph.")
     if file.exists() and not overwrite:
         raise UsageError(f"{file} exists.", "Add --overwrite, or choose another --output.")
     if not file.parent.is_dir():
@@ -151,34 +153,37 @@ def export_model(
     network, info = load_model(path)
     data = data_of(model, info, given, talk)
     images = data.split("val")
-    talk.say(f"Exporting {info.network.network} to {file}")
-    export_onnx(network, info, file)
-    exported, deployed = OnnxModel(file, where), as_deployed(network, where)
-
-    def predict(image: Tensor) -> Tensor:
-        with torch.no_grad():
-            logits: Tensor = deployed(image.to(where, memory_format=torch.channels_last))
-        return logits
-
     shape = size or info.size
-    batches = evaluation_batches(images, shape, batch_size=BATCH, workers=workers)
-    with talk.progress("checking", len(images.names)) as advance:
-        try:
+    talk.say(f"Exporting {info.network.network} to {file}")
+    unproven = file.with_name(f"{file.name}.unproven")
+    export_onnx(network, info.model_copy(update={"size": shape}), unproven)
+    try:
+        exported, deployed = OnnxModel(unproven, where), as_deployed(network, where)
+        image = next(iter(evaluation_batches(images, shape, batch_size=1))).image
+        talk.say(f"Measuring at {image.shape[2]}x{image.shape[3]}, batch 1, fp32, {torch.get_num_threads()} threads")
+        there = image.to(where, memory_format=torch.channels_last)
+        subjects = {"student": torch_subject(deployed, there), "onnxruntime": exported.subject(image)}
+        if info.teacher is not None:
+            teacher = as_deployed(build_network(info.teacher, len(info.classes)), where)
+            subjects = {"teacher": torch_subject(teacher, there)} | subjects
+        latencies = measure(subjects, threads=torch.get_num_threads())
+
+        def predict(image: Tensor) -> Tensor:
+            with torch.no_grad():
+                logits: Tensor = deployed(image.to(where, memory_format=torch.channels_last))
+            return logits
+
+        batches = evaluation_batches(images, shape, batch_size=BATCH, workers=workers)
+        with talk.progress("checking", len(images.names)) as advance:
             check = check_parity(predict, exported, batches, lambda count: advance(count, ""))
-            failures = check.failures()
-        except CheckError:
-            reject(file)
-            raise
-    if failures:
-        file = reject(file)
-    image = next(iter(evaluation_batches(images, shape, batch_size=1))).image
-    talk.say(f"Measuring at {image.shape[2]}x{image.shape[3]}, batch 1, fp32, {torch.get_num_threads()} threads")
-    on_device = image.to(where, memory_format=torch.channels_last)
-    subjects = {"student": torch_subject(deployed, on_device), "onnxruntime": exported.subject(image)}
-    if info.teacher is not None:
-        teacher = as_deployed(build_network(info.teacher, len(info.classes)), where)
-        subjects = {"teacher": torch_subject(teacher, on_device)} | subjects
-    latencies = measure(subjects, threads=torch.get_num_threads())
+    except CheckError:
+        unproven.replace(file.with_name(f"{file.name}.rejected"))
+        raise
+    except BaseException:
+        unproven.unlink(missing_ok=True)
+        raise
+    failures = check.failures()
+    file = unproven.replace(file.with_name(f"{file.name}.rejected") if failures else file)
     gate = speed_gate(latencies["onnxruntime"], min_fps=min_fps, max_ms=max_ms)
     if gate is not None and not gate.passed:
         failures = [*failures, f"the speed gate: {gate.limit}, measured {latencies['onnxruntime'].p50:.2f} ms"]

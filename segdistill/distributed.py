@@ -70,16 +70,15 @@ def sum_across(tensor: Tensor) -> Tensor:
     return total
 
 
-def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
-    """Average gradients over all processes, in one message. For what DistributedDataParallel does not wrap."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if not dist.is_initialized() or not gradients:
+def average(tensors: list[Tensor]) -> None:
+    """Average each tensor over all processes, in place and in one message."""
+    if not dist.is_initialized() or not tensors:
         return
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(flat)
     flat /= world_size()
-    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
+    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
 
 
 def share_of_step(batch: Batch, count: Callable[[Tensor], Tensor]) -> Tensor:

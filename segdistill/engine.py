@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from segdistill.config import OptimConfig
-from segdistill.distributed import average_gradients, rank, sum_across, world_size
+from segdistill.distributed import average, rank, sum_across, world_size
 from segdistill.errors import CheckError, UsageError
 from segdistill.metrics import Scores
 from segdistill.types import Batch, Frozen, Objective, Stage, Step
@@ -23,6 +23,8 @@ from segdistill.types import Batch, Frozen, Objective, Stage, Step
 MAX_BAD_STEPS = 3
 """Steps in a row that may have a non-finite gradient; each is left out. fp16 finds its loss scale that way."""
 MAX_BAD_STEPS_FP16 = 20
+PROBE_PASSES, PROBE_SECONDS = 3, 5.0
+"""A probe ends after so many passes, or with the one in which so much time is spent."""
 
 
 class Precision(NamedTuple):
@@ -108,6 +110,8 @@ class Training:
         if self.critic is not None:
             self.critic.requires_grad_(False)
         self.parameters = [p for p in self.trainee.parameters() if p.requires_grad]
+        self.frozen = tuple(f"{name}." for name, child in self.trainee.named_modules() if isinstance(child, Frozen))
+        self.buffers = [b for name, b in self.trainee.named_buffers() if not name.startswith(self.frozen)]
         self.optimizer = build_optimizer(stage.optim, self.parameters)
         self.scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.name == "fp16")
         self.critic_optimizer: torch.optim.Optimizer | None = None
@@ -116,8 +120,7 @@ class Training:
 
     def state(self) -> dict[str, Any]:
         """Return all that the next step depends on, the frozen teacher aside."""
-        frozen = _frozen_prefixes(self.trainee)
-        weights = {k: v for k, v in self.trainee.state_dict().items() if not k.startswith(frozen)}
+        weights = {k: v for k, v in self.trainee.state_dict().items() if not k.startswith(self.frozen)}
         return {
             "stage": self.stage.name,
             "step": self.step,
@@ -129,8 +132,7 @@ class Training:
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state` was taken."""
-        frozen = _frozen_prefixes(self.trainee)
-        teacher = {k: v for k, v in self.trainee.state_dict().items() if k.startswith(frozen)}
+        teacher = {k: v for k, v in self.trainee.state_dict().items() if k.startswith(self.frozen)}
         self.trainee.load_state_dict(state["weights"] | teacher)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.critic_optimizer is not None:
@@ -159,7 +161,8 @@ def fit(
         resume: what `Training.state` returned; None starts at step 0.
 
     Raises:
-        CheckError: if the gradient is not finite for several steps in a row. It never reaches the weights.
+        CheckError: if the gradient is not finite for several steps in a row. Such a step leaves the weights and the
+            statistics of batch norm as they were.
     """
     optim, device = stage.optim, precision.device
     training = Training(stage, precision)
@@ -169,9 +172,14 @@ def fit(
     if world_size() > 1:
         if device.type == "cuda":
             trainee = nn.SyncBatchNorm.convert_sync_batchnorm(trainee)
-        trainee = DistributedDataParallel(trainee, device_ids=[device.index] if device.type == "cuda" else None)
+        # It would give everyone the first process's buffers before each step, the teacher's too; we average ours after.
+        trainee = DistributedDataParallel(
+            trainee, device_ids=[device.index] if device.type == "cuda" else None, broadcast_buffers=False
+        )
+    before = [buffer.clone() for buffer in training.buffers]
     stream, bad = iter(batches), 0
     while training.step < optim.steps:
+        torch._foreach_copy_(before, training.buffers)
         torch.manual_seed(_mix(seed, training.step, rank()))
         lr = set_rate(training, optim)
         trainee.train()
@@ -184,7 +192,12 @@ def fit(
                 terms[name] = terms.get(name, torch.zeros_like(value)) + value.detach() / optim.accumulate
             names += batch.names
         norm = _apply(training)
-        bad = 0 if math.isfinite(norm) else bad + 1
+        if math.isfinite(norm):
+            bad = 0
+            average([buffer for buffer in training.buffers if buffer.is_floating_point()])
+        else:  # neither may what batch norm saw reach its statistics
+            bad += 1
+            torch._foreach_copy_(training.buffers, before)
         if bad > (MAX_BAD_STEPS_FP16 if training.scaler.is_enabled() else MAX_BAD_STEPS):
             raise _non_finite(training.step, terms, names, lr, bad)
         training.step += 1
@@ -199,7 +212,9 @@ class Probe(NamedTuple):
 
 
 def probe(stage: Stage, crop: tuple[int, int], num_classes: int, images: int, precision: Precision) -> Probe:
-    """Run one forward and backward pass on noise and leave everything as it was.
+    """Run forward and backward passes on noise and leave everything as it was.
+
+    The first pass of a process sets things up and can take ten times as long, so the fastest counts.
 
     Args:
         stage: what is going to be trained.
@@ -210,22 +225,24 @@ def probe(stage: Stage, crop: tuple[int, int], num_classes: int, images: int, pr
     """
     device = precision.device
     training = Training(stage, precision)
+    mode = training.stage.model.training
     training.trainee.train()
-    buffers = [buffer.clone() for buffer in training.trainee.buffers()]
+    before = [buffer.clone() for buffer in training.buffers]
+    times: list[float] = []
     micro = images // stage.optim.accumulate
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         image, label = torch.rand(micro, 3, *crop) * 255, torch.randint(num_classes, (micro, *crop))
         batch = to_device(Batch(image, label, ("noise",) * micro, torch.arange(micro)), device)
-        start = time.perf_counter()
-        _backward(training.trainee, training, batch, precision)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds = (time.perf_counter() - start) * stage.optim.accumulate
-    training.trainee.zero_grad()
-    with torch.no_grad():
-        for buffer, before in zip(training.trainee.buffers(), buffers, strict=True):
-            buffer.copy_(before)
-    return Probe(seconds, peak_bytes(device))
+        while len(times) < PROBE_PASSES and sum(times) < PROBE_SECONDS:
+            start = time.perf_counter()
+            _backward(training.trainee, training, batch, precision)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            times.append(time.perf_counter() - start)
+            training.trainee.zero_grad()
+    torch._foreach_copy_(training.buffers, before)
+    training.trainee.train(mode)
+    return Probe(min(times) * stage.optim.accumulate, peak_bytes(device))
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -286,7 +303,7 @@ def build_optimizer(config: OptimConfig, parameters: list[nn.Parameter]) -> torc
 def poly_rate(config: OptimConfig, step: int, steps: int) -> float:
     """Return lr * (1 - step / steps) ** power, risen to linearly over the warm-up."""
     rise = min(1.0, (step + 1) / (config.warmup + 1))
-    return config.lr * rise * (1 - step / steps) ** config.power
+    return config.lr * rise * math.pow(1 - step / steps, config.power)
 
 
 def set_rate(training: Training, optim: OptimConfig) -> float:
@@ -340,9 +357,9 @@ def _apply(training: Training) -> float:
     norm = torch.nn.utils.get_total_norm([p.grad for p in training.parameters if p.grad is not None])
     check = norm
     if training.critic is not None:
-        critic_parameters = list(training.critic.parameters())
-        average_gradients(critic_parameters)
-        check = norm + torch.nn.utils.get_total_norm([p.grad for p in critic_parameters if p.grad is not None])
+        gradients = [p.grad for p in training.critic.parameters() if p.grad is not None]
+        average(gradients)  # DistributedDataParallel leaves out what the student's step does not train
+        check = norm + torch.nn.utils.get_total_norm(gradients)
     if math.isfinite(check.item()):
         training.scaler.step(training.optimizer)
         if training.critic_optimizer is not None:
@@ -361,10 +378,6 @@ def _non_finite(step: int, terms: dict[str, Tensor], names: tuple[str, ...], lr:
         f"Its images: {', '.join(names)}",
         "The weights are those from before. Lower optim.lr or the weight of the term that is not finite.",
     )
-
-
-def _frozen_prefixes(module: nn.Module) -> tuple[str, ...]:
-    return tuple(f"{name}." for name, child in module.named_modules() if isinstance(child, Frozen)) or ("\0",)
 
 
 def _mix(*numbers: int) -> int:

@@ -43,7 +43,12 @@ EXAMPLE_SHAPE = (2, 3, 65, 97)
 CHECKED_SHAPES = ((1, 67, 101), (3, 101, 67))
 """Batch, height and width beside those of the data: whatever the trace took for a constant shows here."""
 ORT_ERRORS = (
-    *(ort.Fail, ort.InvalidArgument, ort.InvalidGraph, ort.InvalidProtobuf, ort.NotImplemented, ort.RuntimeException),
+    ort.Fail,
+    ort.InvalidArgument,
+    ort.InvalidGraph,
+    ort.InvalidProtobuf,
+    ort.NotImplemented,
+    ort.RuntimeException,
 )
 
 
@@ -217,11 +222,6 @@ def check_parity(
         miou_onnx=scores[1].miou,
         images=scores[0].images,
     )
-
-
-def reject(path: Path) -> Path:
-    """Rename a file that did not pass, so that nobody ships it, and return its new path."""
-    return path.replace(path.with_name(f"{path.name}.rejected"))
 
 
 @dataclass(frozen=True)

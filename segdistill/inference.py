@@ -283,7 +283,8 @@ def _write(prediction: _Prediction, palette: Iterable[tuple[int, int, int]]) -> 
         pictures.append(Image.blend(Image.fromarray(prediction.image), label_map.convert("RGB"), 0.5))
     for picture, target in zip(pictures, prediction.job.targets, strict=True):
         content = BytesIO()
-        picture.save(content, "PNG")
+        # Pillow's own level, 6, takes twice as long to make a photograph a tenth smaller.
+        picture.save(content, "PNG", compress_level=3)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(target, content.getvalue())
 

@@ -38,7 +38,7 @@ class Latency:
     p50: float
     p90: float
     p99: float | None
-    """None below 100 calls, which cannot tell it."""
+    """None below 100 calls: fewer cannot tell it."""
     n: int
     """Calls after the warm-up."""
     threads: int
@@ -93,7 +93,7 @@ def _warm_up(subjects: Mapping[str, Subject], max_seconds: float) -> None:
     times: dict[str, list[float]] = {name: [] for name in subjects}
     started = perf_counter()
     for done in range(most):
-        settled = all(min(own[-3:]) > 0.95 * min(own[:-3]) for own in times.values()) if done > least else False
+        settled = done >= least and all(min(own[-3:]) > 0.95 * min(own[:-3]) for own in times.values())
         if settled or perf_counter() - started > max_seconds * len(subjects):
             break
         for name, subject in subjects.items():
@@ -108,4 +108,4 @@ def _milliseconds(subject: Subject) -> float:
 
 def _summary(first: float, samples: list[float], threads: int, provider: str) -> Latency:
     p50, p90, p99 = (float(np.percentile(samples, rank)) for rank in (50, 90, 99))
-    return Latency(first, p50, p90, p99 if len(samples) >= 100 else None, len(samples), threads, provider)
+    return Latency(first, p50, p90, p99 if len(samples) >= MAX_RUNS else None, len(samples), threads, provider)

@@ -48,7 +48,7 @@ class Distillation(Objective):
         student = model(batch.image)
         share = share_of_step(batch, lambda label: (label != IGNORE).sum())
         terms = {"cross_entropy": losses.cross_entropy(student.logits, batch.label) * share}
-        if student.aux is not None and self.aux_weight > 0:
+        if student.aux is not None:  # with weight 0 too: DistributedDataParallel waits for every parameter's gradient
             terms["aux"] = self.aux_weight * losses.cross_entropy(student.aux, batch.label) * share
         teacher = None if self.teacher is None else self.teacher(batch)
         for name, term in self.terms.items():

@@ -5,9 +5,10 @@ import os
 import platform
 import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,18 @@ from segdistill.metrics import Scores
 from segdistill.networks import SegNetwork, build_network, load_backbone, network_names
 from segdistill.networks._base import count_macs
 from segdistill.objectives import Distillation
-from segdistill.store import RunFolder, next_folder, open_run, seal, sha256_of, write_atomic, write_json
-from segdistill.talk import Silence, Talk, duration
+from segdistill.store import (
+    RunFolder,
+    check_folder,
+    next_folder,
+    open_run,
+    seal,
+    sha256_of,
+    verify_file,
+    write_atomic,
+    write_json,
+)
+from segdistill.talk import Logged, Silence, Talk, duration
 from segdistill.terms import Pair, build_terms, check_terms
 from segdistill.training import Job, Workplace, score, train
 from segdistill.types import Frozen, Stage
@@ -66,30 +77,24 @@ class Row:
     parameters: int
     macs: int
 
+    def to_json(self, classes: tuple[str, ...]) -> dict[str, Any]:
+        """Return the row in numbers."""
+        own = {"network": self.network, "best_miou": self.best, "parameters": self.parameters, "macs": self.macs}
+        return own | report.scores_table(self.scores, classes)
+
 
 @dataclass(frozen=True)
 class Outcome:
     """What a training command leaves behind."""
 
     folder: Path
-    rows: tuple[Row, ...]
-    classes: tuple[str, ...]
+    results: dict[str, dict[str, Any]]
+    """By role (teacher, plain, distilled), as in scores.json."""
     dry_run: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return the scores by role."""
-        results = {
-            row.name: {
-                "network": row.network,
-                "miou": row.scores.miou,
-                "best_miou": row.best,
-                "pixel_accuracy": row.scores.pixel_accuracy,
-                "parameters": row.parameters,
-                "macs": row.macs,
-            }
-            for row in self.rows
-        }
-        return {"run": str(self.folder), "results": results}
+        """Return what `distill --json` prints."""
+        return {"run": str(self.folder), "results": self.results}
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,8 @@ def train_teacher(config: RunConfig, options: Options, talk: Talk) -> Outcome:
         out = options.out or distributed.same_for_all(
             next_folder(RUNS, f"train-teacher-{config.preset}-{config.teacher.network}")
         )
-        return _teacher_run(replace(setting, options=with_out(options, out)), out)
+        _start(setting, config.teacher)  # weights that do not fit are told before there is a folder
+        return _finished(setting, out) or _teacher_run(replace(setting, options=with_out(options, out)), out)
 
 
 def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Outcome:
@@ -120,15 +126,23 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
         options: the rest of the command line.
         talk: where to talk.
     """
+    if is_path(teacher) and model_path(Path(teacher)).suffix == ".onnx":  # told before all images are read
+        raise UsageError(f"{teacher} is an exported graph, which cannot teach.", "Give the run's folder it came from.")
     with prepared(config, options, talk) as setting:
         out = options.out or distributed.same_for_all(
             next_folder(RUNS, f"distill-{config.preset}-{config.student.network}")
         )
+        _start(setting, config.student, options.init_weights)  # what does not fit is told before there is a folder
+        given = _given_teacher(setting, teacher) if is_path(teacher) else None
+        if finished := _finished(setting, out, given and given[1]):
+            return finished
         setting = replace(setting, options=with_out(options, out))
         with run_folder(setting, out, "student") as folder:
-            network, info = _obtain_teacher(setting, teacher)
-            _check_classes(info.classes, setting.data)
-            _remember_teacher(folder, info)
+            network, info = given or _obtain_teacher(setting, teacher)
+            if folder is not None:
+                _refuse_other_teacher(folder.path, info)
+                teacher_json = {"network": info.network.network, "sha256": info.sha256, "metrics": info.metrics}
+                write_json(folder / "teacher.json", teacher_json)
             rows = [] if options.dry_run else [_row("teacher", network, info, _score(setting, network, info), setting)]
             roles = [("plain", out / "baseline", config.changed(terms={}))] if options.baseline else []
             roles.append(("distilled", out, config))
@@ -141,17 +155,22 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
                     networks[name] = student
                     rows += [] if row is None else [row]
                     if name == "plain" and place is not None and row is not None:
-                        _finish(place, part, (row,))
-            outcome = Outcome(out, tuple(rows), setting.data.classes, options.dry_run)
-            if folder is not None and not options.dry_run:
+                        _finish(place, part, [row])
+            if folder is not None:
                 report.draw_comparison(folder / "picture.png", networks, setting.data, config.data.size)
-                _finish(folder, setting, outcome.rows)
-            return outcome
+                _finish(folder, setting, rows)
+            return _outcome(setting, out, rows)
 
 
 @contextmanager
 def prepared(config: RunConfig, options: Options, talk: Talk) -> Iterator[Setting]:
-    """Check everything that can be checked before networks are built: device, terms, data."""
+    """Check everything that can be checked before networks are built: flags, device, terms, data."""
+    if options.resume and options.overwrite:
+        raise UsageError("--resume continues a run, --overwrite replaces it: give one of them.")
+    if options.resume and options.out is None:
+        raise UsageError("Which run is to be continued?", "Add --out DIR, the folder that the run named at its start.")
+    if options.out is not None and not options.dry_run and distributed.is_main():
+        check_folder(options.out, resume=options.resume, overwrite=options.overwrite)
     device = distributed.local_device(resolve_device(options.device))
     precision = resolve_precision(config.precision, device)
     check_terms(config.terms)
@@ -187,7 +206,7 @@ def run_folder(setting: Setting, path: Path, kind: str) -> Iterator[RunFolder | 
     with open_run(path, resume=resume, overwrite=options.overwrite) as folder:
         settings = folder_config(setting)
         if resume:
-            _refuse_changes(folder, settings, setting.data)
+            _refuse_changes(path, settings, setting.data)
         else:
             write_json(folder / "data.json", _describe_data(setting.data))
             write_json(folder / "environment.json", {"kind": kind, **environment(setting)})
@@ -229,29 +248,23 @@ def cpu_name() -> str:
 def _teacher_run(setting: Setting, path: Path) -> Outcome:
     config, talk = setting.config, setting.place.talk
     with run_folder(setting, path, "teacher") as folder:
-        torch.manual_seed(config.seed)
-        network = build_network(config.teacher, len(setting.data.classes))
-        _load_pretrained(setting, network)
+        network = _start(setting, config.teacher)
         stage = Stage("teacher", network, Distillation(config.aux_weight), config.teacher_optim())
         info = _info(setting, config.teacher, "teacher", stage.optim.steps, network)
         job = Job(stage, network, info, config, setting.data)
         row = _run(setting, job, folder, path, "teacher")
-        if folder is not None and row is not None:
-            _finish(folder, setting, (row,))
-        rows = () if row is None else (row,)
-        talk.say(f"Teacher: {path}") if rows else None
-        return Outcome(path, rows, setting.data.classes, setting.options.dry_run)
+        rows = [] if row is None else [row]
+        if folder is not None:
+            _finish(folder, setting, rows)
+            talk.say(f"Teacher: {path}")
+        return _outcome(setting, path, rows)
 
 
 def _student_run(
     setting: Setting, folder: RunFolder | None, path: Path, teacher: tuple[SegNetwork, ModelInfo], name: str
 ) -> tuple[SegNetwork, Row | None]:
     config = setting.config
-    torch.manual_seed(config.seed)
-    student = build_network(config.student, len(setting.data.classes))
-    _load_pretrained(setting, student)
-    if setting.options.init_weights is not None:
-        _load_init_weights(setting.options.init_weights, student)
+    student = _start(setting, config.student, setting.options.init_weights)
     terms = build_terms(config.terms, Pair(student, teacher[0], len(setting.data.classes)))
     objective = Distillation(config.aux_weight, Frozen(teacher[0]) if terms else None, terms)
     stage = Stage("student", student, objective, config.optim)
@@ -261,12 +274,14 @@ def _student_run(
 
 
 def _run(setting: Setting, job: Job, folder: RunFolder | None, path: Path, name: str) -> Row | None:
-    """Show the banner, then train; a run that is already finished is only scored."""
+    """Show the banner, then train; a network that is already trained is only scored."""
+    if folder is not None:
+        setting = replace(setting, place=replace(setting.place, talk=Logged(setting.place.talk, _log_of(folder))))
     place = setting.place
     if distributed.same_for_all(setting.options.resume and (path / "model.safetensors").exists()):
         network, info = load_model(path / "model.safetensors")
         job.network.load_state_dict(network.state_dict())
-        place.talk.say(f"{name}: already trained, in {path}")
+        place.talk.say(f"{name}: already trained")
         return _row(name, job.network, info, _score(setting, job.network, info), setting)
     banner(setting, job, path, name)
     if setting.options.dry_run:
@@ -274,6 +289,16 @@ def _run(setting: Setting, job: Job, folder: RunFolder | None, path: Path, name:
     scores = train(job, folder, place, resume=setting.options.resume, command=setting.options.again)
     info = job.info if folder is None else read_info(path / "model.safetensors")
     return _row(name, job.network, info, scores, setting)
+
+
+def _log_of(folder: RunFolder) -> Callable[[str], None]:
+    """Return what appends a line with the time to the run's log, where the run's folder is a dot."""
+
+    def write(text: str) -> None:
+        line = text.replace(str(folder.path), ".")
+        folder.append("train.log", f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}")
+
+    return write
 
 
 def banner(setting: Setting, job: Job, path: Path, name: str) -> None:
@@ -322,7 +347,7 @@ def with_out(options: Options, out: Path) -> Options:
     """Return options that know the run's folder and the command that continues it."""
     words = [word for word in options.command if word not in ("--resume", "--overwrite")]
     words += [] if any(word == "--out" or word.startswith("--out=") for word in words) else ["--out", str(out)]
-    return replace(options, out=out, again=shlex.join(["segdistill", *words, "--resume"]))
+    return replace(options, out=out, again=options.again or shlex.join(["segdistill", *words, "--resume"]))
 
 
 def find_teacher(setting: Setting) -> tuple[Path, bool] | None:
@@ -369,12 +394,16 @@ def weights_used(options: Options) -> str:
     return "imagenet" if options.pretrained else "none"
 
 
+def _given_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]:
+    """Load the teacher from a path, before anything is written."""
+    network, info = load_model(model_path(Path(text)))
+    _check_classes(info.classes, setting.data)
+    return network.to(setting.place.device), info
+
+
 def _obtain_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]:
-    """Load the teacher from a path; or find the run that trained this network so, or train it."""
+    """Find the run that trained this network so, or train it."""
     talk, options = setting.place.talk, setting.options
-    if is_path(text):
-        network, info = load_model(model_path(Path(text)))
-        return network.to(setting.place.device), info
     found = distributed.same_for_all(find_teacher(setting))
     path, finished = found or (
         next_folder(RUNS, f"train-teacher-{setting.config.preset}-{setting.config.teacher.network}"),
@@ -437,25 +466,21 @@ def _check_batch(config: RunConfig, device: torch.device) -> None:
         )
 
 
-def _remember_teacher(folder: RunFolder | None, info: ModelInfo) -> None:
-    """Write which teacher the run uses; refuse to continue with another."""
-    if folder is None:
-        return
+def _refuse_other_teacher(folder: Path, info: ModelInfo) -> None:
     path = folder / "teacher.json"
     if path.exists() and (before := json.loads(path.read_text())["sha256"]) != info.sha256:
         raise UsageError(
             f"The teacher has changed since this run began: its weights had the sha256 {before}, now {info.sha256}.",
             "Give the same teacher, or start a new run.",
         )
-    write_json(path, {"network": info.network.network, "sha256": info.sha256, "metrics": info.metrics})
 
 
-def _refuse_changes(folder: RunFolder, settings: dict[str, Any], data: DataSource) -> None:
+def _refuse_changes(folder: Path, settings: dict[str, Any], data: DataSource) -> None:
     try:
         before = _flat(tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")))
         data_before = json.loads((folder / "data.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"The run in {folder.path} cannot be continued: {error}", "Start a new one.") from None
+        raise ModelError(f"The run in {folder} cannot be continued: {error}", "Start a new one.") from None
     now = _flat(settings)
     changed = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
     if changed:
@@ -499,20 +524,19 @@ def _info(setting: Setting, network: NetworkConfig, role: Any, steps: int, built
     )
 
 
-def _load_pretrained(setting: Setting, network: SegNetwork) -> None:
-    options = setting.options
-    if options.pretrained or options.backbone_weights is not None:
-        load_backbone(network, pretrained=options.pretrained, weights_file=options.backbone_weights)
-
-
-def _load_init_weights(path: Path, student: SegNetwork) -> None:
-    weights, info = load_model(model_path(path))
-    try:
-        student.load_state_dict(weights.state_dict())
-    except RuntimeError as error:
-        raise ModelError(
-            f"--init-weights {path} holds a {info.network.network} that is not this student: {error}"
-        ) from None
+def _start(setting: Setting, config: NetworkConfig, init_weights: Path | None = None) -> SegNetwork:
+    """Build a network with the weights it starts from: drawn from the seed, its backbone's, or those of a model."""
+    torch.manual_seed(setting.config.seed)
+    network = build_network(config, len(setting.data.classes))
+    load_backbone(network, pretrained=setting.options.pretrained, weights_file=setting.options.backbone_weights)
+    if init_weights is not None:
+        weights, info = load_model(model_path(init_weights))
+        try:
+            network.load_state_dict(weights.state_dict())
+        except RuntimeError as error:
+            what = f"--init-weights {init_weights} holds a {info.network.network} that is not this student: {error}"
+            raise ModelError(what) from None
+    return network
 
 
 def _score(setting: Setting, network: SegNetwork, info: ModelInfo) -> Scores:
@@ -524,11 +548,31 @@ def _row(name: str, network: SegNetwork, info: ModelInfo, scores: Scores, settin
     return Row(name, info.network.network, scores, info.metrics.get("best_miou"), parameters(network), macs)
 
 
-def _finish(folder: RunFolder, setting: Setting, rows: tuple[Row, ...]) -> None:
+def _outcome(setting: Setting, path: Path, rows: list[Row]) -> Outcome:
+    return Outcome(path, _results(setting, rows), setting.options.dry_run)
+
+
+def _results(setting: Setting, rows: list[Row]) -> dict[str, dict[str, Any]]:
+    return {row.name: row.to_json(setting.data.classes) for row in rows}
+
+
+def _finished(setting: Setting, path: Path, teacher: ModelInfo | None = None) -> Outcome | None:
+    """Return the results of a run that has come to its end, if that is what `--resume` was given; write nothing."""
+    options = setting.options
+    wanted = [path, path / "baseline"] if options.baseline else [path]
+    if not options.resume or not all((folder / "manifest.json").exists() for folder in wanted):
+        return None
+    _refuse_changes(path, folder_config(setting), setting.data)
+    if teacher is not None:
+        _refuse_other_teacher(path, teacher)
+    verify_file(path, "scores.json")
+    setting.place.talk.say(f"Already finished: {path}")
+    return Outcome(path, json.loads((path / "scores.json").read_text(encoding="utf-8")))
+
+
+def _finish(folder: RunFolder, setting: Setting, rows: list[Row]) -> None:
     """Write the scores, the card and the curves, then the manifest: the run is finished."""
-    write_json(
-        folder / "scores.json", {row.name: report.scores_table(row.scores, setting.data.classes) for row in rows}
-    )
+    write_json(folder / "scores.json", _results(setting, rows))
     info = read_info(folder / "model.safetensors")
     report.draw_curves(folder / "metrics.jsonl", folder / "curves.png")
     write_atomic(

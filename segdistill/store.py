@@ -43,7 +43,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     data = content.encode() if isinstance(content, str) else content
     temporary = ""
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:60]}.", suffix=".tmp", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
@@ -131,23 +131,55 @@ def open_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[RunFolder
     """Create or reopen a run's folder and hold its lock.
 
     Raises:
-        UsageError: the folder is not empty and neither `resume` nor `overwrite` was asked for; there is nothing to
-            resume; another process is at work in it.
+        UsageError: as `check_folder`.
+    """
+    check_folder(path, resume=resume, overwrite=overwrite)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = _lock(path)
+    except OSError as error:
+        raise _explain(error, path) from error
+    folder = RunFolder(path, descriptor)
+    try:
+        if overwrite:
+            _clear(path)
+        (path / "checkpoints").mkdir(exist_ok=True)
+        strays = [stray for name in OWN_FILES for stray in path.glob(f".{name}.*.tmp")]
+        for stray in [*strays, *(path / "checkpoints").glob(".*.tmp")]:
+            stray.unlink()
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield folder
+    finally:
+        folder.close()
+
+
+def check_folder(path: Path, *, resume: bool, overwrite: bool) -> None:
+    """Look whether a run can have a folder; nothing is written.
+
+    Raises:
+        UsageError: it is not empty and neither `resume` nor `overwrite` was asked for, or what is in it is no run's;
+            there is nothing to resume; another process is at work in it.
     """
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file, not a folder.", "Choose another --out.")
+    if ours := os.path.lexists(path / ".lock"):
+        os.close(_lock(path))
     if resume and not (path / "config.toml").exists():
         raise UsageError(f"There is no run to resume in {path}.", "Leave out --resume to start one.")
-    if not resume and not overwrite and path.exists() and any(entry.name != ".lock" for entry in path.iterdir()):
-        raise UsageError(
-            f"{path} is not empty.",
-            "Add --resume to continue that run, --overwrite to replace it, or choose another --out.",
-        )
-    try:
-        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        raise _explain(error, path) from error
+    if not resume and any(entry.name != ".lock" for entry in path.rglob("*") if entry.is_symlink() or entry.is_file()):
+        if not overwrite:
+            raise UsageError(
+                f"{path} is not empty.",
+                "Add --resume to continue that run, --overwrite to replace it, or choose another --out.",
+            )
+        if not ours:
+            raise UsageError(f"{path} holds files, but no run that --overwrite could replace.", "Choose another --out.")
+
+
+def _lock(path: Path) -> int:
+    """Return a descriptor that holds a folder's lock until it is closed, at the latest by the process's end."""
+    descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -157,17 +189,7 @@ def open_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[RunFolder
             f"Another run is at work in {path} (process {holder or 'unknown'}).",
             "Wait for it, or choose another --out.",
         ) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-    folder = RunFolder(path, descriptor)
-    try:
-        for stray in [*path.glob(".*.tmp"), *(path / "checkpoints").glob(".*.tmp")]:
-            stray.unlink()
-        if overwrite:
-            _clear(path)
-        yield folder
-    finally:
-        folder.close()
+    return descriptor
 
 
 def verify_file(folder: Path, name: str) -> None:
@@ -197,14 +219,14 @@ def next_folder(parent: Path, stem: str) -> Path:
 
 
 def _clear(path: Path) -> None:
-    """Delete what an earlier run wrote, and only that. Links are removed, not followed."""
+    """Delete what an earlier run wrote, and only that. Links in the folder are removed, not followed."""
     for folder in (path / "baseline", path):
-        if folder.is_symlink() or not folder.is_dir():
-            continue
+        for own in (folder, folder / "checkpoints"):
+            if own.is_symlink() and own != path:
+                own.unlink()
         for name in OWN_FILES:
-            target = folder / name
-            if not target.parent.is_symlink() and (target.is_symlink() or target.is_file()):
-                target.unlink()
+            if os.path.lexists(folder / name) and not (folder / name).is_dir():
+                (folder / name).unlink()
 
 
 def _umask() -> int:
@@ -219,9 +241,7 @@ def _explain(error: OSError, path: Path) -> Exception:
             f"The disk is full (or a quota or size limit is reached) while writing {path}: {error.strerror}.",
             "What was there before is untouched. Free some space, then run the same command with --resume.",
         )
-    if isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError) or error.errno in (
-        errno.EROFS,
-        errno.ELOOP,
-    ):
+    kinds = (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
+    if isinstance(error, kinds) or error.errno in (errno.EROFS, errno.ELOOP):
         return UsageError(f"{path} cannot be written: {error.strerror}.", "Choose another folder.")
     return error

@@ -25,6 +25,36 @@ class Talk(Protocol):
         """A bar from `done` to `total`."""
 
 
+class Logged:
+    """Says everything to another, and writes down what is not gone a moment later."""
+
+    def __init__(self, talk: Talk, write: Callable[[str], None]) -> None:
+        self.talk = talk
+        self.write = write
+
+    def say(self, text: str) -> None:
+        """Say and write."""
+        self.write(text)
+        self.talk.say(text)
+
+    def warn(self, text: str) -> None:
+        """Warn and write."""
+        self.write(f"warning: {text}")
+        self.talk.warn(text)
+
+    def banner(self, title: str, rows: Rows) -> None:
+        """Show and write, but for the rows with paths of this machine."""
+        self.write(title)
+        for name, value in rows:
+            if name not in ("run", "resume"):
+                self.write(f"  {name}: {value}")
+        self.talk.banner(title, rows)
+
+    def progress(self, title: str, total: int, done: int = 0) -> AbstractContextManager[Advance]:
+        """Show only."""
+        return self.talk.progress(title, total, done)
+
+
 class Silence:
     """Says nothing: for all processes but the first."""
 

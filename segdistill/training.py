@@ -99,6 +99,8 @@ def train(job: Job, folder: RunFolder | None, place: Workplace, *, resume: bool,
         metrics = {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy, **best}
         save_model(folder / "model.safetensors", job.network, job.info.model_copy(update={"metrics": metrics}))
     distributed.barrier()
+    if distributed.any_process(stopped() is not None, place.device):
+        raise stop(stopped(), f"after the last step of {optim.steps}", command)
     return scores
 
 
@@ -133,14 +135,12 @@ class Recorder:
         self.advance(1, "")
         if report.step % config.validate_.every == 0 or last:
             self._validate(report, self.place.exact() if last else self.place.precision)
-        stop = distributed.any_process(self.stopped() is not None, self.place.device)
-        if report.step % config.checkpoint.every == 0 or last or stop:
+        asked = distributed.any_process(self.stopped() is not None, self.place.device)
+        if report.step % config.checkpoint.every == 0 or last or asked:
             self._save(report)
-        if stop and not last:
+        if asked and not last:  # after the last step the model file comes first
             distributed.barrier()
-            number = self.stopped() or signal.SIGTERM
-            what = f"Stopped by {signal.Signals(number).name} after step {report.step} of {steps}; everything is saved."
-            raise Stopped(what, f"Continue with: {self.command}", number)
+            raise stop(self.stopped(), f"after step {report.step} of {steps}", self.command)
 
     def _log(self, report: Report) -> None:
         terms = distributed.mean_across(report.terms)
@@ -228,6 +228,13 @@ def score(
     return gather_scores(scores, place.device)
 
 
+def stop(number: int | None, when: str, command: str) -> Stopped:
+    """Return what ends the run; `number` is None where only another process got the signal."""
+    number = number or signal.SIGTERM
+    what = f"Stopped by {signal.Signals(number).name} {when}; everything is saved."
+    return Stopped(what, f"Continue with: {command}", number)
+
+
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], int | None]]:
     """Turn SIGINT and SIGTERM into a flag that a loop asks for; a second signal ends the process as usual."""
@@ -238,11 +245,14 @@ def stop_signals() -> Iterator[Callable[[], int | None]]:
 
     def catch(number: int, frame: FrameType | None) -> None:
         caught.append(number)
-        signal.signal(number, before[signal.Signals(number)])
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: caught[0] if caught else None
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()

@@ -6,7 +6,7 @@ Each module here without a leading underscore is a data set that a preset can na
 
 from importlib import import_module
 
-from segdistill.config import find
+from segdistill.config import find_data
 from segdistill.data._base import DataSource, Sample, Split
 from segdistill.data._batches import evaluation_batches, training_batches
 from segdistill.data._check import Census, check_files
@@ -35,6 +35,5 @@ def load_data(spec: str) -> DataSource:
         UsageError: if the name is unknown or there is no such folder.
         DataError: if the folder does not hold that data set.
     """
-    name, _, path = spec.partition(":")
-    source: DataSource = import_module(find("data", name, "data set")).load(path)
+    source: DataSource = import_module(find_data(spec)).load(spec.partition(":")[2])
     return source

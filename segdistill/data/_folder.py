@@ -72,7 +72,10 @@ def folder_split(root: Path, images: str, labels: str, ids: IdTable) -> FolderSp
     if not image_files:
         raise DataError(f"{root / images} has no images.", f"Known endings: {', '.join(sorted(SUFFIXES))}.")
     lonely = [
-        _some(f"in {root / here} without a partner of the same name in {root / there}", mine.keys() - others.keys())
+        _some(
+            f"in {root / here} without a partner of the same name in {root / there}",
+            (os.path.basename(mine[stem][0]) for stem in mine.keys() - others.keys()),
+        )
         for here, mine, there, others in (
             (images, image_files, labels, label_files),
             (labels, label_files, images, image_files),

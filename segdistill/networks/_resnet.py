@@ -31,7 +31,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3x3 convolution between two 1x1 around a shortcut; the stride is on the 3x3 (v1.5), and nothing dilates after."""
+    """A 3x3 convolution, with the stride (v1.5), between two 1x1 around a shortcut; nothing dilates after the 3x3."""
 
     expansion = 4
 

@@ -1,0 +1,299 @@
+"""What is saved comes back exactly, and a damaged, foreign or hostile file is refused before it does harm."""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import resource
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from tiny import CLASSES, pspnet
+from torch import Tensor
+
+from segdistill.checkpoint import (
+    STATE_MAGIC,
+    ModelInfo,
+    load_model,
+    load_state,
+    model_path,
+    read_info,
+    save_model,
+    save_state,
+    weights_digest,
+)
+from segdistill.config import NetworkConfig
+from segdistill.errors import CheckError, ModelError, ResourceError, UsageError
+from segdistill.networks import SegNetwork
+from segdistill.store import seal
+
+INFO = ModelInfo(
+    network=NetworkConfig(network="pspnet-resnet18-half"),
+    classes=CLASSES,
+    palette=((0, 0, 0), (1, 2, 3), (255, 255, 255)),
+    role="student",
+    teacher=NetworkConfig(network="pspnet-resnet50", dropout=0.3),
+    size=(48, 64),
+    mean=(1.5, 2.5, 3.5),
+    std=(50.0, 60.0, 70.0),
+    data="tiny",
+    preset="skd",
+    steps=7,
+    metrics={"miou": 1 / 3},
+    versions={"torch": "2"},
+)
+
+
+@pytest.fixture(scope="module")
+def network() -> SegNetwork:
+    return pspnet(0).eval()
+
+
+@pytest.fixture(scope="module")
+def content(network: SegNetwork, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Return the bytes of a model file."""
+    file = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_model(file, network, INFO)
+    return file.read_bytes()
+
+
+def written(folder: Path, content: bytes) -> Path:
+    file = folder / "model.safetensors"
+    file.write_bytes(content)
+    return file
+
+
+def refused(file: Path) -> str:
+    with pytest.raises(ModelError) as caught:
+        load_model(file)
+    assert caught.value.exit_code == 5
+    assert str(file) in caught.value.what
+    return caught.value.what
+
+
+# Model files
+
+
+def test_a_model_comes_back_with_its_weights_and_its_header(
+    network: SegNetwork, content: bytes, tmp_path: Path
+) -> None:
+    file = written(tmp_path, content)
+    again, info = load_model(file)
+    assert info == read_info(file) == INFO.model_copy(update=info.model_dump(include={"sha256", "header_sha256"}))
+    assert not again.training
+    assert again.mean.flatten().tolist() == [1.5, 2.5, 3.5]
+    assert again.std.flatten().tolist() == [50, 60, 70]
+    before, after = network.state_dict(), again.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert info.sha256 == weights_digest(after)
+
+
+def test_weights_are_named_by_a_digest_that_knows_values_shapes_and_names() -> None:
+    base = {"a": torch.zeros(2, 3), "b": torch.ones(1)}
+    others: list[dict[str, Tensor]] = [
+        {"a": torch.zeros(3, 2), "b": torch.ones(1)},
+        {"a": torch.zeros(2, 3), "c": torch.ones(1)},
+        {"a": torch.zeros(2, 3).double(), "b": torch.ones(1)},
+        {"a": torch.zeros(2, 3), "b": -torch.ones(1)},
+    ]
+    digests = {weights_digest(weights) for weights in (base, *others)}
+    assert len(digests) == 5
+    assert weights_digest({"b": base["b"], "a": base["a"].T.contiguous().T}) == weights_digest(base)
+
+
+def test_files_have_the_mode_that_the_umask_leaves(network: SegNetwork, tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        save_model(tmp_path / "a", network, INFO)
+        save_state(tmp_path / "b", {"step": 1})
+        os.umask(0o077)
+        save_state(tmp_path / "c", {"step": 1})
+    finally:
+        os.umask(before)
+    modes = [f"{(tmp_path / name).stat().st_mode & 0o777:o}" for name in ("a", "b", "c")]
+    assert modes == ["644", "644", "600"]
+
+
+def test_a_byte_flipped_anywhere_is_noticed(content: bytes, tmp_path: Path) -> None:
+    (header,) = struct.unpack("<Q", content[:8])
+    rng = np.random.default_rng(0)
+    places = [*range(8), *rng.integers(8, 8 + header, 60), *rng.integers(8 + header, len(content), 6), len(content) - 1]
+    places.append(content.index(b"wall"))  # inside a class's name: the file would still be well-formed
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        refused(written(tmp_path, bytes(damaged)))
+
+
+def test_a_truncated_or_empty_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    for length in (0, 4, 8, 100, len(content) // 2, len(content) - 1):
+        assert "not a readable safetensors file" in refused(written(tmp_path, content[:length]))
+
+
+def test_weights_without_our_header_are_refused_saying_so(network: SegNetwork, tmp_path: Path) -> None:
+    foreign = safetensors.torch.save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
+    assert "not the header that segdistill writes" in refused(written(tmp_path, foreign))
+
+
+def test_a_folder_is_not_a_model_file(tmp_path: Path) -> None:
+    refused(tmp_path)
+
+
+def raw(header: dict[str, Any], payload: bytes = b"") -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + payload
+
+
+def with_header(text: str) -> bytes:
+    return safetensors.torch.save({"a": torch.zeros(1)}, {"segdistill": text})
+
+
+def with_fields(**fields: object) -> bytes:
+    """Return a file with other fields in its header and the right digest of it, as a forger's would have."""
+    text = json.dumps(INFO.model_dump(mode="json") | fields | {"header_sha256": ""})
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return with_header(text.replace('"header_sha256": ""', f'"header_sha256": "{digest}"'))
+
+
+HOSTILE: dict[str, bytes] = {
+    "a pickle": pickle.dumps({"a": 1}),
+    "a header of no JSON": struct.pack("<Q", 4) + b"????",
+    "a header longer than the file": struct.pack("<Q", 2**62) + b"{}",
+    "tensors that overlap": raw({n: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for n in "ab"}, bytes(8)),
+    "a tensor beyond the end": raw({"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}, bytes(8)),
+    "no table": with_header("[]"),
+    "no JSON inside": with_header("{"),
+    "deep nesting": with_header("[" * 100_000),
+    "a number of a million digits": with_header('{"format": ' + "1" * 1_000_000 + "}"),
+    "an unknown key": with_fields(run="os.system"),
+    "a later format": with_fields(format=2),
+    "an unknown network": with_fields(network={"network": "../../x"}),
+    "a number that is none": with_fields(mean=[float("nan"), 0, 0]),
+    "another network's weights": with_fields(),
+}
+
+
+@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_files_are_refused(hostile: bytes, tmp_path: Path) -> None:
+    refused(written(tmp_path, hostile))
+
+
+def test_a_model_is_found_in_its_runs_folder_if_it_is_the_one_the_run_wrote(content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="There is no"):
+        model_path(tmp_path / "absent")
+    with pytest.raises(UsageError, match="not finished"):
+        model_path(tmp_path)
+    file = written(tmp_path, content)
+    seal(tmp_path)
+    assert model_path(tmp_path) == model_path(file) == file
+    file.write_bytes(content[:-1] + b"!")
+    with pytest.raises(ModelError, match=r"damaged.*manifest"):
+        model_path(tmp_path)
+
+
+# The state of a training
+
+STATE: dict[str, Any] = {
+    "training": {"step": 3, "weights": {"a": torch.arange(6.0).reshape(2, 3).T, "n": torch.tensor(4)}},
+    "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2), "step": None}}, "param_groups": [{"lr": 0.1}]},
+    "best": 0.25,
+    "lines": 12,
+}
+
+
+def forged(payload: bytes) -> bytes:
+    """Return a payload behind our own magic and the right digest."""
+    return STATE_MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload
+
+
+class Evil:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+def test_a_state_comes_back_exactly_with_the_layout_of_its_tensors(tmp_path: Path) -> None:
+    save_state(tmp_path / "last", STATE)
+    state = load_state(tmp_path / "last")
+    weight = state["training"]["weights"].pop("a")
+    assert torch.equal(weight, STATE["training"]["weights"]["a"])
+    assert weight.stride() == (1, 3)
+    assert state["training"] == {"step": 3, "weights": {"n": torch.tensor(4)}}
+    assert state["optimizer"]["state"][0]["momentum_buffer"].tolist() == [1, 1]
+    assert state["optimizer"]["param_groups"] == [{"lr": 0.1}]
+    assert (state["best"], state["lines"]) == (0.25, 12)
+
+
+def test_the_state_before_is_kept_where_asked_and_nothing_else_is_left(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save_state(tmp_path / "last", {"step": step}, keep_previous=True)
+    assert load_state(tmp_path / "last") == {"step": 3}
+    assert load_state(tmp_path / "last.prev") == {"step": 2}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "last.prev"]
+
+
+def test_a_full_disk_leaves_both_states_as_they_were(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save_state(tmp_path / "last", {"step": step}, keep_previous=True)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(ResourceError, match=r"disk is full.*last"):
+            save_state(tmp_path / "last", {"step": torch.zeros(10_000)}, keep_previous=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [load_state(tmp_path / name) for name in ("last", "last.prev")] == [{"step": 2}, {"step": 1}]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "last.prev"]
+
+
+def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
+    save_state(tmp_path / "last", STATE)
+    content = (tmp_path / "last").read_bytes()
+    rng = np.random.default_rng(0)
+    flipped = [content[:i] + bytes([content[i] ^ 4]) + content[i + 1 :] for i in rng.integers(0, len(content), 40)]
+    for damaged in (*flipped, content[:-1], content + b"0", content[:10], b""):
+        (tmp_path / "last").write_bytes(damaged)
+        with pytest.raises(ModelError, match="is damaged"):
+            load_state(tmp_path / "last")
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_state(tmp_path)
+
+
+def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    marker, archive = tmp_path / "marker", io.BytesIO()
+    torch.save({"training": Evil(marker)}, archive)
+    plain = pickle.dumps(Evil(marker))
+    for content in (plain, archive.getvalue(), forged(plain), forged(archive.getvalue()), forged(b"nothing")):
+        (tmp_path / "last").write_bytes(content)
+        with pytest.raises(ModelError) as caught:
+            load_state(tmp_path / "last")
+        assert caught.value.exit_code == 5
+    assert not marker.exists()
+    pickle.loads(plain)  # the same pickle does what it is accused of
+    assert marker.exists()
+
+
+# What is not finite
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_a_tensor_that_is_not_finite_is_never_written(number: float, tmp_path: Path) -> None:
+    network = pspnet(0)
+    network.get_buffer("backbone.bn1.running_var")[3] = number
+    with pytest.raises(CheckError, match=r"backbone\.bn1\.running_var.*not written"):
+        save_model(tmp_path / "model.safetensors", network, INFO)
+    broken = {"training": {"optimizer": {"state": {0: {"momentum_buffer": torch.tensor([1, number])}}}}}
+    with pytest.raises(CheckError, match=r"training\.optimizer\.state\.0\.momentum_buffer.*not written") as caught:
+        save_state(tmp_path / "last", broken)
+    assert caught.value.exit_code == 4
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,333 @@
+"""The commands before anything is trained: help, exit codes, messages read aloud, and that nothing is written."""
+
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from commands import NETWORK, SMALL, files, halve, process, segdistill, write_camvid
+from PIL import Image
+
+from segdistill import __version__, cli, doctor
+from segdistill.config import load_preset
+
+DISTILL = f"distill --preset skd --teacher pspnet18 --student resnet18-half --data streets {SMALL}"
+TRAINING = {
+    *("--preset", "--data", "--out", "--steps", "--set", "--pretrained", "--backbone-weights", "--device"),
+    *("--precision", "--seed", "--workers", "--resume", "--overwrite", "--print-config", "--dry-run", "--json"),
+    *("--quiet", "-q", "--verbose", "-v", "--teacher", "--help"),
+}
+CONTRACT = {
+    "quickstart": {"--out", "--device", "--workers", "--overwrite", "-q"},
+    "train-teacher": TRAINING,
+    "distill": TRAINING | {"--student", "--baseline", "--init-weights"},
+    "evaluate": {"--data", "--split", "--json", "--device", "--precision", "--workers", "-q"},
+    "export": {"--output", "--size", "--data", "--min-fps", "--max-ms", "--json", "--device", "--workers", "-q"},
+    "infer": {"--out", "--overlay", "--device", "--precision", "--overwrite", "--json", "-q"},
+    "presets list": {"--json"},
+    "presets show": set(),
+    "presets copy": set(),
+    "networks": {"--json"},
+    "data check": {"--json"},
+    "doctor": {"--json"},
+}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every test run in a folder of its own, and find no data that it did not name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SEGDISTILL_DATA", raising=False)
+
+
+@pytest.fixture(scope="module")
+def camvid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_camvid(tmp_path_factory.mktemp("data") / "CamVid")
+
+
+def commands() -> dict[str, Any]:
+    """Return the commands that help shows, by the words that call them."""
+    found: dict[str, Any] = {}
+    for name, command in typer.main.get_command(cli.app).commands.items():  # type: ignore[attr-defined]  # it is a group
+        inner = getattr(command, "commands", None)
+        if inner is None and not command.hidden:
+            found[name] = command
+        for word, leaf in (inner or {}).items():
+            found[f"{name} {word}"] = leaf
+    return found
+
+
+# Help
+
+
+def test_help_does_not_wait_for_what_only_commands_need() -> None:
+    program = (
+        "import sys\nfrom segdistill import cli\ntry:\n    cli.main()\nfinally:\n    print('imported:', *sys.modules)\n"
+    )
+    shown = process(sys.executable, "-c", program, "--help")
+    assert shown.code == 0, shown.err
+    imported = set(shown.out.rpartition("imported: ")[2].split())
+    assert "typer" in imported
+    assert not imported & {"torch", "numpy", "pydantic", "rich", "tomli_w", "cv2", "PIL", "onnx"}
+
+
+def test_the_script_and_the_module_are_the_same_program() -> None:
+    script = process(Path(sys.executable).with_name("segdistill"), "--version")
+    module = process(sys.executable, "-m", "segdistill", "--version")
+    assert script.out == module.out == f"segdistill {__version__}\n"
+
+
+def test_help_lists_every_command_in_whole_sentences() -> None:
+    shown = segdistill("--help")
+    assert shown.code == 0
+    for name in {words.split()[0] for words in CONTRACT}:
+        (line,) = (line for line in shown.out.splitlines() if line.startswith(f"  {name} "))
+        assert line.endswith("."), line
+        assert "..." not in line
+
+
+def test_commands_and_options_are_those_of_the_contract() -> None:
+    assert commands().keys() == CONTRACT.keys()
+    for words, expected in CONTRACT.items():
+        options = {option for parameter in commands()[words].params for option in parameter.opts}
+        assert expected - {"--help"} <= options, words
+
+
+@pytest.mark.parametrize("words", CONTRACT)
+def test_every_command_s_help_ends_in_an_example_that_parses(words: str) -> None:
+    shown = segdistill(f"{words} --help")
+    assert shown.code == 0
+    example = shlex.split(shown.out.rpartition("Example:\n")[2])
+    assert example[: 1 + len(words.split())] == ["segdistill", *words.split()]
+    context = commands()[words].make_context(words, example[1 + len(words.split()) :])
+    assert context.params
+
+
+def test_help_shows_options_in_groups() -> None:
+    shown = segdistill("distill --help").out
+    positions = [shown.index(f"\n{title}:\n") for title in ("Options", "Data", "Output", "Run")]
+    assert positions == sorted(positions)
+
+
+# Mistakes in what was typed: exit 2, before anything is written
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("distil", "Did you mean 'distill'?"),
+        ("distill --student resnet18", "--teacher"),
+        ("distill --teacher pspnet18 --student resnet18 --stpes 3", "--steps"),
+        ("distill --teacher pspnet18 --student resnet18 --steps 0", "--steps"),
+        ("distill --teacher pspnet18 --student resnet18 --precision fp8", "'fp8' is not one of"),
+        ("distill --teacher pspnet18 --student resnet18 --preset sdk", "Did you mean skd?"),
+        ("distill --teacher pspnet18 --student resnet18 --preset gone.toml", "There is no preset file gone.toml"),
+        ("distill --teacher pspnet18 --student resnt18", "Did you mean resnet18"),
+        ("distill --teacher pspnt18 --student resnet18", "Did you mean pspnet18"),
+        ("distill --teacher runs/none --student resnet18", "There is no runs/none"),
+        ("distill --teacher pspnet18 --student resnet18 --set optm.lr=1", "Did you mean optim?"),
+        ("distill --teacher pspnet18 --student resnet18 --set optim.lr=abc", "found 'abc'"),
+        ("distill --teacher pspnet18 --student resnet18 --set terms.pixle.weight=1", "Did you mean pixel?"),
+        ("distill --teacher pspnet18 --student resnet18 --set terms.pixel.temprature=1", "Did you mean temperature?"),
+        ("distill --teacher pspnet18 --student resnet18 --set optim.lr", "expected KEY=VALUE"),
+        ("distill --teacher pspnet18 --student resnet18 --data camvdi", "Did you mean camvid?"),
+        ("distill --teacher pspnet18 --student resnet18 --data ./CamVid", "NAME:PATH"),
+        ("distill --teacher pspnet18 --student resnet18 --data camvid", "Where is camvid?"),
+        ("distill --teacher pspnet18 --student resnet18 --data camvid:gone", "gone does not exist"),
+        ("distill --teacher pspnet18 --student resnet18 --device cuda:x", "Unknown device 'cuda:x'"),
+        ("distill --teacher pspnet18 --student resnet18 --resume", "Add --out DIR"),
+        ("distill --teacher pspnet18 --student resnet18 --resume --out none", "no run to resume in none"),
+        ("distill --teacher pspnet18 --student resnet18 --resume --overwrite --out none", "give one of them"),
+        ("train-teacher --teacher runs/none", "Unknown network 'runs/none'"),
+        ("train-teacher --teacher pspnet18 --seed -1", "--seed"),
+        ("train-teacher --teacher pspnet18 --backbone-weights gone.pth --workers 0", "no weights file gone.pth"),
+        ("train-teacher --teacher resnet18-half --pretrained --workers 0", "no ImageNet weights for resnet18-half"),
+        ("train-teacher --teacher pspnet18 --set data.batch_size=1", "Batch norm needs at least 2 images"),
+        ("train-teacher --teacher pspnet18 --set optim.accumulate=3", "does not divide"),
+        ("evaluate gone", "There is no gone"),
+        ("evaluate .", "holds no model.safetensors"),
+        ("export gone", "There is no gone"),
+        ("export gone --min-fps 1 --max-ms 1", "give one of them"),
+        ("export gone --size 32", "'32' is not a size"),
+        ("infer gone images --out labels", "There is no gone"),
+        ("infer gone images", "--out"),
+        ("presets show sdk", "Did you mean skd?"),
+        ("presets copy skd mine.txt", "does not end in .toml"),
+        ("presets copy skd gone/mine.toml", "gone/mine.toml cannot be written"),
+        ("networks --size 0x4", "'0x4' is not a size"),
+        ("data check camvdi", "Did you mean camvid?"),
+        ("data check streets:somewhere", "streets is built in"),
+    ],
+)
+def test_a_mistake_in_the_line_is_named_and_nothing_is_written(line: str, expected: str, tmp_path: Path) -> None:
+    result = segdistill(line)
+    assert result.code == 2, result.err
+    assert expected in result.err
+    assert "Traceback" not in result.err
+    assert result.out == ""
+    assert not files(tmp_path)
+
+
+def test_a_preset_is_not_copied_over_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("mine")
+    assert segdistill("presets copy skd mine.toml").code == 2
+    assert (tmp_path / "mine.toml").read_text() == "mine"
+    assert segdistill("presets copy skd mine.toml --overwrite").code == 0
+    assert (tmp_path / "mine.toml").read_text() == segdistill("presets show skd").out
+
+
+def test_a_preset_file_with_data_of_its_own_uses_it(camvid: Path) -> None:
+    segdistill("presets copy skd mine.toml")
+    mine = Path("mine.toml")
+    mine.write_text(mine.read_text().replace('name = "cityscapes"', f'name = "camvid:{camvid}"'))
+    result = segdistill("train-teacher --preset mine.toml --print-config")
+    assert load_preset(_written("resolved.toml", result.out)).data.name == f"camvid:{camvid}"
+
+
+def _written(name: str, content: str) -> Path:
+    path = Path(name)
+    path.write_text(content)
+    return path
+
+
+def test_the_data_set_of_a_preset_is_taken_from_the_folder_of_data_sets(
+    camvid: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segdistill("presets copy skd mine.toml")
+    mine = Path("mine.toml")
+    mine.write_text(mine.read_text().replace('name = "cityscapes"', 'name = "camvid"'))
+    missing = segdistill("train-teacher --preset mine.toml --print-config")
+    assert 'name = "streets"' in missing.out
+    assert "built-in scenes (streets) are used" in missing.err
+    monkeypatch.setenv("SEGDISTILL_DATA", str(camvid.parent))
+    (camvid.parent / "camvid").symlink_to(camvid)
+    there = segdistill("train-teacher --preset mine.toml --print-config")
+    (camvid.parent / "camvid").unlink()
+    assert 'name = "camvid"' in there.out
+    assert "lr = 0.02" in there.out, "its table [on.camvid] holds"
+
+
+def test_a_printed_configuration_is_a_preset(tmp_path: Path) -> None:
+    printed = segdistill(f"{DISTILL} --set optim.lr=0.003 --seed 5 --precision fp32 --print-config")
+    assert printed.code == 0
+    config = load_preset(_written("mine.toml", printed.out))
+    assert (config.seed, config.precision, config.optim.lr, config.optim.steps) == (5, "fp32", 0.003, 2)
+    assert (config.teacher.network, config.student.network) == ("pspnet-resnet18", NETWORK)
+    again = segdistill("distill --preset mine.toml --teacher pspnet18 --student resnet18-half --print-config")
+    assert again.out == printed.out
+    assert files(tmp_path) == {"mine.toml"}
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    result = segdistill(f"{DISTILL} --dry-run --baseline steps")
+    assert result.code == 0, result.err
+    assert "estimate" in result.err
+    assert "nothing was written" in result.out
+    assert not files(tmp_path)
+
+
+# Mistakes in data: exit 3 with the file's name, before anything is written
+
+
+def _strange_id(root: Path) -> None:
+    label = np.asarray(Image.open(root / "valannot/1.png")).copy()
+    label[:2] = 77
+    Image.fromarray(label).save(root / "valannot/1.png")
+
+
+def _half_a_file(root: Path) -> None:
+    halve(root / "train/2.png")
+
+
+def _another_size(root: Path) -> None:
+    Image.fromarray(np.zeros((40, 64), np.uint8)).save(root / "trainannot/3.png")
+
+
+def _no_partner(root: Path) -> None:
+    (root / "trainannot/1.png").unlink()
+
+
+def _another_layout(root: Path) -> None:
+    for split in ("train", "val"):
+        (root / split).rename(root / f"{split}_images")
+        (root / f"{split}annot").rename(root / f"{split}_labels")
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (_strange_id, ("valannot/1.png", "77 (128 px)", "Allowed ids: 0-11")),
+        (_half_a_file, ("train/2.png", "truncated")),
+        (_another_size, ("trainannot/3.png", "64x48", "64x40")),
+        (_no_partner, ("1.png", "trainannot", "without a partner")),
+        (_another_layout, ("is not CamVid", "train_images", "trainannot/")),
+    ],
+)
+def test_data_that_cannot_be_used_is_named_before_anything_is_written(
+    damage: Any, expected: tuple[str, ...], tmp_path: Path
+) -> None:
+    root = write_camvid(tmp_path / "data")
+    damage(root)
+    before = files(tmp_path)
+    for line in (
+        f"train-teacher --teacher {NETWORK} --data camvid:data {SMALL} --out run",
+        f"distill --teacher {NETWORK} --student {NETWORK} --data camvid:data {SMALL}",
+        "data check camvid:data",
+    ):
+        result = segdistill(line)
+        assert result.code == 3, line
+        assert all(part in result.err for part in expected), result.err
+    assert files(tmp_path) == before
+
+
+# What nobody expected
+
+
+def test_an_interrupt_ends_a_command_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "examine", lambda: signal.raise_signal(signal.SIGINT))
+    result = segdistill("doctor")
+    assert (result.code, result.err.strip()) == (130, "warning: Interrupted.")
+
+
+def test_an_unexpected_error_is_one_panel_and_with_debug_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise ValueError("the moon")
+
+    monkeypatch.setattr(doctor, "examine", broken)
+    result = segdistill("doctor")
+    assert result.code == 1
+    assert "Internal error. ValueError: the moon" in result.err
+    assert "--debug" in result.err
+    assert "Traceback" not in result.err
+    with pytest.raises(ValueError, match="the moon"):
+        segdistill("doctor --debug")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "expected"),
+    [
+        (MemoryError(), 1, "Out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 1, "batch_size"),
+        (PermissionError(13, "Permission denied", "some/file"), 2, "some/file: Permission denied"),
+    ],
+)
+def test_what_the_machine_refuses_is_no_internal_error(
+    error: Exception, code: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise error
+
+    monkeypatch.setattr(doctor, "examine", broken)
+    result = segdistill("doctor")
+    assert result.code == code
+    assert expected in result.err
+    assert "Internal error" not in result.err
+
+
+def test_a_long_name_in_a_message_stays_in_one_piece_where_nobody_looks_at_a_terminal() -> None:
+    name = "gone-" * 40
+    assert f"There is no {name}." in segdistill("evaluate", name).err

@@ -1,0 +1,222 @@
+"""Where a value comes from, and that every mistake is named, all at once and with what was meant."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+import tomli_w
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segdistill.config import (
+    MAX_PRESET_BYTES,
+    RunConfig,
+    components,
+    find,
+    find_data,
+    load_preset,
+    preset_folder,
+)
+from segdistill.errors import UsageError, nearest
+
+
+def preset(folder: Path, extra: str = "", name: str = "mine.toml", **tables: str) -> Path:
+    """Write a small preset; `tables` replace what is under a heading, `extra` follows."""
+    parts = {
+        "teacher": 'network = "pspnet-resnet50"',
+        "student": 'network = "pspnet-resnet18"',
+        "data": 'name = "camvid"\ncrop = [32, 48]\nbatch_size = 4',
+        "optim": "lr = 0.1\nsteps = 100",
+        "checkpoint": "every = 10",
+        "validate": "every = 10",
+    }
+    text = "\n".join(f"[{heading}]\n{body}" for heading, body in (parts | tables).items())
+    file = folder / name
+    file.write_text(f"{text}\n{extra}\n")
+    return file
+
+
+def mistakes(file: Path, *overrides: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        load_preset(file, overrides)
+    return str(caught.value)
+
+
+def test_a_value_comes_from_the_file_then_its_data_set_then_set_then_flags(tmp_path: Path) -> None:
+    file = preset(tmp_path, "[on.streets.optim]\nlr = 0.2\nsteps = 50\npower = 0.5")
+    assert load_preset(file).optim.lr == 0.1
+    on_streets = load_preset(file, data="streets").optim
+    assert (on_streets.lr, on_streets.steps, on_streets.power) == (0.2, 50, 0.5)
+    assert load_preset(file, ["optim.lr=0.3"], data="streets").optim.lr == 0.3
+    last = load_preset(file, ["optim.lr=0.3", "optim.steps=7"], data="streets", flags={"optim.lr": 0.4}).optim
+    assert (last.lr, last.steps) == (0.4, 7)
+
+
+def test_the_later_of_two_overrides_counts(tmp_path: Path) -> None:
+    assert load_preset(preset(tmp_path), ["optim.lr=0.3", "optim.lr=0.5"]).optim.lr == 0.5
+
+
+def test_a_data_set_chosen_by_an_override_brings_its_table(tmp_path: Path) -> None:
+    file = preset(tmp_path, "[on.streets.optim]\nlr = 0.2")
+    assert load_preset(file, ["data.name=streets"]).optim.lr == 0.2
+
+
+def test_a_path_behind_the_name_of_a_data_set_keeps_its_table(tmp_path: Path) -> None:
+    config = load_preset(preset(tmp_path, "[on.camvid.optim]\nlr = 0.2"), data="camvid:D:/some where")
+    assert (config.optim.lr, config.data.name) == (0.2, "camvid:D:/some where")
+
+
+def test_a_file_without_a_name_is_called_like_the_file(tmp_path: Path) -> None:
+    assert load_preset(preset(tmp_path, name="quick.toml")).preset == "quick"
+
+
+def test_overrides_are_toml_values_or_bare_words(tmp_path: Path) -> None:
+    overrides = [
+        *("optim.lr=1e-3", "data.crop=[64, 96]", "teacher.aux=false", "precision=fp32", 'about="a = b"'),
+        *("terms.holistic.weight=1", "terms.holistic.loss=hinge"),
+    ]
+    config = load_preset(preset(tmp_path), overrides)
+    assert (config.optim.lr, config.data.crop, config.teacher.aux) == (0.001, (64, 96), False)
+    assert (config.precision, config.about) == ("fp32", "a = b")
+    assert config.terms["holistic"].options() == {"loss": "hinge"}
+
+
+def test_all_mistakes_of_a_file_are_named_at_once_with_what_was_meant(tmp_path: Path) -> None:
+    file = preset(
+        tmp_path,
+        "[terms.pixle]\nweight = 1\n[optm]\nlr = 1",
+        data='name = "camvid"\ncrop = [32]\nbatch_sise = 4\nflip = 1.5',
+        optim='lr = "fast"\nsteps = 0',
+    )
+    text = mistakes(file)
+    assert "8 mistakes in preset" in text
+    for line in (
+        "data.crop.1: missing",
+        "data.batch_size: missing",
+        "data.batch_sise: unknown key. Did you mean batch_size?",
+        "data.flip: Input should be less than or equal to 1 (found 1.5)",
+        "optim.lr: Input should be a valid number, unable to parse string as a number (found 'fast')",
+        "optim.steps: Input should be greater than or equal to 1 (found 0)",
+        "optm: unknown key. Did you mean optim",
+        "terms: unknown term 'pixle'. Did you mean pixel?",
+    ):
+        assert line in text
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("optm.lr=1", "optm: unknown key. Did you mean optim?"),
+        ("optim.learning_rate=1", "optim.learning_rate: unknown key. Known are: accumulate, algorithm"),
+        ("optim.lr=abc", "optim.lr: Input should be a valid number"),
+        ("optim.lr=nan", "optim.lr: Input should be a finite number"),
+        ("optim=3", "optim: Input should be a table of keys (found 3)"),
+        ("optim.lr.x=3", "--set optim.lr.x: lr is a value, not a table."),
+        ("data=3", "data: Input should be a table of keys (found 3)"),
+        ("data.crop=48", "data.crop: Input should be a list (found 48)"),
+        ("terms.pixle.weight=1", "terms: unknown term 'pixle'. Did you mean pixel?"),
+        ("terms.pixel.temperature=1", "terms.pixel.weight: missing"),
+        ("seed=4294967296", "seed: Input should be less than 2147483648"),
+        ("optim.lr", "--set optim.lr: expected KEY=VALUE."),
+        ("=1", "--set =1: expected KEY=VALUE."),
+    ],
+)
+def test_a_mistaken_override_is_named(override: str, expected: str, tmp_path: Path) -> None:
+    assert expected in mistakes(preset(tmp_path), override)
+
+
+def test_a_mistake_in_an_override_is_not_blamed_on_the_file_alone() -> None:
+    with pytest.raises(UsageError, match=r"in preset skd with --set optm\.lr:"):
+        load_preset("skd", ["optm.lr=1"])
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"lr = ", "not valid TOML"),
+        (b"lr = 1\nlr = 2", "not valid TOML"),
+        (b"\xff\xfe", "not valid TOML"),
+        (b"a = " + b"[" * 100_000, "not valid TOML"),
+        (b"#" * (MAX_PRESET_BYTES + 1), "larger than"),
+        (b"data = 3", "data: Input should be a table of keys (found 3)"),
+        (b"on = 3", "one table per data set"),
+        (b"[on]\ncamvid = 3", "one table per data set"),
+        (b"", "teacher: missing"),
+        (b'command = "rm -rf /"', "command: unknown key"),
+    ],
+)
+def test_a_file_that_is_no_preset_is_refused(content: bytes, expected: str, tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_bytes(content)
+    assert expected in mistakes(file)
+
+
+def test_a_preset_that_is_not_there_is_told_by_name_or_by_path(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Unknown preset 'sdk'") as caught:
+        load_preset("sdk")
+    assert caught.value.fix == "Did you mean skd?"
+    for file in (tmp_path / "nowhere.toml", tmp_path):
+        with pytest.raises(UsageError, match=r"no preset file|Unknown preset"):
+            load_preset(file)
+
+
+def test_a_cap_shortens_every_stage_and_lengthens_none(tmp_path: Path) -> None:
+    config = load_preset(preset(tmp_path), ["teacher.steps=40"])
+    assert config.capped(None) == config
+    capped = config.capped(60)
+    assert (capped.optim.steps, capped.teacher.steps, capped.teacher_optim().steps) == (60, 40, 40)
+    assert config.capped(1000) == config
+
+
+def test_a_teacher_trained_on_the_way_has_the_student_s_recipe_but_for_its_own_values(tmp_path: Path) -> None:
+    config = load_preset(preset(tmp_path), ["optim.momentum=0.5"])
+    assert config.teacher_optim() == config.optim
+    changed = config.changed(**{"teacher.lr": 0.7})
+    assert (changed.teacher_optim().lr, changed.teacher_optim().momentum, changed.optim.lr) == (0.7, 0.5, 0.1)
+
+
+def test_a_change_is_checked_like_a_preset(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"optim\.steps"):
+        load_preset(preset(tmp_path)).changed(**{"optim.steps": 0})
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    lr=st.floats(min_value=1e-12, max_value=1e6, allow_nan=False, exclude_min=True),
+    seed=st.integers(0, 2**31 - 1),
+    crop=st.tuples(st.integers(1, 65536), st.integers(1, 65536)),
+    about=st.text(),
+    weight=st.floats(min_value=0, max_value=1e9),
+)
+def test_a_configuration_survives_being_written(
+    lr: float, seed: int, crop: tuple[int, int], about: str, weight: float
+) -> None:
+    flags = {"optim.lr": lr, "seed": seed, "data.crop": list(crop), "about": about, "terms.pixel.weight": weight}
+    config = load_preset("skd", flags=flags)
+    assert RunConfig.model_validate(tomllib.loads(tomli_w.dumps(config.to_dict()))) == config
+
+
+def test_the_presets_lie_beside_the_package_or_in_it() -> None:
+    assert (preset_folder() / "skd.toml").is_file()
+
+
+def test_a_component_is_found_by_its_name_and_a_wrong_one_is_answered_with_the_nearest() -> None:
+    assert find("terms", "pairwise", "term") == "segdistill.terms.pairwise"
+    assert "_base" not in components("networks")
+    with pytest.raises(UsageError, match="Unknown term 'pairwize'") as caught:
+        find("terms", "pairwize", "term")
+    assert caught.value.fix == "Did you mean pairwise?"
+
+
+def test_data_given_as_a_path_alone_is_answered_with_how_to_write_it() -> None:
+    assert find_data("camvid:/a:b") == "segdistill.data.camvid"
+    with pytest.raises(UsageError) as caught:
+        find_data("/data/CamVid")
+    assert "NAME:PATH" in caught.value.fix
+
+
+def test_the_nearest_names_come_first_and_all_of_them_where_none_is_near() -> None:
+    assert nearest("pspnet-resnet81", ["pspnet-resnet18", "pspnet-resnet50", "other"]).startswith(
+        "Did you mean pspnet-resnet18"
+    )
+    assert nearest("xyz", ["b", "a"]) == "Known are: a, b."

@@ -1,0 +1,354 @@
+"""The engine trains what it should and nothing else, repeats itself bit for bit, and keeps bad numbers out."""
+
+import math
+import time
+from collections.abc import Iterator
+from itertools import chain, pairwise
+
+import pytest
+import torch
+from tiny import (
+    BF16,
+    CLASSES,
+    CPU,
+    SKD,
+    StillNorm,
+    copied,
+    differing,
+    distillation,
+    one_batch,
+    optim,
+    plain,
+    pspnet,
+    repeated,
+    scenes,
+    tiny,
+    train,
+    with_sgd_critic,
+)
+from torch import Tensor
+
+from segdistill.config import OptimConfig
+from segdistill.engine import (
+    MAX_BAD_STEPS,
+    Report,
+    Trainee,
+    Training,
+    evaluate,
+    poly_rate,
+    predict_labels,
+    probe,
+    resolve_device,
+    resolve_precision,
+)
+from segdistill.errors import CheckError, UsageError
+from segdistill.networks import Deployed
+from segdistill.types import IGNORE, Batch, Frozen, Stage, Step
+
+
+def skd_stage(steps: int, weights: dict[str, float] | None = None, **options: object) -> Stage:
+    student, teacher = tiny(0, dropout=0.2), tiny(1, width=10)
+    return Stage("student", student, distillation(student, teacher, weights), optim(steps, **options))
+
+
+def everything(stage: Stage) -> dict[str, Tensor]:
+    return copied(Trainee(stage.model, stage.objective))
+
+
+def without_labels(batch: Batch) -> Batch:
+    return batch._replace(label=torch.full_like(batch.label, IGNORE))
+
+
+def not_finite(batch: Batch) -> Batch:
+    return batch._replace(image=batch.image / 0)
+
+
+# What is trained
+
+
+def test_a_network_learns_one_batch_of_four_images_by_heart() -> None:
+    student, batch = pspnet(0), one_batch(4)
+    reports = train(Stage("student", student, plain(student), optim(30, lr=0.03)), repeated(batch, 30))
+    with torch.no_grad():
+        labels = predict_labels(Deployed(student), batch.image, batch.label.shape[-2:])
+    right = (labels == batch.label)[batch.label != IGNORE].double().mean()
+    assert right > 0.97
+    assert reports[-1].terms["cross_entropy"] < 0.1 * reports[0].terms["cross_entropy"]
+
+
+def test_the_teacher_stays_as_it_is_and_gets_no_gradient() -> None:
+    stage = skd_stage(3)
+    teacher = stage.objective.teacher
+    assert isinstance(teacher, Frozen)
+    before, modes = copied(teacher), set[bool]()
+    teacher.network.register_forward_pre_hook(lambda network, _: modes.update(m.training for m in network.modules()))
+    stage.objective.train()
+    train(stage, scenes(3))
+    teacher.train()
+    assert not differing(before, copied(teacher))
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in teacher.parameters())
+    assert modes == {False}
+    assert not any(module.training for module in teacher.modules())
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "aux", *SKD])
+def test_each_term_moves_the_student_and_neither_teacher_nor_critic(name: str) -> None:
+    stage = skd_stage(1)
+    Training(stage, CPU)
+    stage.objective.train()
+    step: Step = stage.objective(stage.model, one_batch(2))
+    step.terms[name].backward()
+    first = next(stage.model.parameters())
+    assert first.grad is not None
+    assert first.grad.abs().max() > 0
+    assert all(parameter.grad is None for parameter in stage.objective.parameters())
+
+
+def test_terms_of_weight_zero_leave_the_plain_student_bit_for_bit() -> None:
+    zero, baseline = skd_stage(4, dict.fromkeys(SKD, 0.0)), tiny(0, dropout=0.2)
+    train(zero, scenes(4))
+    train(Stage("student", baseline, plain(baseline), optim(4)), scenes(4))
+    assert not differing(copied(zero.model), copied(baseline))
+
+
+def test_a_weight_changes_the_student_by_that_much_of_its_term() -> None:
+    def moved(weight: float) -> Tensor:
+        student = tiny(0)
+        objective = distillation(student, tiny(1), {"pixel": weight})
+        before = student.classifier.weight.detach().clone()
+        train(Stage("student", student, objective, optim(1, weight_decay=0, momentum=0)), scenes(1))
+        return student.classifier.weight.detach() - before
+
+    torch.testing.assert_close(moved(3) - moved(0), 3 * (moved(1) - moved(0)), rtol=1e-4, atol=1e-7)
+
+
+# The same numbers
+
+
+def test_two_runs_are_equal_bit_for_bit() -> None:
+    first, second = skd_stage(3), skd_stage(3)
+    reports = [train(stage, scenes(3)) for stage in (first, second)]
+    assert not differing(everything(first), everything(second))
+    assert [r.terms for r in reports[0]] == [r.terms for r in reports[1]]
+
+
+def test_what_is_random_in_a_network_changes_from_step_to_step() -> None:
+    student, drawn = tiny(0), []
+    student.register_forward_pre_hook(lambda *_: drawn.append(torch.rand(()).item()))
+    train(Stage("student", student, plain(student), optim(5)), scenes(5))
+    assert len(set(drawn)) == 5
+
+
+def test_accumulated_micro_batches_equal_one_large_batch() -> None:
+    def run(accumulate: int) -> tuple[dict[str, Tensor], list[Report]]:
+        student = tiny(0, norm=StillNorm)
+        objective = with_sgd_critic(distillation(student, tiny(1, norm=StillNorm)))
+        stage = Stage("student", student, objective, optim(3, accumulate=accumulate))
+        reports = train(stage, scenes(3, 4, accumulate=accumulate))
+        return everything(stage), reports
+
+    (whole, reports), (parts, sums) = run(1), run(2)
+    for one, other in zip(reports, sums, strict=True):
+        assert one.terms.keys() == other.terms.keys() == {"cross_entropy", "aux", "critic", *SKD}
+        for name in one.terms:
+            torch.testing.assert_close(other.terms[name], one.terms[name], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6)
+
+
+# Bad numbers
+
+
+def test_a_step_that_is_not_finite_leaves_weights_statistics_and_optimisers_as_they_were() -> None:
+    good, stage = one_batch(4), skd_stage(3, lr=0.01)
+    states: list[dict[str, Tensor]] = []
+
+    def keep(report: Report) -> None:
+        momenta = (report.training.state()[key]["state"] for key in ("optimizer", "critic_optimizer"))
+        flat = {f"{i}.{n}.{k}": v.clone() for i, m in enumerate(momenta) for n, s in m.items() for k, v in s.items()}
+        states.append(everything(stage) | flat)
+
+    reports = train(stage, iter([good, not_finite(good), good]), keep)
+    assert not differing(states[0], states[1])
+    assert "model.first.0.weight" in differing(states[1], states[2])
+    assert [math.isfinite(report.gradient_norm) for report in reports] == [True, False, True]
+    assert [report.step for report in reports] == [1, 2, 3]
+
+
+def test_several_steps_that_are_not_finite_stop_the_run_and_name_step_terms_and_images() -> None:
+    stage, bad = skd_stage(10), not_finite(one_batch(2))
+    before = everything(stage)
+    with pytest.raises(CheckError) as caught:
+        train(stage, repeated(bad, 10))
+    text = str(caught.value)
+    assert f"step {MAX_BAD_STEPS + 1} " in text
+    assert all(f"{name} " in text for name in ("cross_entropy", "aux", "critic", *SKD))
+    assert "cross_entropy nan" in text
+    assert all(name in text for name in bad.names)
+    assert not differing(before, everything(stage))
+
+
+def test_single_bad_steps_between_good_ones_do_not_stop_the_run() -> None:
+    good, stage = one_batch(2), skd_stage(2 * MAX_BAD_STEPS + 2, SKD | {"holistic": 0})
+    pairs = ((not_finite(good), good) for _ in range(MAX_BAD_STEPS + 1))
+    reports = train(stage, chain.from_iterable(pairs))
+    assert sum(not math.isfinite(report.gradient_norm) for report in reports) == MAX_BAD_STEPS + 1
+    assert all(value.isfinite().all() for value in everything(stage).values())
+
+
+def test_a_batch_without_labels_gives_cross_entropy_no_gradient() -> None:
+    student, batch = tiny(0, norm=StillNorm), without_labels(one_batch(4))
+    before = copied(student)
+    stage = Stage("student", student, plain(student), optim(2, weight_decay=0))
+    reports = train(stage, repeated(batch, 2))
+    assert not differing(before, copied(student))
+    assert [(r.terms["cross_entropy"].item(), r.gradient_norm) for r in reports] == [(0, 0), (0, 0)]
+
+
+def test_a_batch_without_labels_is_harmless_to_a_distillation_and_counts_nothing_beside_others() -> None:
+    batch = one_batch(4)
+    empty, together = skd_stage(2), skd_stage(1, {"pixel": 10.0}, accumulate=2)
+    for report in train(empty, repeated(without_labels(batch), 2)):
+        assert all(value.isfinite() for value in report.terms.values())
+        assert report.terms["pixel"] == 0
+        assert report.terms["pairwise"] > 0
+    alone = train(skd_stage(1, {"pixel": 10.0}), repeated(batch, 1))
+    # the unlabelled micro-batch comes last: dropout draws for the first one as it does for the batch alone
+    both = train(together, iter([batch, without_labels(batch)]))
+    for name in ("cross_entropy", "aux", "pixel"):
+        torch.testing.assert_close(both[0].terms[name], alone[0].terms[name])
+
+
+# Schedule
+
+
+def test_the_rate_falls_polynomially() -> None:
+    config = OptimConfig(lr=0.01, power=0.9, steps=4)
+    rates = [poly_rate(config, step, 4) for step in range(4)]
+    # (3/4) ** 0.9, (1/2) ** 0.9, (1/4) ** 0.9
+    assert rates == pytest.approx([0.01, 0.0077190, 0.0053589, 0.0028717], rel=1e-4)
+
+
+def test_the_rate_rises_linearly_over_the_warm_up_to_its_schedule() -> None:
+    config = OptimConfig(lr=8.0, power=1.0, warmup=3, steps=8)
+    assert [poly_rate(config, step, 8) for step in range(8)] == [2.0, 3.5, 4.5, 5.0, 4.0, 3.0, 2.0, 1.0]
+
+
+def test_student_and_critic_follow_their_schedules_over_the_same_steps() -> None:
+    stage, critic_rates = skd_stage(2, power=1.0, lr=0.1), list[float]()
+
+    def note(report: Report) -> None:
+        assert report.training.critic_optimizer is not None
+        critic_rates.append(report.training.critic_optimizer.param_groups[0]["lr"])
+
+    reports = train(stage, scenes(2), note)
+    assert [report.lr for report in reports] == pytest.approx([0.1, 0.05])
+    assert critic_rates == pytest.approx([4e-4, 4e-4 * 0.5**0.9])
+
+
+def test_momentum_and_weight_decay_are_those_of_the_configuration() -> None:
+    student, batch = tiny(0), without_labels(one_batch(2))
+    weight = next(student.parameters())
+    start = weight.detach().clone()
+    stage = Stage("student", student, plain(student), optim(2, lr=0.5, power=0, momentum=0.5, weight_decay=0.1))
+    train(stage, repeated(batch, 2))
+    # the gradient is 0.1 w alone: w1 = w0 (1 - 0.05); velocity 0.5 * 0.1 w0 + 0.1 w1 = 0.145 w0
+    torch.testing.assert_close(weight.detach(), start * (0.95 - 0.5 * 0.145))
+
+
+# Device and precision
+
+
+@pytest.mark.parametrize(("name", "words"), [("tpu", "tpu"), ("cpu:1", "cpu:1"), ("cuda:x", "cuda:x"), ("", "''")])
+def test_unknown_devices_are_refused(name: str, words: str) -> None:
+    with pytest.raises(UsageError, match=f"Unknown device .*{words}"):
+        resolve_device(name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_asked_for_and_missing_is_an_error() -> None:
+    assert resolve_device("auto") == torch.device("cpu")
+    with pytest.raises(UsageError, match="sees no CUDA GPU"):
+        resolve_device("cuda")
+
+
+def test_precisions_are_resolved_for_the_device_and_fp16_is_refused_on_a_cpu() -> None:
+    cpu = torch.device("cpu")
+    assert resolve_precision("fp32", cpu) == CPU
+    assert resolve_precision("bf16", cpu) == BF16
+    assert resolve_precision("auto", cpu) in (CPU, BF16)
+    with pytest.raises(UsageError, match="fp16 needs a GPU") as caught:
+        resolve_precision("fp16", cpu)
+    assert caught.value.exit_code == 2
+
+
+def test_under_bf16_the_networks_compute_in_it_while_weights_and_terms_stay_float32() -> None:
+    stage, seen = skd_stage(1), list[torch.dtype]()
+    stage.model.register_forward_hook(lambda _, __, output: seen.append(output.logits.dtype))
+    (report,) = train(stage, scenes(1), precision=BF16)
+    assert seen == [torch.bfloat16]
+    assert {value.dtype for value in report.terms.values()} == {torch.float32}
+    assert {parameter.dtype for parameter in stage.model.parameters()} == {torch.float32}
+
+
+# The probe and the scores
+
+
+def test_a_probe_leaves_everything_as_it_was() -> None:
+    stage = skd_stage(5)
+    stage.model.eval()
+    stage.objective.eval()
+    before, random = everything(stage), torch.get_rng_state()
+    probe(stage, (40, 72), len(CLASSES), 4, CPU)
+    assert not differing(before, everything(stage))
+    assert torch.equal(random, torch.get_rng_state())
+    modules = list(chain(stage.model.modules(), stage.objective.modules()))
+    assert not any(module.training for module in modules)
+    assert all(parameter.grad is None for module in modules for parameter in module.parameters())
+
+
+def test_a_probe_takes_what_a_step_takes_and_memory_is_what_the_process_has_used() -> None:
+    student = pspnet(0)
+    stage = Stage("student", student, plain(student), optim(4))
+    found = probe(stage, (56, 104), len(CLASSES), 4, CPU)  # a size that no other test has set up
+    ends: list[float] = []
+    train(stage, scenes(4, 4, (56, 104)), lambda _: ends.append(time.perf_counter()))
+    step = min(later - earlier for earlier, later in pairwise(ends))
+    assert 0.2 * step < found.seconds < 4 * step
+    assert 50e6 < found.peak_bytes < 100e9
+
+
+def test_a_probe_of_an_accumulating_stage_counts_every_micro_batch() -> None:
+    def seconds(accumulate: int) -> float:
+        student = tiny(0, width=24)
+        stage = Stage("student", student, plain(student), optim(2, accumulate=accumulate))
+        return probe(stage, (96, 96), len(CLASSES), 8, CPU).seconds
+
+    assert seconds(4) > 0.3 * seconds(1)  # one micro-batch of the four would be a quarter or less
+
+
+def test_scores_do_not_depend_on_how_the_images_are_batched() -> None:
+    batch = one_batch(6)
+    network = Deployed(tiny(0))
+
+    def parts(size: int) -> Iterator[Batch]:
+        for i in range(0, 6, size):
+            yield Batch(batch.image[i : i + size], batch.label[i : i + size], batch.names, batch.seeds)
+
+    done: list[int] = []
+    scores = [evaluate(network, parts(size), len(CLASSES), done.append) for size in (1, 4, 6)]
+    assert done == [1] * 6 + [4, 2] + [6]
+    with torch.no_grad():
+        guess = network(batch.image).argmax(1)
+    right = (guess == batch.label) & (batch.label != IGNORE)
+    for score in scores:
+        assert torch.equal(score.confusion, scores[0].confusion)
+        assert int(score.confusion.trace()) == int(right.sum())
+        assert (score.images, score.ignored_pixels) == (6, int((batch.label == IGNORE).sum()))
+
+
+def test_predictions_are_brought_to_the_labels_size_before_a_class_is_chosen() -> None:
+    image = torch.zeros(1, 3, 2, 2)
+    logits = torch.tensor([[[[0.0, 4.0]], [[2.0, 1.0]]]]).repeat(1, 1, 2, 1)  # (1, 2, 2, 2): columns favour 1, then 0
+    labels = predict_labels(lambda _: logits, image, (2, 4))
+    # resized to half-pixel centres, class 0 is 0, 1, 3, 4 and class 1 is 2, 1.75, 1.25, 1
+    assert labels.tolist() == [[[1, 1, 0, 0], [1, 1, 0, 0]]]

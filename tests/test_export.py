@@ -1,0 +1,459 @@
+"""The exported file: equal to its network at every size, self-describing, whole or refused; and an honest stopwatch."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from time import sleep
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import ModelProto, TensorProto
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segdistill.checkpoint import ModelInfo
+from segdistill.config import NetworkConfig
+from segdistill.errors import CheckError, DataError, ModelError, UsageError
+from segdistill.export import Check, OnnxModel, check_parity, export_onnx, export_report, speed_gate
+from segdistill.inference import find_inputs, infer
+from segdistill.latency import Latency, Subject, measure, torch_subject
+from segdistill.metrics import Scores
+from segdistill.networks import Deployed, SegNetwork, build_network
+from segdistill.types import IGNORE, Batch
+
+CPU = torch.device("cpu")
+CLASSES = ("road", "sky", "tree", "car", "pole")
+STUDENT = NetworkConfig(network="pspnet-resnet18-half")
+
+
+def info(config: NetworkConfig) -> ModelInfo:
+    return ModelInfo(
+        network=config,
+        classes=CLASSES,
+        palette=tuple((i, 10 * i, 255 - i) for i in range(len(CLASSES))),
+        role="student",
+        size=(96, 128),
+        mean=(123.675, 116.28, 103.53),
+        std=(58.395, 57.12, 57.375),
+        data="streets",
+        preset="skd",
+        steps=7,
+        versions={"torch": torch.__version__},
+        sha256="ab" * 32,
+    )
+
+
+def network(config: NetworkConfig) -> SegNetwork:
+    """A network whose batch norms have something to fold."""
+    torch.manual_seed(0)
+    built = build_network(config, len(CLASSES))
+    for module in built.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.1)  # type: ignore[arg-type]  # a tensor: the norm keeps statistics
+            nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.1)
+    return built.eval()
+
+
+def images(count: int, height: int, width: int) -> Tensor:
+    generator = torch.Generator().manual_seed(height)
+    coarse = 255 * torch.rand(count, 3, height // 8 + 1, width // 8 + 1, generator=generator)
+    return F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def batches() -> Iterator[Batch]:
+    """Three images in two batches, with labels of another size than the images."""
+    for count in (2, 1):
+        label = torch.randint(len(CLASSES), (count, 70, 90), generator=torch.Generator().manual_seed(count))
+        label[:, :5] = IGNORE
+        yield Batch(images(count, 96, 128), label, ("image",) * count, torch.zeros(count, dtype=torch.int64))
+
+
+@pytest.fixture(scope="module")
+def student() -> SegNetwork:
+    return network(STUDENT)
+
+
+@pytest.fixture(scope="module")
+def file(student: SegNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "model.onnx"
+    export_onnx(student, info(STUDENT), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(file: Path) -> OnnxModel:
+    return OnnxModel(file, CPU)
+
+
+def sealed(model: ModelProto) -> bytes:
+    """The bytes of a file with a digest that is right, as someone who means harm would write them."""
+    kept = [entry for entry in model.metadata_props if entry.key != "digest"]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    content: bytes = model.SerializeToString()
+    entry = onnx.StringStringEntryProto(key="digest", value=hashlib.sha256(content).hexdigest())
+    tail: bytes = ModelProto(metadata_props=[entry]).SerializeToString()
+    return content + tail
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 96, 128), (2, 64, 64), (3, 65, 97), (1, 180, 240), (1, 37, 301), (1, 9, 2), (1, 1, 1)]
+)
+def test_the_graph_equals_the_network_at_any_size_and_batch(
+    shape: tuple[int, int, int], student: SegNetwork, exported: OnnxModel
+) -> None:
+    image = images(*shape)
+    with torch.no_grad():
+        expected = Deployed(student)(image)
+    found = exported(image)
+    assert found.shape == (shape[0], len(CLASSES), *shape[1:])
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_images_in_channels_last_are_understood(exported: OnnxModel) -> None:
+    image = images(2, 40, 56)
+    assert torch.equal(exported(image.contiguous(memory_format=torch.channels_last)), exported(image))
+
+
+def test_the_file_stands_alone_and_any_runtime_can_tell_how_to_use_it(file: Path, tmp_path: Path) -> None:
+    assert [entry.name for entry in file.parent.iterdir()] == ["model.onnx"]
+    moved = tmp_path / "elsewhere.onnx"
+    moved.write_bytes(file.read_bytes())
+    session = onnxruntime.InferenceSession(moved, providers=["CPUExecutionProvider"])
+    (end,), (result,) = session.get_inputs(), session.get_outputs()
+    assert (end.name, end.type, end.shape) == ("image", "tensor(float)", ["batch", 3, "height", "width"])
+    assert (result.name, result.shape) == ("logits", ["batch", len(CLASSES), "height", "width"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["classes"]) == list(CLASSES)
+    assert json.loads(metadata["palette"])[1] == [1, 10, 254]
+    assert metadata["ignore_index"] == "255"
+    assert metadata["normalization"] == "in_graph"
+    assert metadata["size"] == "96x128"
+    assert metadata["network"] == "pspnet-resnet18-half"
+    assert metadata["sha256"] == "ab" * 32
+    assert json.loads(metadata["versions"]) == {"torch": torch.__version__}
+
+
+def test_the_graph_is_one_that_runtimes_of_some_age_read(file: Path) -> None:
+    model = onnx.load(file)
+    onnx.checker.check_model(model, full_check=True)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
+    assert model.ir_version <= 10
+    assert not model.functions
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+
+
+def test_the_file_tells_nothing_of_the_machine_it_was_made_on(file: Path) -> None:
+    content = file.read_bytes()
+    for trace in (
+        "stack_trace",
+        "site-packages",
+        "segdistill/networks",
+        f"{Path.home()}/",
+        str(Path(__file__).parents[1]),
+    ):
+        assert trace.encode() not in content
+
+
+def test_the_header_comes_back_whole(exported: OnnxModel) -> None:
+    assert exported.info == info(STUDENT)
+    assert (exported.provider, exported.threads) == ("CPUExecutionProvider", torch.get_num_threads())
+
+
+def test_what_only_training_needs_is_not_in_the_graph_and_the_export_is_silent(
+    student: SegNetwork, file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plain = NetworkConfig(network="pspnet-resnet18-half", aux=False, dropout=0.0)
+    bare = build_network(plain, len(CLASSES))
+    bare.load_state_dict({k: v for k, v in student.state_dict().items() if not k.startswith("auxiliary")})
+    bare.train()
+    before = {name: tensor.clone() for name, tensor in bare.state_dict().items()}
+    export_onnx(bare, info(plain), tmp_path / "bare.onnx")
+    assert capfd.readouterr() == ("", "")
+    assert bare.training, "the export works on a copy"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in bare.state_dict().items())
+    graphs = [onnx.load(path).graph for path in (file, tmp_path / "bare.onnx")]
+    operators = [[(node.op_type, list(node.input), list(node.output)) for node in graph.node] for graph in graphs]
+    weights = [{tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer} for graph in graphs]
+    assert operators[0] == operators[1]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_teacher_that_sees_labels_cannot_be_exported(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="sees more than images"):
+        export_onnx(build_network(STUDENT, len(CLASSES), in_channels=4), info(STUDENT), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_healthy_export_passes_on_images_whose_labels_have_another_size(
+    student: SegNetwork, exported: OnnxModel
+) -> None:
+    seen: list[int] = []
+    deployed = Deployed(student)
+    check = check_parity(deployed, exported, batches(), seen.append)
+    assert check.failures() == []
+    assert check.images == 3
+    assert seen == [2, 1]
+    assert 0 < check.max_abs_diff <= 1e-4 * check.largest_logit
+    truth, prediction = [], []
+    with torch.no_grad():
+        for batch in batches():
+            logits = F.interpolate(deployed(batch.image), size=(70, 90), mode="bilinear", align_corners=False)
+            prediction.append(logits.argmax(1))
+            truth.append(batch.label)
+    assert check.miou_torch == pytest.approx(Scores.of(torch.cat(prediction), torch.cat(truth), len(CLASSES)).miou)
+
+
+def test_a_changed_weight_with_a_digest_that_is_right_fails_the_check(
+    student: SegNetwork, file: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(file)
+    largest = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    values = onnx.numpy_helper.to_array(largest) * np.float32(1.01)
+    largest.CopyFrom(onnx.numpy_helper.from_array(values, largest.name))
+    (tmp_path / "model.onnx").write_bytes(sealed(model))
+    check = check_parity(Deployed(student), OnnxModel(tmp_path / "model.onnx", CPU), batches())
+    assert check.max_abs_diff > 1e-4 * check.largest_logit
+    assert "the logits differ" in check.failures()[0]
+
+
+def test_a_flipped_byte_is_noticed_when_the_file_is_opened(file: Path, tmp_path: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(ModelError, match="damaged or was changed"):
+        OnnxModel(tmp_path / "model.onnx", CPU)
+
+
+def test_a_graph_that_fails_at_some_size_fails_the_check(student: SegNetwork, exported: OnnxModel) -> None:
+    class OneImageAtATime(OnnxModel):
+        def __init__(self) -> None:
+            self.info = exported.info
+
+        def __call__(self, image: Tensor) -> Tensor:
+            if len(image) == 3:
+                raise ModelError("the graph has a batch axis of 1")
+            return exported(image)
+
+    with pytest.raises(CheckError, match="batch axis"):
+        check_parity(Deployed(student), OneImageAtATime(), batches())
+
+
+def test_a_check_without_images_is_refused(student: SegNetwork, exported: OnnxModel) -> None:
+    with pytest.raises(DataError, match="no images"):
+        check_parity(Deployed(student), exported, [])
+
+
+HEALTHY = Check(1e-4, 2.0, 0.9995, 0.5, 0.5005, 4)
+
+
+@pytest.mark.parametrize(
+    ("check", "words"),
+    [
+        (replace(HEALTHY, max_abs_diff=3e-4), "more than 0.0002"),
+        (replace(HEALTHY, max_abs_diff=float("nan")), "differ by up to nan"),
+        (replace(HEALTHY, label_agreement=0.9989), "only 99.890 %"),
+        (replace(HEALTHY, miou_onnx=0.4985), "from 0.5000 to 0.4985"),
+    ],
+)
+def test_each_limit_is_kept_and_told_in_words(check: Check, words: str) -> None:
+    assert HEALTHY.failures() == []
+    (sentence,) = check.failures()
+    assert words in sentence
+
+
+def external(model: ModelProto) -> None:
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+
+
+def hidden_external(model: ModelProto) -> None:
+    tensor = TensorProto(data_type=TensorProto.FLOAT, dims=[1])
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+    body = onnx.helper.make_graph([onnx.helper.make_node("Constant", [], ["x"], value=tensor)], "body", [], [])
+    model.graph.node.append(onnx.helper.make_node("Loop", [], [], body=body))
+
+
+def foreign_operator(model: ModelProto) -> None:
+    model.graph.node[0].domain = "com.example"
+
+
+def other_classes(model: ModelProto) -> None:
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 6
+
+
+def other_input(model: ModelProto) -> None:
+    model.graph.input[0].name = "pixels"
+
+
+def too_new(model: ModelProto) -> None:
+    model.ir_version = 999
+
+
+def other_header(model: ModelProto) -> None:
+    next(entry for entry in model.metadata_props if entry.key == "segdistill").value = '{"format": 1}'
+
+
+def no_header(model: ModelProto) -> None:
+    del model.metadata_props[:]
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (external, "lies in another file"),
+        (hidden_external, "lies in another file"),
+        (foreign_operator, "domain 'com.example'"),
+        (other_classes, "logits of 5 classes"),
+        (other_input, "from an image"),
+        (too_new, "refuses"),
+        (other_header, "not one this version reads"),
+        (no_header, "lacks the header"),
+    ],
+)
+def test_a_hostile_or_foreign_graph_is_refused(
+    harm: Callable[[ModelProto], None], words: str, file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(file)
+    harm(model)
+    (tmp_path / "model.onnx").write_bytes(sealed(model))
+    with pytest.raises(ModelError, match=words):
+        OnnxModel(tmp_path / "model.onnx", CPU)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("content", [b"", b"no model at all\n" * 100, b"\x08\x0a\x12", None])
+def test_a_file_that_is_no_whole_onnx_file_is_refused(content: bytes | None, file: Path, tmp_path: Path) -> None:
+    whole = file.read_bytes()
+    (tmp_path / "model.onnx").write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(ModelError, match=r"model\.onnx"):
+        OnnxModel(tmp_path / "model.onnx", CPU)
+
+
+def test_a_device_that_onnxruntime_lacks_is_an_error_and_no_silent_fall_back(file: Path) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime computes on GPUs")
+    with pytest.raises(UsageError, match="CUDAExecutionProvider"):
+        OnnxModel(file, torch.device("cuda"))
+
+
+def test_images_the_graph_cannot_take_are_an_error_with_their_shape(
+    exported: OnnxModel, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ModelError, match=r"\(1, 4, 8, 8\)"):
+        exported(torch.zeros(1, 4, 8, 8))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_label_maps_from_the_file_alone_are_those_from_the_network(
+    student: SegNetwork, exported: OnnxModel, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        pixels = images(1, 50 + i, 80)[0].permute(1, 2, 0).to(torch.uint8).numpy()
+        Image.fromarray(pixels).save(tmp_path / f"in/{i}.png")
+    for name, predict in (("torch", Deployed(student)), ("onnx", exported)):
+        inputs = find_inputs(str(tmp_path / "in"), tmp_path / name)
+        assert infer(predict, exported.info, inputs, tmp_path / name).done == 3
+    for i in range(3):
+        maps = [np.asarray(Image.open(tmp_path / name / f"{i}.png")) for name in ("torch", "onnx")]
+        assert maps[0].shape == (50 + i, 80)
+        assert (maps[0] == maps[1]).mean() >= 0.999
+
+
+def latency(p50: float) -> Latency:
+    return Latency(first=50.0, p50=p50, p90=30.0, p99=None, n=12, threads=2, provider="CPUExecutionProvider")
+
+
+def test_the_gate_holds_the_median_against_what_was_asked_for() -> None:
+    assert speed_gate(latency(20), min_fps=None, max_ms=None) is None
+    for gate, passed in [
+        (speed_gate(latency(20), min_fps=50, max_ms=None), True),
+        (speed_gate(latency(20), min_fps=50.1, max_ms=None), False),
+        (speed_gate(latency(20), min_fps=None, max_ms=20), True),
+        (speed_gate(latency(20), min_fps=None, max_ms=19.5), False),
+    ]:
+        assert gate is not None
+        assert gate.passed is passed
+    assert gate is not None
+    assert gate.limit == "at most 19.5 ms"
+
+
+def test_the_report_has_the_keys_that_were_promised(file: Path) -> None:
+    measured = {"student": latency(25), "onnxruntime": latency(20)}
+    report = export_report(file, (96, 128), HEALTHY, measured, speed_gate(latency(20), min_fps=60, max_ms=None))
+    assert json.loads(json.dumps(report)) == {
+        "file": str(file),
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "opset": 20,
+        "size": [96, 128],
+        "check": {
+            "max_abs_diff": 1e-4,
+            "label_agreement": 0.9995,
+            "miou_torch": 0.5,
+            "miou_onnx": 0.5005,
+            "images": 4,
+        },
+        "latency_ms": {
+            "teacher": None,
+            "student": {
+                **{"first": 50.0, "p50": 25, "p90": 30.0, "p99": None},
+                **{"n": 12, "threads": 2, "provider": "CPUExecutionProvider"},
+            },
+            "onnxruntime": {
+                **{"first": 50.0, "p50": 20, "p90": 30.0, "p99": None},
+                **{"n": 12, "threads": 2, "provider": "CPUExecutionProvider"},
+            },
+        },
+        "fps": 50.0,
+        "gate": {"limit": "at least 60 fps", "passed": False},
+    }
+    assert export_report(file, (96, 128), HEALTHY, measured | {"teacher": latency(90)}, None)["gate"] is None
+
+
+def test_the_stopwatch_takes_turns_and_tells_the_first_call_and_the_slow_ones() -> None:
+    calls: list[str] = []
+
+    def subject(name: str) -> Subject:
+        def run() -> None:
+            slow = name not in calls or calls.count(name) % 5 == 0
+            calls.append(name)
+            sleep(0.02 if slow else 0.001)
+
+        return Subject(run, f"provider of {name}")
+
+    times = measure({"a": subject("a"), "b": subject("b")}, threads=3, max_runs=100)
+    assert calls == ["a", "b"] * (len(calls) // 2)
+    for name, time in times.items():
+        assert time.first >= 20
+        assert 1 <= time.p50 < 20 <= time.p90 <= (time.p99 or 0)
+        assert (time.n, time.threads, time.provider) == (100, 3, f"provider of {name}")
+        assert calls.count(name) >= 111, "the first call, and ten at least to warm up"
+
+
+def test_the_stopwatch_stops_a_slow_network_early_and_then_knows_no_99th_percentile() -> None:
+    slow, fast = Subject(lambda: sleep(0.02), ""), Subject(lambda: None, "")
+    times = measure({"slow": slow, "fast": fast}, threads=1, max_runs=100, max_seconds=0.2)
+    assert 5 <= times["slow"].n <= 10
+    assert times["slow"].p99 is None
+    assert times["fast"].n == 100
+    assert times["fast"].p99 is not None
+
+
+def test_both_runtimes_are_measured_on_the_same_image(student: SegNetwork, exported: OnnxModel) -> None:
+    image = images(1, 32, 48)
+    subjects = {"student": torch_subject(Deployed(student), image), "onnxruntime": exported.subject(image)}
+    times = measure(subjects, threads=exported.threads, max_runs=5)
+    assert [time.provider for time in times.values()] == ["PyTorch cpu", "CPUExecutionProvider"]
+    assert all(time.n == 5 and 0 < time.p50 < 2000 for time in times.values())

@@ -1,0 +1,49 @@
+"""The commands that the README shows, run as written there, with fewer steps and smaller images."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from commands import segdistill, write_camvid
+
+README = Path(__file__).parent.parent / "README.md"
+SMALLER = "--steps 2 --workers 0 --set data.size=[32,48] --set data.crop=[32,48] --set data.batch_size=2"
+
+
+def shown() -> list[str]:
+    """Return the commands in the README's code blocks, continued lines joined."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def test_the_readme_begins_with_the_two_commands_that_install_and_run() -> None:
+    run, test = shown()[:2]
+    assert run == "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/segdistill quickstart"
+    assert test == "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest"
+
+
+def test_the_readme_shows_its_parts_in_the_order_a_newcomer_reads() -> None:
+    text = README.read_text(encoding="utf-8")
+    parts = ["# segdistill", "![", "## Two commands", "## Tour", "## Measured", "## What it does not do"]
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+    assert (README.parent / "docs" / "quickstart.png").stat().st_size > 10_000
+
+
+def test_the_tour_runs_as_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_camvid(tmp_path / "PATH/TO/CamVid")
+    tour = [line for line in shown() if line.startswith("segdistill ")]
+    verbs = [shlex.split(line)[1] for line in tour]
+    assert verbs[:4] == ["train-teacher", "distill", "export", "infer"]
+    assert "evaluate" in verbs
+    for line in tour:
+        words = shlex.split(line)[1:]
+        smaller = shlex.split(SMALLER) if words[0] in ("train-teacher", "distill") else []
+        result = segdistill("", *words, *smaller)  # of two --steps, the last holds
+        assert result.code == 0, f"{line}\n{result.err}"
+    assert (tmp_path / "runs/camvid-student/model.onnx").exists()
+    assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == [
+        *("0.png", "0_overlay.png", "1.png", "1_overlay.png"),
+    ]

@@ -1,0 +1,444 @@
+"""The whole path through the commands, tiny and without network: what is written, what goes on, what is refused."""
+
+import json
+import os
+import shlex
+import signal
+import socket
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commands import NETWORK, SMALL, contents, files, halve, process, segdistill, write_camvid
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from segdistill.config import load_preset
+from segdistill.store import open_run
+
+RUN_FILES = {
+    *("config.toml", "environment.json", "data.json", "scores.json", "train.log", "metrics.jsonl", "manifest.json"),
+    *("README.md", "curves.png", "model.safetensors", "checkpoints/last", "checkpoints/best", ".lock"),
+}
+DISTILL = f"distill --preset skd --teacher pspnet18 --student resnet18-half --data streets {SMALL}"
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A folder with a teacher, a student distilled from it beside a plain one, and its graph."""
+
+    folder: Path
+    distilled: dict[str, Any]
+    exported: dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every test run in a folder of its own, and find no data that it did not name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SEGDISTILL_DATA", raising=False)
+
+
+@pytest.fixture(scope="module")
+def camvid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_camvid(tmp_path_factory.mktemp("data") / "CamVid")
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """Distil and export where the network is cut, for a user whose name must not turn up in what is written."""
+    folder = tmp_path_factory.mktemp("secretuser")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(folder))
+        patch.setenv("SECRET_TOKEN", "secretuser-1234")
+        patch.setattr(socket.socket, "connect", _no_network)
+        patch.chdir(folder)
+        distilled = segdistill(f"{DISTILL} --baseline steps --json --out {folder}/student")
+        assert distilled.code == 0, distilled.err
+        exported = segdistill(f"export {folder}/student --json --workers 0")
+        assert exported.code == 0, exported.err
+    return Workshop(folder, json.loads(distilled.out), json.loads(exported.out))
+
+
+def _no_network(self: socket.socket, address: object) -> None:
+    raise AssertionError(f"no command may reach out for {address}")
+
+
+@pytest.fixture
+def student(workshop: Workshop) -> Path:
+    return workshop.folder / "student"
+
+
+# What the path leaves behind
+
+
+def test_the_folders_of_runs_hold_what_the_contract_says(workshop: Workshop) -> None:
+    baseline = {f"baseline/{name}" for name in RUN_FILES}
+    assert files(workshop.folder / "student") == RUN_FILES | baseline | {"teacher.json", "picture.png", "model.onnx"}
+    assert files(workshop.folder / "runs" / "train-teacher-skd-pspnet-resnet18-001") == RUN_FILES
+
+
+def test_nothing_written_names_this_machine_s_folders_or_its_user(workshop: Workshop) -> None:
+    for path in workshop.folder.rglob("*"):
+        if path.is_file():
+            assert b"secretuser" not in path.read_bytes(), path
+
+
+def test_a_run_s_configuration_is_a_preset_that_repeats_it(student: Path) -> None:
+    printed = segdistill(f"{DISTILL} --print-config")
+    Path("printed.toml").write_text(printed.out)
+    config = load_preset(student / "config.toml")
+    assert config == load_preset("printed.toml")
+    assert load_preset(student / "baseline" / "config.toml") == config.changed(terms={})
+
+
+def test_the_plain_and_the_distilled_student_see_the_same_and_only_one_has_terms(student: Path) -> None:
+    def terms(folder: Path) -> set[str]:
+        entry = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+        return set(entry) - {"stage", "step", "lr", "gradient_norm", "loss"}
+
+    assert terms(student / "baseline") == {"cross_entropy", "aux"}
+    assert terms(student) == {"cross_entropy", "aux", "pixel", "pairwise", "holistic", "critic"}
+    assert (student / "data.json").read_text() == (student / "baseline" / "data.json").read_text()
+
+
+def test_a_manifest_holds_every_file_of_its_run(student: Path) -> None:
+    for folder in (student, student / "baseline"):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        own = {name for name in files(folder) if not name.startswith(("baseline/", ".lock", "manifest.json"))}
+        assert set(manifest["files"]) == own
+
+
+def test_the_log_tells_the_run_as_its_user_saw_it(student: Path) -> None:
+    log = (student / "train.log").read_text()
+    for part in ("distilled: pspnet-resnet18-half", "terms: pixel 10, pairwise 10, holistic 0.1", "step 2: mIoU"):
+        assert part in log
+
+
+def test_results_as_json_have_the_contract_s_keys(workshop: Workshop, student: Path) -> None:
+    assert workshop.distilled.keys() == {"run", "results"}
+    assert list(workshop.distilled["results"]) == ["teacher", "plain", "distilled"]
+    scores = {"images", "miou", "pixel_accuracy", "iou", "ignored_pixels"}
+    for result in workshop.distilled["results"].values():
+        assert result.keys() == scores | {"network", "best_miou", "parameters", "macs"}
+    assert workshop.exported.keys() == {"file", "sha256", "opset", "size", "check", "latency_ms", "fps", "gate"}
+    assert workshop.exported["check"].keys() == {
+        *("max_abs_diff", "label_agreement", "miou_torch", "miou_onnx", "images")
+    }
+    for latency in workshop.exported["latency_ms"].values():
+        assert latency.keys() == {"first", "p50", "p90", "p99", "n", "threads", "provider"}
+    evaluated = segdistill(f"evaluate {student} --json --workers 0 --quiet")
+    assert json.loads(evaluated.out).keys() == scores | {"model", "data", "split", "precision", "device"}
+    assert evaluated.err == ""
+
+
+def test_run_model_file_and_graph_score_alike(workshop: Workshop, student: Path) -> None:
+    lines = (str(student), f"{student}/model.safetensors --data streets", f"{student}/model.onnx --data streets")
+    run, model, graph = (json.loads(segdistill(f"evaluate {line} --json --workers 0").out) for line in lines)
+    assert run == model
+    reported = workshop.distilled["results"]["distilled"]
+    assert reported.items() >= {key: value for key, value in run.items() if key in reported}.items()
+    assert (graph["images"], graph["ignored_pixels"]) == (run["images"], run["ignored_pixels"])
+    assert graph["miou"] == pytest.approx(run["miou"], abs=1e-4)
+    assert graph["pixel_accuracy"] == pytest.approx(run["pixel_accuracy"], abs=1e-4)
+    assert (run["precision"], run["device"], run["split"], run["data"]) == ("fp32", graph["device"], "val", "streets")
+
+
+def test_the_precision_asked_for_is_the_one_that_computes(student: Path) -> None:
+    result = json.loads(segdistill(f"evaluate {student} --precision bf16 --json --workers 0").out)
+    assert result["precision"] == "bf16"
+
+
+def test_run_and_graph_label_images_alike(student: Path, camvid: Path) -> None:
+    for model, out in ((student, "by_run"), (student / "model.onnx", "by_graph")):
+        result = segdistill(f"infer {model} {camvid} --out {out} --overlay --json")
+        assert result.code == 0, result.err
+        told = json.loads(result.out)
+        assert told.keys() == {"out", "images", "failed", "images_per_second"}
+        assert (told["out"], told["images"], told["failed"]) == (out, 12, [])
+    names = {str(path.relative_to(camvid)) for path in camvid.rglob("*.png")}
+    assert files(Path("by_run")) == names | {name.replace(".png", "_overlay.png") for name in names}
+    for name in names:
+        with Image.open(Path("by_run", name)) as one, Image.open(Path("by_graph", name)) as other:
+            assert (one.mode, one.size) == ("P", (64, 48))
+            assert (np.asarray(one) == np.asarray(other)).mean() > 0.999
+
+
+def test_a_trained_teacher_is_found_and_not_trained_again(workshop: Workshop) -> None:
+    before = contents(workshop.folder / "runs")
+    again = process(sys.executable, "-m", "segdistill", *shlex.split(DISTILL), "--json", cwd=workshop.folder)
+    assert again.code == 0, again.err
+    assert "runs/train-teacher-skd-pspnet-resnet18-001, trained before" in again.err
+    assert json.loads(again.out)["results"].keys() == {"teacher", "distilled"}
+    after = contents(workshop.folder / "runs")
+    assert {path: stamp for path, stamp in after.items() if path in before} == before
+    assert all("/distill-skd-pspnet-resnet18-half-001/" in path for path in after.keys() - before)
+
+
+def test_a_graph_that_is_too_slow_is_told_by_the_exit_code(student: Path) -> None:
+    result = segdistill(f"export {student} --output slow.onnx --max-ms 0.0001 --size 32x48 --workers 0 --json")
+    assert result.code == 4
+    assert json.loads(result.out)["gate"]["passed"] is False
+    assert "the speed gate" in result.err
+
+
+def test_a_device_that_is_missing_is_never_replaced(student: Path, camvid: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the device")
+    model = student / "model.safetensors"
+    for line in (
+        f"{DISTILL} --out run",
+        f"train-teacher {SMALL} --data streets --out run",
+        f"evaluate {model} --data streets",
+        f"export {student} --output again.onnx",
+        f"infer {student / 'model.onnx'} {camvid / 'val'} --out labels",
+        "quickstart --out run",
+    ):
+        result = segdistill(f"{line} --device cuda")
+        assert (result.code, "sees no CUDA GPU" in result.err) == (2, True), line
+    assert not files(Path.cwd())
+
+
+def test_a_damaged_image_is_left_out_of_inference_and_told(student: Path, tmp_path: Path) -> None:
+    root = write_camvid(tmp_path / "data")
+    halve(root / "train" / "2.png")
+    result = segdistill(f"infer {student} data/train --out labels --json")
+    assert result.code == 3
+    assert files(tmp_path / "labels") == {"0.png", "1.png", "3.png"}
+    told = json.loads(result.out)
+    assert (told["images"], [entry["file"] for entry in told["failed"]]) == (3, ["data/train/2.png"])
+    assert "data/train/2.png" in result.err
+
+
+# Models
+
+
+def test_data_of_other_classes_are_refused_with_both_lists(student: Path, camvid: Path, tmp_path: Path) -> None:
+    for line in (
+        f"evaluate {student} --data camvid:{camvid}",
+        f"export {student} --output a.onnx --data camvid:{camvid}",
+        f"distill --teacher {student} --student {NETWORK} --data camvid:{camvid} {SMALL} --out run",
+    ):
+        result = segdistill(line)
+        assert result.code == 2, line
+        assert "sidewalk, building, pole, vegetation" in result.err
+        assert "sky, building, pole, road, pavement" in result.err
+    assert not files(tmp_path)
+
+
+def test_a_bare_file_needs_data(student: Path) -> None:
+    for name in ("model.safetensors", "model.onnx"):
+        result = segdistill(f"evaluate {student / name}")
+        assert result.code == 2
+        assert "--data streets:PATH" in result.err or "--data streets" in result.err
+
+
+def test_a_damaged_model_is_refused(student: Path, tmp_path: Path) -> None:
+    for name in ("model.safetensors", "model.onnx"):
+        content = bytearray((student / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "notes.txt").write_text("no model")
+    before = files(tmp_path)
+    for line in (
+        *("evaluate model.safetensors --data streets", "evaluate model.onnx --data streets", "evaluate notes.txt"),
+        *(
+            "export model.safetensors --data streets",
+            "infer notes.txt . --out labels",
+            "infer model.onnx . --out labels",
+        ),
+        f"distill --teacher model.safetensors --student {NETWORK} --data streets {SMALL}",
+        f"distill --teacher {student} --student {NETWORK} --data streets {SMALL} --init-weights notes.txt",
+    ):
+        result = segdistill(line)
+        assert result.code == 5, (line, result.err)
+        assert line.split()[-1 if "--init" in line else 2 if "--teacher" in line else 1] in result.err
+    assert files(tmp_path) == before
+
+
+def test_a_pickle_with_code_in_it_is_never_run(tmp_path: Path, student: Path) -> None:
+    evil = tmp_path / "evil.pt"
+    evil.write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR.")
+    for line in (
+        *("evaluate evil.pt --data streets", "export evil.pt --data streets", "infer evil.pt . --out labels"),
+        f"train-teacher --teacher pspnet18 --data streets {SMALL} --backbone-weights evil.pt",
+        f"distill --teacher evil.pt --student {NETWORK} --data streets {SMALL}",
+        f"distill --teacher {student} --student {NETWORK} --data streets {SMALL} --init-weights evil.pt",
+    ):
+        assert segdistill(line).code == 5, line
+    assert files(tmp_path) == {"evil.pt"}
+
+
+def test_an_exported_graph_cannot_teach_nor_be_exported_nor_replace_a_model(student: Path, tmp_path: Path) -> None:
+    graph, model = student / "model.onnx", student / "model.safetensors"
+    before = contents(student)
+    for line, expected in (
+        (f"distill --teacher {graph} --student {NETWORK} --data streets {SMALL}", "cannot teach"),
+        (f"export {graph} --data streets", "exported already"),
+        (f"export {student}", "model.onnx exists"),
+        (f"export {student} --output {model} --overwrite", "does not end in .onnx"),
+        (f"export {student} --output gone/a.onnx", "There is no folder gone"),
+        (f"evaluate {graph} --data streets --precision bf16", "an exported graph computes in fp32"),
+    ):
+        result = segdistill(line)
+        assert (result.code, expected in result.err) == (2, True), (line, result.err)
+    assert contents(student) == before
+
+
+# A run's folder
+
+
+def test_a_folder_with_files_is_left_alone(student: Path, tmp_path: Path) -> None:
+    before = contents(student)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "README.md").write_text("mine")
+    for line, expected in (
+        (f"{DISTILL} --out {student}", "is not empty"),
+        (f"{DISTILL} --out mine", "is not empty"),
+        (f"{DISTILL} --out mine --overwrite", "no run that --overwrite could replace"),
+        (f"train-teacher --data streets {SMALL} --out {student / 'README.md'}", "is a file, not a folder"),
+        (f"quickstart --out {student}", "is not empty"),
+    ):
+        result = segdistill(line)
+        assert (result.code, expected in result.err) == (2, True), (line, result.err)
+    assert contents(student) == before
+    assert files(tmp_path) == {"mine/README.md"}
+
+
+def test_a_finished_run_is_finished(student: Path) -> None:
+    before = contents(student)
+    again = segdistill(f"{DISTILL} --baseline steps --json --resume --out {student}")
+    assert again.code == 0, again.err
+    assert "Already finished" in again.err
+    assert json.loads(again.out) == json.loads((student.parent / "distill.json").read_text())
+    assert contents(student) == before
+
+
+def test_resuming_with_other_settings_shows_old_and_new(student: Path) -> None:
+    before = contents(student)
+    result = segdistill(f"{DISTILL} --set optim.lr=0.5 --seed 3 --resume --out {student}")
+    assert result.code == 2
+    assert "optim.lr: 0.02 -> 0.5" in result.err
+    assert "seed: 0 -> 3" in result.err
+    assert contents(student) == before
+
+
+def test_resuming_with_another_teacher_is_refused(student: Path) -> None:
+    line = DISTILL.replace("--teacher pspnet18", f"--teacher {student} --set teacher.network=pspnet18")
+    result = segdistill(f"{line} --resume --out {student}")
+    assert result.code == 2
+    assert "The teacher has changed" in result.err
+
+
+def test_a_second_run_in_a_folder_names_the_first(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", resume=False, overwrite=False):
+        (tmp_path / "run" / "config.toml").write_text("")
+        for flag in ("", "--resume", "--overwrite"):
+            started = time.monotonic()
+            result = segdistill(f"train-teacher --data streets {SMALL} --out run {flag}")
+            assert result.code == 2
+            assert f"Another run is at work in run (process {os.getpid()})" in result.err
+            assert time.monotonic() - started < 2
+
+
+def test_overwriting_a_run_replaces_it_and_keeps_what_is_not_its_own(camvid: Path, tmp_path: Path) -> None:
+    line = f"train-teacher --teacher {NETWORK} --data camvid:{camvid} {SMALL} --out run"
+    assert segdistill(line).code == 0
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    outside.mkdir()
+    (outside / "last").write_text("mine")
+    (run / "notes.txt").write_text("mine")
+    for path in (run / "checkpoints").iterdir():
+        path.unlink()
+    (run / "checkpoints").rmdir()
+    (run / "checkpoints").symlink_to(outside)
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").symlink_to(outside / "last")
+    assert segdistill(f"{line} --overwrite --seed 1").code == 0
+    assert contents(outside).keys() == {str(outside / "last")}
+    assert (outside / "last").read_text() == "mine"
+    assert files(run) == RUN_FILES | {"notes.txt"}
+    assert load_preset(run / "config.toml").seed == 1
+
+
+def test_a_training_that_is_interrupted_says_how_to_go_on(camvid: Path, tmp_path: Path) -> None:
+    log, words = tmp_path / "run" / "metrics.jsonl", f"train-teacher --teacher {NETWORK} --data camvid:{camvid} {SMALL}"
+
+    def interrupt() -> None:
+        while not (log.exists() and log.stat().st_size):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    result = segdistill(words.replace("--steps 2", "--steps 100000") + " --out run")
+    assert result.code == 130
+    assert "everything is saved" in result.err
+    assert "--out run --resume" in result.err
+    assert "Traceback" not in result.err
+    assert (tmp_path / "run" / "checkpoints" / "last").exists()
+    assert not (tmp_path / "run" / "manifest.json").exists()
+
+
+# Nonsense
+
+
+WORDS = st.sampled_from(
+    [
+        "",
+        "-1",
+        "0",
+        "nan",
+        "1e999",
+        "é💥",
+        "x" * 300,
+        ".",
+        "gone/at/all",
+        "[1,",
+        "{}",
+        "=",
+        "a=b",
+        "--",
+        "-",
+        "camvid:.",
+    ]
+)
+LINES = (
+    "quickstart --out . --steps {} --device {}",
+    f"train-teacher --data streets --set data.crop=[32,48] --set {{}} --teacher {NETWORK} --print-config",
+    "train-teacher --preset {} --teacher {} --data {} --dry-run --steps 1 --workers 0",
+    f"distill --teacher {{}} --student {{}} --data camvid:gone {SMALL}",
+    f"distill --teacher {NETWORK} --student {NETWORK} --data camvid:gone --out {{}} --init-weights {{}} --seed {{}}",
+    "evaluate {} --data {} --split {} --device {} --precision {}",
+    "export {} --output {} --size {} --min-fps {} --data {}",
+    "infer {} {} --out {} --device {}",
+    "presets show {}",
+    "presets copy {} {}",
+    "presets {}",
+    "networks --size {} --classes {}",
+    "data check {}",
+    "{} {}",
+)
+
+
+@given(line=st.sampled_from(LINES), data=st.data())
+@settings(
+    *(), max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_nonsense_is_answered_with_a_message(line: str, data: st.DataObject, student: Path) -> None:
+    words = [data.draw(WORDS) if word == "{}" else word for word in shlex.split(line)]
+    if data.draw(st.booleans()):
+        words = [str(student) if word == "gone/at/all" else word for word in words]
+    before = contents(student)
+    result = segdistill("", *words)
+    assert result.code in range(6), words
+    assert "Traceback" not in result.out + result.err, words
+    assert result.out + result.err, words
+    assert not list(Path.cwd().rglob("*.tmp"))
+    assert contents(student) == before

@@ -1,0 +1,301 @@
+"""A run's folder: files are old or new and never half, one run at a time, and only its own files are touched."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from commands import contents, process
+
+from segdistill.errors import ModelError, ResourceError, UsageError
+from segdistill.store import (
+    OWN_FILES,
+    check_folder,
+    next_folder,
+    open_run,
+    seal,
+    sha256_of,
+    verify_file,
+    write_atomic,
+    write_json,
+)
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from segdistill.store import open_run
+with open_run(Path(sys.argv[1]), resume=False, overwrite=False):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@contextmanager
+def held(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Let another process hold a run's folder."""
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        try:
+            yield holder
+        finally:
+            holder.kill()
+
+
+def run_in(path: Path, *names: str) -> Path:
+    """Leave a run's files in a folder."""
+    with open_run(path, resume=False, overwrite=False):
+        for name in names or OWN_FILES:
+            write_atomic(path / name, f"of {name}")
+    return path
+
+
+def test_a_file_is_replaced_as_a_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    write_atomic(file, "old")
+    write_atomic(file, b"\x00new")
+    assert file.read_bytes() == b"\x00new"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
+    file, done = tmp_path / "a.bin", threading.Event()
+    versions = [bytes([index]) * 200_000 for index in range(20)]
+    write_atomic(file, versions[0])
+    seen = set()
+
+    def read() -> None:
+        while not done.is_set():
+            seen.add(file.read_bytes())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for version in versions:
+        write_atomic(file, version)
+    done.set()
+    reader.join()
+    assert seen <= set(versions)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_file_is_readable_by_whom_the_umask_says(mask: int, mode: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        write_atomic(tmp_path / "a", "x")
+        assert os.umask(mask) == mask, "the mask is as it was"
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == mode
+
+
+def test_a_file_too_large_for_its_quota_leaves_the_old_one_and_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_text("old")
+    program = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from segdistill.errors import ResourceError\n"
+        "from segdistill.store import write_atomic\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try:\n"
+        "    write_atomic(Path(sys.argv[1]), bytes(200_000))\n"
+        "except ResourceError as error:\n"
+        "    print(error)\n"
+        "    sys.exit(error.exit_code)\n"
+    )
+    done = process(sys.executable, "-c", program, file)
+    assert done.code == 1, done.err
+    assert f"while writing {file}" in done.out
+    assert file.read_text() == "old"
+    assert os.listdir(tmp_path) == [file.name]
+
+
+def test_a_place_that_cannot_be_written_is_the_user_s_to_change(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "nowhere" / "a", tmp_path / "folder", tmp_path / "file" / "a"):
+        with pytest.raises(UsageError, match="cannot be written"):
+            write_atomic(path, "x")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_a_link_is_replaced_and_what_it_points_to_stays(tmp_path: Path) -> None:
+    victim, link = tmp_path / "victim", tmp_path / "link"
+    victim.write_text("mine")
+    link.symlink_to(victim)
+    write_atomic(link, "new")
+    assert (victim.read_text(), link.read_text(), link.is_symlink()) == ("mine", "new", False)
+
+
+def test_a_name_as_long_as_the_file_system_allows_is_written(tmp_path: Path) -> None:
+    write_atomic(tmp_path / ("x" * 255), "x")
+
+
+def test_json_is_written_as_people_read_it(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"name": "Straße", "none": None})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "name": "Straße",\n  "none": null\n}\n'
+
+
+def test_a_second_run_in_a_folder_is_refused_with_the_first_one_s_process(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with held(path) as holder:
+        for resume, overwrite in ((False, False), (False, True)):
+            with pytest.raises(UsageError, match=rf"at work in .*run \(process {holder.pid}\)"):
+                check_folder(path, resume=resume, overwrite=overwrite)
+        before = contents(path)
+        with (
+            pytest.raises(UsageError, match=f"process {holder.pid}"),
+            open_run(path, resume=False, overwrite=True),
+        ):
+            raise AssertionError
+        assert contents(path) == before
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    with open_run(path, resume=False, overwrite=False):
+        assert (path / ".lock").read_text() == str(os.getpid())
+
+
+def test_a_lock_is_free_again_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), open_run(tmp_path / "run", resume=False, overwrite=False):
+        raise ZeroDivisionError
+    with open_run(tmp_path / "run", resume=False, overwrite=False):
+        pass
+
+
+def test_a_folder_with_files_needs_resume_or_overwrite(tmp_path: Path) -> None:
+    run = run_in(tmp_path / "run", "config.toml")
+    with pytest.raises(UsageError, match="not empty") as caught:
+        check_folder(run, resume=False, overwrite=False)
+    assert "--resume" in caught.value.fix
+    assert "--overwrite" in caught.value.fix
+    check_folder(run, resume=True, overwrite=False)
+    check_folder(run, resume=False, overwrite=True)
+
+
+def test_where_no_run_is_nothing_can_be_resumed(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no run to resume"):
+        check_folder(tmp_path, resume=True, overwrite=False)
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is a file"):
+        check_folder(tmp_path / "file", resume=False, overwrite=False)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_overwrite_removes_what_a_run_wrote_and_keeps_everything_else(tmp_path: Path) -> None:
+    run = run_in(tmp_path / "run")
+    run_in(run / "baseline")
+    for foreign in ("notes.txt", ".config.tmp", "checkpoints/mine.bin", "baseline/notes.txt"):
+        (run / foreign).write_text("mine")
+    (run / ".config.toml.k3x2.tmp").write_text("left by a killed run")
+    with open_run(run, resume=False, overwrite=True):
+        left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert left == {
+        *(".lock", "baseline/.lock", "notes.txt", ".config.tmp", "checkpoints/mine.bin", "baseline/notes.txt")
+    }
+
+
+def test_overwrite_refuses_a_folder_that_no_run_has_written(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with (
+        pytest.raises(UsageError, match="no run that --overwrite could replace"),
+        open_run(tmp_path, resume=False, overwrite=True),
+    ):
+        raise AssertionError
+    assert os.listdir(tmp_path) == ["README.md"]
+
+
+def test_overwrite_removes_links_and_does_not_follow_them(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (outside / "checkpoints").mkdir(parents=True)
+    for name in ("README.md", "config.toml", "last", "checkpoints/last", ".last.x.tmp"):
+        (outside / name).write_text("mine")
+    run = run_in(tmp_path / "run", "config.toml")
+    (run / "checkpoints").rmdir()
+    for name, target in (("checkpoints", "."), ("baseline", "."), ("metrics.jsonl", "README.md"), ("data.json", "no")):
+        (run / name).symlink_to(outside / target)
+    before = contents(outside)
+    with open_run(run, resume=False, overwrite=True) as folder:
+        write_atomic(folder / "checkpoints/last", "ours")
+        folder.append("metrics.jsonl", "ours")
+    assert contents(outside) == before
+    assert not any(path.is_symlink() for path in run.rglob("*"))
+
+
+def test_a_run_s_folder_may_itself_be_a_link(tmp_path: Path) -> None:
+    run = run_in(tmp_path / "disk" / "run", "config.toml", "manifest.json")
+    (tmp_path / "link").symlink_to(run)
+    with open_run(tmp_path / "link", resume=False, overwrite=True):
+        assert not (run / "config.toml").exists()
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "victim")
+    with pytest.raises((UsageError, OSError)), open_run(tmp_path / "run", resume=False, overwrite=False):
+        raise AssertionError
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
+def test_a_log_is_cut_back_to_what_is_done(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", resume=False, overwrite=False) as folder:
+        for line in ("one", "two", "three"):
+            folder.append("metrics.jsonl", line)
+        folder.truncate_lines("metrics.jsonl", 2)
+        folder.append("metrics.jsonl", "other")
+        folder.truncate_lines("absent.jsonl", 2)
+        assert (folder / "metrics.jsonl").read_text() == "one\ntwo\nother\n"
+        assert not (folder / "absent.jsonl").exists()
+
+
+def test_a_manifest_holds_every_file_of_the_run_and_finds_a_flipped_bit(tmp_path: Path) -> None:
+    run = run_in(tmp_path / "run")
+    (run / "notes.txt").write_text("mine")
+    seal(run)
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert set(manifest["files"]) == set(OWN_FILES) - {"manifest.json"}
+    assert manifest["files"]["config.toml"] == {"bytes": 14, "sha256": sha256_of(run / "config.toml")}
+    verify_file(run, "config.toml")
+    before = sha256_of(run / "config.toml")
+    (run / "config.toml").write_text("of config.tomm")
+    with pytest.raises(ModelError) as caught:
+        verify_file(run, "config.toml")
+    for part in (str(run / "config.toml"), before, sha256_of(run / "config.toml")):
+        assert part in caught.value.what
+    assert caught.value.exit_code == 5
+
+
+def test_without_a_manifest_there_is_nothing_to_compare(tmp_path: Path) -> None:
+    verify_file(run_in(tmp_path / "run", "config.toml"), "config.toml")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"files": 3}', '{"files": {"config.toml": 3}}', "{}"])
+def test_a_damaged_manifest_is_told(content: str, tmp_path: Path) -> None:
+    run = run_in(tmp_path / "run", "config.toml")
+    (run / "manifest.json").write_text(content)
+    with pytest.raises(ModelError, match=r"manifest\.json is damaged"):
+        verify_file(run, "config.toml")
+
+
+def test_folders_are_numbered_after_the_highest_there_is(tmp_path: Path) -> None:
+    assert next_folder(tmp_path / "runs", "distill").name == "distill-001"
+    for name in ("distill-001", "distill-007", "distill-x", "distill-skd-012"):
+        (tmp_path / name).mkdir()
+    assert next_folder(tmp_path, "distill").name == "distill-008"
+
+
+def test_a_full_disk_is_not_taken_for_the_user_s_mistake(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with open_run(tmp_path / "run", resume=False, overwrite=False) as folder:
+        (folder / "metrics.jsonl").symlink_to("/dev/full")
+        with pytest.raises(ResourceError, match=r"disk is full.*while writing .*metrics\.jsonl"):
+            folder.append("metrics.jsonl", "line")

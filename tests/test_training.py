@@ -1,0 +1,389 @@
+"""A training that is stopped and continued is the one that was not, bit for bit; what it leaves behind is whole."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import CLASSES, CPU, distillation, plain, source, tiny
+from torch import Tensor
+
+from segdistill.checkpoint import ModelInfo, load_state, save_model, save_state
+from segdistill.config import NetworkConfig, RunConfig
+from segdistill.data import DataSource
+from segdistill.data.camvid import CLASSES as CAMVID_CLASSES
+from segdistill.data.camvid import PALETTE as CAMVID_PALETTE
+from segdistill.errors import CheckError, ModelError, Stopped
+from segdistill.metrics import Scores
+from segdistill.networks import build_network
+from segdistill.store import open_run
+from segdistill.talk import Advance, Silence
+from segdistill.training import Job, Workplace, load_last, score, stop_signals, train
+from segdistill.types import Stage
+
+STEPS = 11
+"""Three epochs of three steps and most of a fourth: 6 images, 2 per step."""
+TERMS = {"pixel": {"weight": 10.0}, "pairwise": {"weight": 10.0}}
+CRITIC = {"terms.holistic.weight": 0.1, "checkpoint.every": STEPS}
+"""With the critic a checkpoint has 34 MB, most of it the critic's."""
+
+
+def configuration(**values: Any) -> RunConfig:
+    table = {
+        "preset": "test",
+        "teacher": {"network": "pspnet-resnet18"},
+        "student": {"network": "pspnet-resnet18-half"},
+        "data": {"crop": [32, 32], "batch_size": 2, "scale": [0.8, 1.5], "color": 0.2},
+        "optim": {"lr": 0.02, "steps": STEPS},
+        "checkpoint": {"every": 2},
+        "validate": {"every": 3},
+        "terms": TERMS,
+    }
+    return RunConfig.model_validate(table).changed(**values)
+
+
+def a_job(config: RunConfig, loss: str = "wgan-gp", *, data: DataSource | None = None) -> Job:
+    """Return a job on fresh networks: the same ones every time."""
+    student, teacher = tiny(0, dropout=0.2), tiny(1, width=10)
+    weights = {name: term.weight for name, term in config.terms.items()}
+    objective = distillation(student, teacher, weights, loss) if weights else plain(student)
+    info = ModelInfo(
+        **{"network": config.student, "classes": CLASSES, "palette": ((0, 0, 0),) * 3, "role": "student"},
+        **{"size": None, "mean": (0, 0, 0), "std": (1, 1, 1), "data": "tiny", "preset": "test", "steps": STEPS},
+    )
+    return Job(Stage("student", student, objective, config.optim), student, info, config, data or source(6, 3))
+
+
+@dataclass
+class Listener(Silence):
+    """Keeps what is said, and does something to the process when a step is done."""
+
+    at: int = 0
+    action: Any = None
+    heard: list[str] = field(default_factory=list)
+
+    def say(self, text: str) -> None:
+        self.heard.append(text)
+
+    def warn(self, text: str) -> None:
+        self.heard.append(text)
+
+    @contextmanager
+    def progress(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
+        step = done
+
+        def advance(count: int, text: str) -> None:
+            nonlocal step
+            step += count
+            if count and step == self.at:
+                self.action()
+
+        yield advance
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def run(job: Job, path: Path, talk: Silence | None = None, *, workers: int = 0) -> Scores:
+    """Train in a folder; continue where there is something to continue."""
+    resume = path.exists()
+    if resume:
+        (path / "config.toml").touch()
+    place = Workplace(torch.device("cpu"), CPU, workers, talk or Silence())
+    with open_run(path, resume=resume, overwrite=False) as folder:
+        return train(job, folder, place, resume=resume, command="segdistill again")
+
+
+def stopped(job: Job, path: Path, listener: Listener, *, workers: int = 0) -> Stopped:
+    """Train until a signal stops it; return the error without the frames that would keep the workers alive."""
+    try:
+        run(job, path, listener, workers=workers)
+    except Stopped as error:
+        return error.with_traceback(None)
+    raise AssertionError("nothing stopped it")
+
+
+def equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return bool(one == other)
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    first, second = (load_state(path / "checkpoints/last") for path in (one, other))
+    for key in first["training"]:
+        assert equal(first["training"][key], second["training"][key]), key
+    assert first.keys() == second.keys()
+    assert all(equal(first[key], second[key]) for key in first)
+    for name in ("metrics.jsonl", "model.safetensors", "checkpoints/best"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+# Exact resume
+
+
+@pytest.fixture(scope="module", params=["wgan-gp", "hinge"])
+def with_critic(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """Return the kind of the critic's loss and an uninterrupted run with it."""
+    path = tmp_path_factory.mktemp("runs") / request.param
+    run(a_job(configuration(**CRITIC), request.param), path)
+    return request.param, path
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    run(a_job(configuration()), path)
+    return path
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_stopped_again_and_again_is_the_uninterrupted_one(
+    with_critic: tuple[str, Path], workers: int, tmp_path: Path
+) -> None:
+    loss, reference = with_critic
+    path, config = tmp_path / "run", configuration(**CRITIC)
+    for step in (1, 4, 6, STEPS - 1):  # the first, in the middle and at the end of an epoch, the last but one
+        error = stopped(a_job(config, loss), path, Listener(at=step, action=terminate), workers=workers)
+        assert error.exit_code == 143
+        assert f"after step {step} of {STEPS}" in error.what
+        assert "segdistill again" in error.fix
+        assert load_state(path / "checkpoints/last")["training"]["step"] == step
+        assert not (path / "model.safetensors").exists()
+    run(a_job(config, loss), path, workers=workers)
+    assert any("critic" in name for name in load_state(path / "checkpoints/last")["training"]["weights"])
+    assert_same_run(reference, path)
+
+
+def test_a_run_that_died_continues_from_its_checkpoint_and_its_log_has_each_line_once(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    def die() -> None:
+        raise RuntimeError("the power is off")
+
+    path = tmp_path / "run"
+    for step, saved in ((10, 8), (11, 10)):  # both have been logged and not yet been saved
+        with pytest.raises(RuntimeError, match="power"):
+            run(a_job(configuration()), path, Listener(at=step, action=die))
+        assert load_state(path / "checkpoints/last")["training"]["step"] == saved
+        assert [line["step"] for line in lines(path)][-1] == step
+    run(a_job(configuration()), path)
+    assert_same_run(uninterrupted, path)
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(uninterrupted: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    stopped(a_job(configuration()), path, Listener(at=9, action=interrupt))
+    last = path / "checkpoints/last"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    listener = Listener()
+    run(a_job(configuration()), path, listener)
+    assert any("checkpoints/last is damaged" in text for text in listener.heard)
+    assert any("Continuing from" in text and "last.prev, step 8" in text for text in listener.heard)
+    assert_same_run(uninterrupted, path)
+
+
+def test_a_finished_training_that_is_continued_changes_nothing(uninterrupted: Path) -> None:
+    before = {file: file.read_bytes() for file in uninterrupted.rglob("*") if file.is_file() and file.name != ".lock"}
+    run(a_job(configuration()), uninterrupted)
+    for file, content in before.items():
+        assert file.read_bytes() == content, file
+
+
+def test_how_often_it_is_validated_and_saved_does_not_change_what_is_learnt(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    often = configuration(**{"validate.every": 1, "checkpoint.every": 1})
+    run(a_job(often), tmp_path / "often", workers=2)
+    states = [load_state(path / "checkpoints/last")["training"] for path in (uninterrupted, tmp_path / "often")]
+    assert equal(*states)
+
+
+# What a run leaves behind
+
+
+def test_the_log_has_terms_rate_and_scores_and_the_model_its_last_and_best_score(tmp_path: Path) -> None:
+    config = configuration(terms={})
+    job = a_job(config)
+    scores = run(job, tmp_path / "run")
+    entries = lines(tmp_path / "run")
+    validated = {entry["step"]: entry["miou"] for entry in entries if "miou" in entry}
+    logged = [entry for entry in entries if "loss" in entry]
+    assert list(validated) == [3, 6, 9, 11]
+    assert [entry["step"] for entry in logged] == [10, 11]
+    assert all(entry["stage"] == "student" for entry in entries)
+    assert logged[0]["loss"] == pytest.approx(logged[0]["cross_entropy"] + logged[0]["aux"])
+    assert logged[0]["lr"] == pytest.approx(0.02 * (2 / 11) ** 0.9)
+    assert validated[11] == scores.miou
+    place = Workplace(torch.device("cpu"), CPU, 0, Silence())
+    assert torch.equal(score(job.network, job.data, None, place, CPU).confusion, scores.confusion)
+    state = load_state(tmp_path / "run/checkpoints/last")
+    best = max(validated.values())
+    assert (state["best"], state["best_step"]) == (best, min(step for step, miou in validated.items() if miou == best))
+
+
+def test_a_training_on_nothing_but_huge_steps_stops_with_finite_checkpoints(tmp_path: Path) -> None:
+    config = configuration(terms={}, **{"optim.lr": 1e20, "checkpoint.every": 1, "validate.every": 1})
+    with pytest.raises(CheckError) as caught:
+        run(a_job(config), tmp_path / "run")
+    assert caught.value.exit_code == 4
+    assert "cross_entropy nan" in caught.value.what
+    for name in ("last", "last.prev"):
+        weights = load_state(tmp_path / "run/checkpoints" / name)["training"]["weights"]
+        assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_the_last_state_that_is_whole_is_found(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", resume=False, overwrite=False) as folder:
+        assert load_last(folder, Silence()) is None
+        last, previous, listener = folder / "checkpoints/last", folder / "checkpoints/last.prev", Listener()
+        for step in (1, 2):
+            save_state(last, {"training": {"step": step}}, keep_previous=True)
+        assert load_last(folder, listener) == {"training": {"step": 2}}
+        assert not listener.heard
+        last.unlink()  # killed between two renames
+        assert load_last(folder, listener) == {"training": {"step": 1}}
+        assert "last.prev, step 1" in listener.heard[0]
+        previous.write_bytes(b"?")
+        with pytest.raises(ModelError, match=r"last\.prev is damaged"):
+            load_last(folder, listener)
+
+
+# Signals
+
+
+def test_a_signal_after_the_last_step_leaves_a_model_and_still_stops(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    error = stopped(a_job(configuration(terms={})), tmp_path / "run", Listener(at=STEPS, action=interrupt))
+    assert (error.exit_code, error.what.partition(";")[0]) == (130, "Stopped by SIGINT after the last step of 11")
+    assert (tmp_path / "run/model.safetensors").exists()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_the_first_signal_is_noted_and_the_next_one_of_either_kind_acts_as_usual() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stop_signals() as caught:
+        assert caught() is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert caught() == signal.SIGTERM
+        assert signal.getsignal(signal.SIGINT) is before
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_training_in_another_thread_leaves_signals_to_the_main_one() -> None:
+    seen: list[object] = []
+
+    def inside() -> None:
+        with stop_signals() as caught:
+            seen.append((caught(), signal.getsignal(signal.SIGTERM)))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    assert seen == [(None, before)]
+
+
+# The command line, in processes of its own
+
+
+def camvid(root: Path) -> Path:
+    """Write a CamVid of six images, and return its folder."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for i in range(count):
+            label = np.repeat(np.sort(rng.integers(0, 12, (6, 1)), axis=0), 8, axis=1).repeat(8, 0).repeat(8, 1)
+            image = label[..., None] * 20 + rng.integers(0, 30, (*label.shape, 3))
+            for folder, pixels in ((split, image), (f"{split}annot", label)):
+                (root / folder).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.astype(np.uint8)).save(root / folder / f"{split}{i}.png")
+    return root
+
+
+def untrained_teacher(file: Path) -> Path:
+    torch.manual_seed(0)
+    config = NetworkConfig(network="pspnet-resnet18-half")
+    network = build_network(config, len(CAMVID_CLASSES))
+    about: dict[str, Any] = {"size": None, "mean": (120, 120, 120), "std": (60, 60, 60), "data": "camvid"}
+    classes: dict[str, Any] = {"classes": CAMVID_CLASSES, "palette": CAMVID_PALETTE}
+    save_model(file, network, ModelInfo(network=config, role="teacher", preset="test", steps=1, **classes, **about))
+    return file
+
+
+def distill(folder: Path, *more: str) -> subprocess.Popen[str]:
+    """Start `segdistill distill` on the data and the teacher in `folder`."""
+    settings = ["data.size=[48, 64]", "data.crop=[32, 32]", "data.batch_size=2", "checkpoint.every=6"]
+    settings += ["validate.every=20", "optim.warmup=0"]
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "segdistill", "distill", "--preset", "skd", "--student", "pspnet-resnet18-half"),
+            *("--teacher", str(folder / "teacher.safetensors"), "--data", f"camvid:{folder / 'camvid'}"),
+            *("--steps", "24", "--workers", "1", "--device", "cpu", "--precision", "fp32"),
+            *(word for setting in settings for word in ("--set", setting)),
+            *more,
+        ],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_checkpoint(file: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until the process has written the file anew."""
+    before = file.stat().st_ino if file.exists() else None
+    while not file.exists() or file.stat().st_ino == before:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+
+
+def test_a_distillation_ended_by_signals_continues_to_the_same_weights(tmp_path: Path) -> None:
+    camvid(tmp_path / "camvid")
+    untrained_teacher(tmp_path / "teacher.safetensors")
+    whole = distill(tmp_path, "--out", "whole")
+    _, talk = whole.communicate()
+    assert whole.returncode == 0, talk
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        process = distill(tmp_path, "--out", "cut", *(["--resume"] if (tmp_path / "cut").exists() else []))
+        wait_for_checkpoint(tmp_path / "cut/checkpoints/last", process)
+        start = time.monotonic()
+        process.send_signal(number)
+        _, talk = process.communicate()
+        assert process.returncode == code, talk
+        assert time.monotonic() - start < 10
+        assert f"Stopped by {number.name} after step" in talk
+        assert "--out cut --resume" in talk.replace("\n", " ")
+        assert "Traceback" not in talk
+    process = distill(tmp_path, "--out", "cut", "--resume")
+    assert process.communicate()[1] is not None
+    assert process.returncode == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
