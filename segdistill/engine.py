@@ -172,10 +172,7 @@ def fit(
     if world_size() > 1:
         if device.type == "cuda":
             trainee = nn.SyncBatchNorm.convert_sync_batchnorm(trainee)
-        # It would give everyone the first process's buffers before each step, the teacher's too; we average ours after.
-        trainee = DistributedDataParallel(
-            trainee, device_ids=[device.index] if device.type == "cuda" else None, broadcast_buffers=False
-        )
+        trainee = DistributedDataParallel(trainee, device_ids=[device.index] if device.type == "cuda" else None)
     before = [buffer.clone() for buffer in training.buffers]
     stream, bad = iter(batches), 0
     while training.step < optim.steps:

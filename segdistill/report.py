@@ -171,8 +171,8 @@ labels' own size, ignored pixels left out, weights of the last step, float32.
 
 ## Use
 
-    segdistill evaluate RUN --data {_cell(info.data)}:PATH
-    segdistill export RUN
+    segdistill evaluate RUN [--data {_cell(info.data)}:PATH]
+    segdistill export RUN [--data {_cell(info.data)}:PATH]
     segdistill infer RUN IMAGES --out DIR
 
 `config.toml` repeats the run as a preset; `metrics.jsonl` and `curves.png` show how it went.

@@ -306,30 +306,35 @@ def banner(setting: Setting, job: Job, path: Path, name: str) -> None:
     place, config, data = setting.place, job.config, setting.data
     images_here = config.data.batch_size // distributed.world_size()
     found = probe(job.stage, config.data.crop, len(data.classes), images_here, place.precision)
-    optim, crops, images = (
-        job.stage.optim,
-        config.data.crop,
-        {name: len(split.names) for name, split in data.splits.items()},
-    )
+    optim, crop = job.stage.optim, config.data.crop
+    images = {split: len(data.split(split).names) for split in ("train", "val")}
     epochs = optim.steps * config.data.batch_size / max(images["train"], 1)
     size = "" if config.data.size is None else f" of images at {_size(config.data.size)}"
     cpu = place.device.type == "cpu"
     device = f"cpu ({cpu_name()})" if cpu else f"{place.device} ({torch.cuda.get_device_name(place.device)})"
-    rows = {
-        "data": f"{data.name}: {images['train']} training and {images['val']} validation images, "
-        f"{len(data.classes)} classes",
-        "crops": f"{_size(crops)}{size}, {config.data.batch_size} per step, {optim.steps} steps ({epochs:.1f} epochs)",
-        "network": f"{describe(job.network, crops)} at a crop, output stride {job.info.network.output_stride}",
-        "terms": ", ".join(f"{name} {term.weight:g}" for name, term in config.terms.items() if term.weight) or "none",
-        "device": f"{device}, {place.precision.name}, {place.workers} loader worker(s), "
-        f"{distributed.world_size()} process(es)",
-        "estimate": f"{duration(found.seconds * optim.steps)} plus validation, {found.peak_bytes / 2**30:.1f} GiB",
-        "run": str(path),
-        "resume": setting.options.again,
-    }
-    left_out = ({"terms"} if name == "teacher" else set()) | ({"resume", "run"} if setting.options.dry_run else set())
-    shown = [(key, value) for key, value in rows.items() if key not in left_out]
-    place.talk.banner(f"{name}: {job.info.network.network}", shown)
+    rows = [
+        (
+            "data",
+            f"{data.name}: {images['train']} training and {images['val']} validation images, "
+            f"{len(data.classes)} classes",
+        ),
+        ("crops", f"{_size(crop)}{size}, {config.data.batch_size} per step, {optim.steps} steps ({epochs:.1f} epochs)"),
+        ("network", f"{describe(job.network, crop)} at a crop, output stride {job.info.network.output_stride}"),
+    ]
+    if isinstance(job.stage.objective, Distillation) and job.stage.objective.teacher is not None:
+        teacher, weights = job.stage.objective.teacher.network, job.stage.objective.weights
+        assert job.info.teacher is not None
+        assert isinstance(teacher, SegNetwork)
+        rows.append(("teacher", f"{job.info.teacher.network}: {describe(teacher, crop)}"))
+        rows.append(("terms", ", ".join(f"{term} {weight:g}" for term, weight in weights.items())))
+    processes = distributed.world_size()
+    rows += [
+        ("device", f"{device}, {place.precision.name}, {place.workers} loader worker(s), {processes} process(es)"),
+        ("estimate", f"{duration(found.seconds * optim.steps)} plus validation, {found.peak_bytes / 2**30:.1f} GiB"),
+    ]
+    if not setting.options.dry_run:
+        rows += [("run", str(path)), ("resume", setting.options.again)]
+    place.talk.banner(f"{name}: {job.info.network.network}", rows)
 
 
 def describe(network: SegNetwork, size: tuple[int, int]) -> str:

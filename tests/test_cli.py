@@ -1,5 +1,6 @@
 """The commands before anything is trained: help, exit codes, messages read aloud, and that nothing is written."""
 
+import json
 import shlex
 import signal
 import sys
@@ -113,6 +114,49 @@ def test_help_shows_options_in_groups() -> None:
     assert positions == sorted(positions)
 
 
+def test_the_usual_names_of_two_commands_work_too() -> None:
+    for alias, name in (("val", "evaluate"), ("predict", "infer")):
+        full = segdistill(f"{name} --help").out.replace(name, alias, 1)
+        assert full.startswith(segdistill(f"{alias} --help").out)
+
+
+# Results
+
+
+def test_results_as_json_are_alone_on_stdout(camvid: Path) -> None:
+    keys = {
+        "presets list --json": {"name", "about", "paper", "terms"},
+        "networks --json --size 32x48": {"name", "parameters", "macs", "flops"},
+        "doctor --json": {"name", "value", "ok", "cure"},
+    }
+    for line, expected in keys.items():
+        entries = json.loads(segdistill(line).out)
+        assert entries
+        assert all(entry.keys() == expected for entry in entries), line
+        assert all(entry.get("flops") == 2 * entry.get("macs", 0) for entry in entries if "flops" in entry)
+    result = segdistill(f"data check camvid:{camvid} --json")
+    assert "warning: camvid has no test split" in result.err
+    checked = json.loads(result.out)
+    assert (checked["name"], checked["splits"].keys()) == ("camvid", {"train", "val"})
+    for split, images in (("train", 4), ("val", 2)):
+        entry = checked["splits"][split]
+        assert entry["images"] == images
+        assert sum(entry["pixels"].values()) + entry["ignored_pixels"] == images * 48 * 64
+
+
+def test_tables_align_numbers_to_the_right_and_words_to_the_left(camvid: Path) -> None:
+    shown = segdistill(f"data check camvid:{camvid}").out.splitlines()
+    (road,) = (line for line in shown if "road" in line)
+    assert all(cell.startswith(" ") and not cell.endswith("  ") for cell in road.split("│")[2:4])
+    assert "│ Structured distillation" in segdistill("presets list").out
+
+
+def test_a_reader_that_stops_early_is_no_error_to_talk_about() -> None:
+    shown = process("bash", "-c", f"{shlex.quote(sys.executable)} -m segdistill presets show skd | head -1")
+    assert shown.out.startswith("# Liu et al.")
+    assert shown.err == ""
+
+
 # Mistakes in what was typed: exit 2, before anything is written
 
 
@@ -208,7 +252,8 @@ def test_the_data_set_of_a_preset_is_taken_from_the_folder_of_data_sets(
     there = segdistill("train-teacher --preset mine.toml --print-config")
     (camvid.parent / "camvid").unlink()
     assert 'name = "camvid"' in there.out
-    assert "lr = 0.02" in there.out, "its table [on.camvid] holds"
+    resolved = load_preset(_written("resolved.toml", there.out))
+    assert resolved.optim == load_preset("skd", data="camvid").optim, "its table [on.camvid] holds"
 
 
 def test_a_printed_configuration_is_a_preset(tmp_path: Path) -> None:

@@ -165,6 +165,7 @@ def test_a_cap_shortens_every_stage_and_lengthens_none(tmp_path: Path) -> None:
     assert config.capped(None) == config
     capped = config.capped(60)
     assert (capped.optim.steps, capped.teacher.steps, capped.teacher_optim().steps) == (60, 40, 40)
+    assert config.capped(20).teacher_optim().steps == 20
     assert config.capped(1000) == config
 
 

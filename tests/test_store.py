@@ -158,6 +158,7 @@ def test_a_second_run_in_a_folder_is_refused_with_the_first_one_s_process(tmp_pa
         assert contents(path) == before
         holder.send_signal(signal.SIGKILL)
         holder.wait()
+    (path / ".lock").write_text("a longer text than a process's number")
     with open_run(path, resume=False, overwrite=False):
         assert (path / ".lock").read_text() == str(os.getpid())
 

@@ -341,13 +341,13 @@ def untrained_teacher(file: Path) -> Path:
 
 def distill(folder: Path, *more: str) -> subprocess.Popen[str]:
     """Start `segdistill distill` on the data and the teacher in `folder`."""
-    settings = ["data.size=[48, 64]", "data.crop=[32, 32]", "data.batch_size=2", "checkpoint.every=6"]
-    settings += ["validate.every=20", "optim.warmup=0"]
+    settings = ["data.size=[48, 64]", "data.crop=[32, 32]", "data.batch_size=2", "checkpoint.every=3"]
+    settings += ["validate.every=10", "optim.warmup=0"]
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "segdistill", "distill", "--preset", "skd", "--student", "pspnet-resnet18-half"),
             *("--teacher", str(folder / "teacher.safetensors"), "--data", f"camvid:{folder / 'camvid'}"),
-            *("--steps", "24", "--workers", "1", "--device", "cpu", "--precision", "fp32"),
+            *("--steps", "16", "--workers", "1", "--device", "cpu", "--precision", "fp32"),
             *(word for setting in settings for word in ("--set", setting)),
             *more,
         ],

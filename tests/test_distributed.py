@@ -1,0 +1,321 @@
+"""Two processes train what one would: the same weights up to rounding, and both the same ones bit for bit."""
+
+import json
+import math
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_training import camvid, untrained_teacher
+from tiny import (
+    SKD,
+    StillNorm,
+    copied,
+    differing,
+    distillation,
+    one_batch,
+    optim,
+    scenes,
+    source,
+    tiny,
+    train,
+    with_sgd_critic,
+)
+from torch import Tensor, nn
+
+from segdistill import distributed
+from segdistill.checkpoint import load_model
+from segdistill.engine import Report, Trainee, evaluate, gather_scores
+from segdistill.errors import UsageError
+from segdistill.networks import Deployed
+from segdistill.types import IGNORE, Batch, Stage
+
+WORLD = 2
+STEPS = 10
+CPU = torch.device("cpu")
+Result = dict[str, Any]
+
+
+def trained(
+    batches: Iterator[Batch],
+    steps: int,
+    *,
+    norm: Callable[[int], nn.Module] = StillNorm,
+    weights: dict[str, float] | None = None,
+    loss: str = "wgan-gp",
+    aux_weight: float = 0.4,
+    **options: Any,
+) -> Result:
+    """Train the same networks as everyone; return all tensors and each step's terms, averaged over the processes."""
+    student, teacher = tiny(0, norm=norm), tiny(1, width=10)
+    objective = with_sgd_critic(distillation(student, teacher, weights, loss, aux_weight))
+    terms: list[dict[str, float]] = []
+
+    def note(report: Report) -> None:
+        terms.append(distributed.mean_across(report.terms))
+
+    reports = train(Stage("student", student, objective, optim(steps, **options)), batches, note)
+    state = reports[-1].training.state()
+    momenta = {
+        f"{optimizer}.{i}": moments["momentum_buffer"]
+        for optimizer in ("optimizer", "critic_optimizer")
+        for i, moments in (state[optimizer] or {"state": {}})["state"].items()
+    }
+    return {"tensors": copied(Trainee(student, objective)), "momenta": momenta, "terms": terms}
+
+
+def mine(**options: Any) -> dict[str, Any]:
+    return {"rank": distributed.rank(), "world": distributed.world_size(), **options}
+
+
+def half_without_labels(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Take the labels of the last two of a step's four images: of all that the second of two processes sees."""
+    for batch in batches:
+        label = batch.label.clone()
+        label[max(0, 2 - distributed.rank() * len(label)) :] = IGNORE
+        yield batch._replace(label=label)
+
+
+def broken_here(batches: Iterator[Batch], rank: int, step: int) -> Iterator[Batch]:
+    """Give one process images that are not finite, in one step."""
+    for number, batch in enumerate(batches):
+        broken = distributed.rank() == rank and number == step
+        yield batch._replace(image=batch.image / 0) if broken else batch
+
+
+def equal_to_one_process() -> dict[str, Result]:
+    """Return what is the same however many processes there are."""
+    crop = (32, 32)
+    return {
+        "all terms": trained(scenes(STEPS, 4, crop, **mine()), STEPS),
+        "accumulated": trained(scenes(2, 4, crop, **mine(accumulate=2)), 2, accumulate=2),
+        "hinge": trained(scenes(2, 4, crop, **mine()), 2, loss="hinge"),
+        "one half without labels": trained(
+            half_without_labels(scenes(3, 4, **mine())), 3, weights=SKD | {"holistic": 0}
+        ),
+        "plain, no weight on the auxiliary head": trained(scenes(3, 4, **mine()), 3, weights={}, aux_weight=0),
+    }
+
+
+def of_several_processes() -> dict[str, Result]:
+    """Return what depends on there being two."""
+    batch_norm: dict[str, Any] = {"norm": nn.BatchNorm2d, "weights": {"pixel": 10.0, "pairwise": 10.0}}
+    broken = broken_here(scenes(3, 4, **mine()), rank=1, step=1)
+    return {
+        "batch norm": trained(scenes(1, 4, **mine()), 1, **batch_norm),
+        "batch norm, one process not finite in the second of three steps": trained(broken, 3, **batch_norm),
+    }
+
+
+def small_things() -> Result:
+    """Return what the functions of `distributed` give in this process."""
+    rank = distributed.rank()
+    tensors = [torch.tensor([1.0 + rank, 5.0]), torch.full((2, 2), float(rank)).T]
+    distributed.average(tensors)
+    label = torch.full((1, 2, 2), IGNORE)
+    label.view(-1)[: 1 + 2 * rank] = 0  # 1 valid pixel here, 3 there
+    batch = Batch(torch.zeros(1, 3, 2, 2), label, ("a",), torch.zeros(1))
+    data = source(val=3).split("val")
+    network, images = Deployed(tiny(0)), [data.read(i) for i in range(rank, 3, WORLD)]
+    part = (
+        Batch(
+            torch.from_numpy(i.image).permute(2, 0, 1)[None].float(),
+            torch.from_numpy(i.label)[None].long(),
+            (),
+            torch.zeros(1),
+        )
+        for i in images
+    )
+    scores = gather_scores(evaluate(network, part, 3), CPU)
+    return {
+        "average": tensors,
+        "share": distributed.share_of_step(batch, lambda label: (label != IGNORE).sum()).item(),
+        "sum": distributed.sum_across(torch.tensor(rank + 1)).item(),
+        "mean": distributed.mean_across({"a": torch.tensor(rank + 1.0), "b": torch.tensor(4.0)}),
+        "any": [distributed.any_process(rank == chosen, CPU) for chosen in (0, 1, 7)],
+        "same": distributed.same_for_all({"rank": rank}),
+        "main": distributed.is_main(),
+        "scores": {"confusion": scores.confusion, "images": scores.images, "ignored": scores.ignored_pixels},
+    }
+
+
+def worker(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with distributed.process_group(CPU):
+        results = {"equal": equal_to_one_process(), "several": of_several_processes(), "small": small_things()}
+    torch.save(results, Path(folder) / f"{rank}.pt")
+
+
+def free_port() -> int:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return int(unused.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Return what two processes brought home."""
+    folder = tmp_path_factory.mktemp("processes")
+    port, context = free_port(), multiprocessing.get_context("spawn")
+    processes = [context.Process(target=worker, args=(rank, port, str(folder)), daemon=True) for rank in range(WORLD)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=300)
+        assert process.exitcode == 0
+    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Result]:
+    return equal_to_one_process()
+
+
+def test_two_processes_equal_one_in_every_term_and_every_tensor(
+    both: list[dict[str, Any]], alone: dict[str, Result]
+) -> None:
+    for name, one in alone.items():
+        two = both[0]["equal"][name]
+        assert len(one["terms"]) == len(two["terms"])
+        for step, (first, second) in enumerate(zip(one["terms"], two["terms"], strict=True)):
+            assert second == pytest.approx(first, rel=1e-5, abs=1e-6), f"{name}, step {step}"
+        for key, tensor in one["tensors"].items():
+            difference = (two["tensors"][key] - tensor).abs().max()
+            assert difference <= 1e-5 * tensor.abs().max().clamp(min=1), f"{name}, {key}: {difference}"
+    assert {"critic", "cross_entropy", "aux", *SKD} == set(alone["all terms"]["terms"][0])
+
+
+def test_both_processes_hold_the_same_bits(both: list[dict[str, Any]]) -> None:
+    first, second = ({**results["equal"], **results["several"]} for results in both)
+    assert len(first) == 7
+    for name, result in first.items():
+        for kind in ("tensors", "momenta"):
+            assert not differing(result[kind], second[name][kind]), name
+        assert str(result["terms"]) == str(second[name]["terms"]), name  # nan is not equal to itself
+
+
+def test_the_statistics_of_batch_norm_are_the_mean_of_both_processes(both: list[dict[str, Any]]) -> None:
+    network, batch = tiny(0), one_batch(4)
+    with torch.no_grad():
+        seen = network.first[0]((batch.image - network.mean) / network.std)
+    variances = torch.stack([half.transpose(0, 1).flatten(1).var(1) for half in seen.chunk(2)])
+    tensors = both[0]["several"]["batch norm"]["tensors"]
+    torch.testing.assert_close(tensors["model.first.1.running_mean"], 0.1 * seen.mean((0, 2, 3)), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        tensors["model.first.1.running_var"], 0.9 + 0.1 * variances.mean(0), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_a_step_that_is_not_finite_in_one_process_is_left_out_in_both(both: list[dict[str, Any]]) -> None:
+    result = both[0]["several"]["batch norm, one process not finite in the second of three steps"]
+    finite = [math.isfinite(terms["cross_entropy"]) for terms in result["terms"]]
+    assert finite == [True, False, True]
+    assert all(tensor.isfinite().all() for tensor in result["tensors"].values())
+    assert result["tensors"]["model.first.1.num_batches_tracked"] == 2
+
+
+def test_sums_means_and_shares_are_those_of_both_processes(both: list[dict[str, Any]]) -> None:
+    first, second = (results["small"] for results in both)
+    for small in (first, second):
+        assert [tensor.tolist() for tensor in small["average"]] == [[1.5, 5.0], [[0.5, 0.5], [0.5, 0.5]]]
+        assert small["sum"] == 3
+        assert small["mean"] == {"a": 1.5, "b": 4.0}
+        assert small["any"] == [True, True, False]
+        assert small["same"] == {"rank": 0}
+    # 1 and 3 of 4 valid pixels: averaged over the two processes, mean * share is the mean over all four
+    assert (first["share"], second["share"]) == (2 * 1 / 4, 2 * 3 / 4)
+    assert (first["main"], second["main"]) == (True, False)
+
+
+def test_scores_are_those_of_all_images_in_every_process(both: list[dict[str, Any]]) -> None:
+    data = source(val=3).split("val")
+    samples = [data.read(i) for i in range(3)]
+    whole = Batch(
+        torch.stack([torch.from_numpy(s.image).permute(2, 0, 1).float() for s in samples]),
+        torch.stack([torch.from_numpy(s.label).long() for s in samples]),
+        (),
+        torch.zeros(3),
+    )
+    scores = evaluate(Deployed(tiny(0)), [whole], 3)
+    for results in both:
+        found = results["small"]["scores"]
+        assert torch.equal(found["confusion"], scores.confusion)
+        assert (found["images"], found["ignored"]) == (3, scores.ignored_pixels)
+
+
+# One process
+
+
+def test_one_process_adds_to_nothing_and_waits_for_nobody() -> None:
+    tensor = torch.tensor([1.0, 2.0])
+    distributed.average([tensor])
+    distributed.barrier()
+    assert tensor.tolist() == [1, 2]
+    assert distributed.sum_across(tensor) is tensor
+    assert [distributed.any_process(flag, CPU) for flag in (True, False)] == [True, False]
+    assert distributed.same_for_all("x") == "x"
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
+
+
+def test_a_micro_batch_has_the_share_of_its_valid_pixels_in_the_step() -> None:
+    def labelled(valid: int) -> Tensor:
+        label = torch.full((1, 4, 4), IGNORE)
+        label.view(-1)[:valid] = 1
+        return label
+
+    def share(own: int, *others: int) -> float:
+        labels = tuple(map(labelled, (own, *others)))
+        batch = Batch(torch.zeros(1, 3, 4, 4), labels[0], ("a",), torch.zeros(1), labels)
+        return distributed.share_of_step(batch, lambda label: (label != IGNORE).sum()).item()
+
+    assert share(5) == 1
+    assert (share(1, 3), share(3, 1)) == (0.5, 1.5)
+    assert share(4, 4, 8) == 0.75
+    assert share(0, 4) == 0
+    assert share(0, 0) == 0
+
+
+def test_each_process_of_torchrun_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1000")
+    assert distributed.local_device(CPU) == CPU
+    with pytest.raises(UsageError, match="Process 1000 of this machine has no GPU"):
+        distributed.local_device(torch.device("cuda"))
+
+
+# The command line under torchrun
+
+
+def test_torchrun_writes_one_run_that_loads(tmp_path: Path) -> None:
+    camvid(tmp_path / "camvid")
+    untrained_teacher(tmp_path / "teacher.safetensors")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(WORLD)),
+            *("--master-port", str(free_port()), "-m", "segdistill", "distill", "--preset", "skd", "--json"),
+            *("--student", "pspnet-resnet18-half", "--teacher", "teacher.safetensors", "--data", "camvid:camvid"),
+            *("--steps", "3", "--workers", "1", "--device", "cpu", "--precision", "fp32", "--out", "run"),
+            *("--set", "data.size=[48, 64]", "--set", "data.crop=[32, 32]", "--set", "data.batch_size=4"),
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result, _ = json.JSONDecoder().raw_decode(done.stdout)
+    assert "2 process(es)" in done.stderr
+    assert done.stderr.count("student step 3: mIoU") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["camvid", "run", "teacher.safetensors"]
+    assert [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()] == [3, 3]
+    network, info = load_model(tmp_path / "run/model.safetensors")
+    assert info.metrics["miou"] == result["results"]["distilled"]["miou"]
+    assert not network.training
