@@ -157,6 +157,17 @@ def test_a_reader_that_stops_early_is_no_error_to_talk_about() -> None:
     assert shown.err == ""
 
 
+def test_a_full_disk_leaves_the_old_file_and_is_told_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("mine")
+    line = f"ulimit -f 1; {shlex.quote(sys.executable)} -m segdistill presets copy skd mine.toml --overwrite"
+    result = process("bash", "-c", line)
+    assert result.code == 1
+    assert "while writing mine.toml" in result.err
+    assert "Traceback" not in result.err
+    assert (tmp_path / "mine.toml").read_text() == "mine"
+    assert files(tmp_path) == {"mine.toml"}
+
+
 # Mistakes in what was typed: exit 2, before anything is written
 
 

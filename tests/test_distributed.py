@@ -8,13 +8,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_training import camvid, untrained_teacher
+from test_training import Listener, a_job, camvid, configuration, terminate, untrained_teacher
 from tiny import (
+    CPU,
     SKD,
     StillNorm,
     copied,
@@ -33,13 +35,15 @@ from torch import Tensor, nn
 from segdistill import distributed
 from segdistill.checkpoint import load_model
 from segdistill.engine import Report, Trainee, evaluate, gather_scores
-from segdistill.errors import UsageError
+from segdistill.errors import Stopped, UsageError
 from segdistill.networks import Deployed
+from segdistill.store import open_run
+from segdistill.training import Workplace
+from segdistill.training import train as train_job
 from segdistill.types import IGNORE, Batch, Stage
 
 WORLD = 2
 STEPS = 10
-CPU = torch.device("cpu")
 Result = dict[str, Any]
 
 
@@ -114,6 +118,29 @@ def of_several_processes() -> dict[str, Result]:
     }
 
 
+def stopped_and_continued(folder: Path) -> Result:
+    """Train twice, once stopped by a signal to the second process and continued; return both states and the exit."""
+
+    def run(name: str, *, resume: bool = False, stop_at: int = 0) -> tuple[dict[str, Tensor], int]:
+        job, path = a_job(configuration()), folder / name
+        place = Workplace(CPU.device, CPU, 0, Listener(at=stop_at, action=terminate))
+        opened = open_run(path, resume=resume, overwrite=False) if distributed.is_main() else nullcontext()
+        with opened as own:
+            try:
+                train_job(job, own, place, resume=resume, command="again")
+            except Stopped as error:
+                return {}, error.exit_code
+        return copied(Trainee(job.network, job.stage.objective)), 0
+
+    whole, _ = run("whole")
+    _, code = run("cut", stop_at=4 if distributed.rank() == 1 else 0)
+    files = sorted(path.name for path in folder.rglob("*") if path.is_file())
+    if distributed.is_main():
+        (folder / "cut/config.toml").touch()
+    cut, _ = run("cut", resume=True)
+    return {"whole": whole, "cut": cut, "exit": code, "files": files}
+
+
 def small_things() -> Result:
     """Return what the functions of `distributed` give in this process."""
     rank = distributed.rank()
@@ -133,13 +160,13 @@ def small_things() -> Result:
         )
         for i in images
     )
-    scores = gather_scores(evaluate(network, part, 3), CPU)
+    scores = gather_scores(evaluate(network, part, 3), CPU.device)
     return {
         "average": tensors,
         "share": distributed.share_of_step(batch, lambda label: (label != IGNORE).sum()).item(),
         "sum": distributed.sum_across(torch.tensor(rank + 1)).item(),
         "mean": distributed.mean_across({"a": torch.tensor(rank + 1.0), "b": torch.tensor(4.0)}),
-        "any": [distributed.any_process(rank == chosen, CPU) for chosen in (0, 1, 7)],
+        "any": [distributed.any_process(rank == chosen, CPU.device) for chosen in (0, 1, 7)],
         "same": distributed.same_for_all({"rank": rank}),
         "main": distributed.is_main(),
         "scores": {"confusion": scores.confusion, "images": scores.images, "ignored": scores.ignored_pixels},
@@ -149,8 +176,9 @@ def small_things() -> Result:
 def worker(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with distributed.process_group(CPU):
+    with distributed.process_group(CPU.device):
         results = {"equal": equal_to_one_process(), "several": of_several_processes(), "small": small_things()}
+        results["stopped"] = stopped_and_continued(Path(folder) / "runs")
     torch.save(results, Path(folder) / f"{rank}.pt")
 
 
@@ -222,6 +250,19 @@ def test_a_step_that_is_not_finite_in_one_process_is_left_out_in_both(both: list
     assert result["tensors"]["model.first.1.num_batches_tracked"] == 2
 
 
+def test_a_signal_to_one_process_stops_both_and_both_continue_exactly(both: list[dict[str, Any]]) -> None:
+    for results in both:
+        stopped = results["stopped"]
+        assert stopped["exit"] == 143
+        assert not differing(stopped["whole"], stopped["cut"])
+        assert not differing(stopped["whole"], both[0]["stopped"]["whole"])
+        assert sorted(stopped["files"]) == [".lock"] * 2 + ["best"] * 2 + ["last"] * 2 + ["last.prev"] * 2 + [
+            "metrics.jsonl",
+            "metrics.jsonl",
+            "model.safetensors",
+        ]
+
+
 def test_sums_means_and_shares_are_those_of_both_processes(both: list[dict[str, Any]]) -> None:
     first, second = (results["small"] for results in both)
     for small in (first, second):
@@ -260,7 +301,7 @@ def test_one_process_adds_to_nothing_and_waits_for_nobody() -> None:
     distributed.barrier()
     assert tensor.tolist() == [1, 2]
     assert distributed.sum_across(tensor) is tensor
-    assert [distributed.any_process(flag, CPU) for flag in (True, False)] == [True, False]
+    assert [distributed.any_process(flag, CPU.device) for flag in (True, False)] == [True, False]
     assert distributed.same_for_all("x") == "x"
     assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
 
@@ -285,7 +326,7 @@ def test_a_micro_batch_has_the_share_of_its_valid_pixels_in_the_step() -> None:
 
 def test_each_process_of_torchrun_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1000")
-    assert distributed.local_device(CPU) == CPU
+    assert distributed.local_device(CPU.device) == CPU.device
     with pytest.raises(UsageError, match="Process 1000 of this machine has no GPU"):
         distributed.local_device(torch.device("cuda"))
 
