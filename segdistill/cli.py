@@ -331,7 +331,11 @@ def show_config(config: "RunConfig") -> None:
 
 
 def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool) -> None:
-    """Print the table of what was trained, and what to do next."""
+    """Print the table of what was trained, and what to do next; of several processes, one speaks."""
+    from segdistill.distributed import is_main
+
+    if not is_main():
+        return None
     if as_json:
         return typer.echo(json.dumps(outcome.to_json(), indent=2))
     if outcome.dry_run:

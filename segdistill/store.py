@@ -76,12 +76,26 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_held: set[int] = set()
+"""Descriptors that hold a lock. Forked loader workers let go of theirs: a run that is killed is free at once."""
+
+
+def _let_go() -> None:
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 class RunFolder:
     """An open run: its folder, held by a lock until the process ends."""
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
         self._lock = lock
+        _held.add(lock)
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -113,6 +127,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Release the lock."""
+        _held.discard(self._lock)
         os.close(self._lock)
 
 

@@ -352,7 +352,7 @@ def test_torchrun_writes_one_run_that_loads(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    result, _ = json.JSONDecoder().raw_decode(done.stdout)
+    result = json.loads(done.stdout)
     assert "2 process(es)" in done.stderr
     assert done.stderr.count("student step 3: mIoU") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["camvid", "run", "teacher.safetensors"]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -299,3 +300,20 @@ def test_a_full_disk_is_not_taken_for_the_user_s_mistake(tmp_path: Path) -> None
         (folder / "metrics.jsonl").symlink_to("/dev/full")
         with pytest.raises(ResourceError, match=r"disk is full.*while writing .*metrics\.jsonl"):
             folder.append("metrics.jsonl", "line")
+
+
+def test_a_forked_child_does_not_hold_its_parents_lock(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    with open_run(tmp_path, resume=False, overwrite=False):
+        child = os.fork()
+        if child == 0:  # outlives the parent's lock, as a loader worker can
+            os.write(writing, b"here")
+            time.sleep(30)
+            os._exit(0)
+        assert os.read(reading, 4) == b"here"
+    try:
+        with open_run(tmp_path, resume=False, overwrite=True):  # raises where the child holds the lock
+            assert (tmp_path / ".lock").exists()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
