@@ -100,16 +100,6 @@ class RunFolder:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
-    @property
-    def started(self) -> bool:
-        """Whether a run began here."""
-        return (self / "config.toml").exists()
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run here came to its end: the manifest is written last."""
-        return (self / "manifest.json").exists()
-
     def append(self, name: str, line: str) -> None:
         """Append a line to a log."""
         try:
