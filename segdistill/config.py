@@ -63,6 +63,17 @@ class DataConfig(Strict):
     """Probability of mirroring left and right."""
     color: Fraction = 0.0
     """Strength of random brightness, contrast and saturation."""
+    unlabeled: tuple[str, ...] = ()
+    """Folders of images without labels, mixed in for the terms that need none."""
+    auxiliary: tuple[str, ...] = ()
+    """Further splits of the data set, mixed in likewise, such as the coarse one of cityscapes."""
+    auxiliary_share: Fraction = 0.5
+    """Of each batch, where there are such images; rounded to whole images, at least one."""
+
+    @property
+    def auxiliary_images(self) -> int:
+        """How many images of a batch are unlabelled or auxiliary, where there are such."""
+        return max(1, round(self.auxiliary_share * self.batch_size))
 
 
 class OptimConfig(Strict):

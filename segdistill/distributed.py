@@ -81,17 +81,15 @@ def average(tensors: list[Tensor]) -> None:
         tensor.copy_(mean.view_as(tensor))
 
 
-def share_of_step(batch: Batch, count: Callable[[Tensor], Tensor]) -> Tensor:
+def share_of_step(batch: Batch, count: Callable[[Batch], Tensor]) -> Tensor:
     """Return what turns this batch's mean into its share of the step's mean, over all micro-batches and processes.
 
-    A mean over what `count` counts in a label map, times this share, averaged over micro-batches and processes, is
-    the mean over everything counted in the whole step: N processes and accumulated batches equal one large batch.
+    A mean over what `count` counts in a batch, times this share, averaged over micro-batches and processes, is the
+    mean over everything counted in the whole step: N processes and accumulated batches equal one large batch.
     """
-    own = count(batch.label).double()
-    parts = len(batch.step_labels) or 1
-    total = torch.stack([count(label) for label in batch.step_labels]).sum().double() if batch.step_labels else own
-    total = sum_across(total)
-    share = own * (parts * world_size()) / total.clamp(min=1)
+    own = count(batch).double()
+    total = torch.stack([count(part) for part in batch.parts]).sum().double() if batch.parts else own
+    share = own * (max(len(batch.parts), 1) * world_size()) / sum_across(total).clamp(min=1)
     return share.float()
 
 

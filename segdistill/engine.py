@@ -318,15 +318,16 @@ def set_rate(training: Training, optim: OptimConfig) -> float:
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Move what the networks read to the device; images in channels_last."""
     image = batch.image.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-    return batch._replace(image=image, label=batch.label.to(device, non_blocking=True))
+    label = batch.label.to(device, non_blocking=True)
+    return batch._replace(image=image, label=label, valid=batch.compared().to(device, non_blocking=True))
 
 
 def _micro_batches(stream: Iterator[Batch], count: int, device: torch.device) -> Iterator[tuple[Batch, bool]]:
     batches = [to_device(batch, device) for batch in islice(stream, count)]
     assert len(batches) == count, "the batches ended before the schedule did"
-    labels = tuple(batch.label for batch in batches) if count > 1 else ()
+    parts = tuple(batches) if count > 1 else ()
     for position, batch in enumerate(batches, start=1):
-        yield batch._replace(step_labels=labels), position == count
+        yield batch._replace(parts=parts), position == count
 
 
 def _backward(trainee: nn.Module, training: Training, batch: Batch, precision: Precision) -> dict[str, Tensor]:

@@ -324,14 +324,14 @@ def gradient_penalty(
     return (vector_norm(gradient.flatten(1), dim=1) - 1).square().mean()
 
 
-def valid_at(label: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return which positions of a smaller grid count: bool (B, h, w), True where the nearest label is not IGNORE.
+def at_size(mask: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Return a mask on another grid: bool (B, h, w), True where the nearest pixel is.
 
     Args:
-        label: (B, H, W) int64.
+        mask: (B, H, W) bool.
         size: (h, w), usually the student's logits'.
     """
-    return _nearest(label, size) != IGNORE
+    return _nearest(mask, size) > 0
 
 
 def _matched(teacher: Tensor, student: Tensor, any_channels: bool = False) -> Tensor:

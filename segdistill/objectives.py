@@ -46,7 +46,7 @@ class Distillation(Objective):
     def forward(self, model: nn.Module, batch: Batch) -> Step:
         """Return cross entropy and all weighted terms of the batch."""
         student = model(batch.image)
-        share = share_of_step(batch, lambda label: (label != IGNORE).sum())
+        share = share_of_step(batch, lambda part: (part.label != IGNORE).sum())
         terms = {"cross_entropy": losses.cross_entropy(student.logits, batch.label) * share}
         if student.aux is not None:  # with weight 0 too: DistributedDataParallel waits for every parameter's gradient
             terms["aux"] = self.aux_weight * losses.cross_entropy(student.aux, batch.label) * share

@@ -18,8 +18,8 @@ import torch
 
 from segdistill import distributed, report
 from segdistill.checkpoint import ModelInfo, load_model, model_path, read_info
-from segdistill.config import NetworkConfig, RunConfig
-from segdistill.data import DataSource, check_files, load_data
+from segdistill.config import DataConfig, NetworkConfig, RunConfig
+from segdistill.data import AUXILIARY, SPLITS, DataSource, Joined, check_files, image_folder, load_data
 from segdistill.engine import probe, resolve_device, resolve_precision
 from segdistill.errors import ModelError, UsageError
 from segdistill.metrics import Scores
@@ -178,14 +178,21 @@ def prepared(config: RunConfig, options: Options, talk: Talk) -> Iterator[Settin
         talk = talk if distributed.is_main() else Silence()
         workers = options.workers if options.workers is not None else default_workers()
         place = Workplace(device, precision, workers, talk)
-        data = load_data(config.data.name)
+        data = with_auxiliary(load_data(config.data.name), config.data)
         for warning in data.warnings:
             talk.warn(warning)
         _check_batch(config, device)
         if distributed.is_main():
-            for warning in check_files(data, ("train", "val")).warnings:
+            for warning in check_files(data, [name for name in data.splits if name != "test"]).warnings:
                 talk.warn(warning)
         yield Setting(config, options, data, place)
+
+
+def with_auxiliary(data: DataSource, config: DataConfig) -> DataSource:
+    """Return the data with its unlabelled and auxiliary images as a split of their own, which batches mix in."""
+    extra = [data.split(name) for name in config.auxiliary] + [image_folder(path) for path in config.unlabeled]
+    splits = {name: split for name, split in data.splits.items() if name in SPLITS}
+    return replace(data, splits=splits | ({AUXILIARY: Joined(tuple(extra))} if extra else {}))
 
 
 def default_workers() -> int:
@@ -215,8 +222,9 @@ def run_folder(setting: Setting, path: Path, kind: str) -> Iterator[RunFolder | 
 
 
 def folder_config(setting: Setting) -> dict[str, Any]:
-    """Return the resolved configuration as a run's folder keeps it: the data set by name, without its path."""
-    return setting.config.changed(**{"data.name": setting.data.name}).to_dict()
+    """Return the resolved configuration as a run's folder keeps it: data sets and folders by name, without paths."""
+    folders = [Path(path).name for path in setting.config.data.unlabeled]
+    return setting.config.changed(**{"data.name": setting.data.name, "data.unlabeled": folders}).to_dict()
 
 
 def environment(setting: Setting) -> dict[str, Any]:
@@ -381,7 +389,7 @@ def find_teacher(setting: Setting) -> tuple[Path, bool] | None:
 def teacher_recipe(table: dict[str, Any], options: Options) -> dict[str, Any]:
     """Return all of a configuration that a teacher's weights depend on."""
     config = RunConfig.model_validate(table)
-    data = config.data.model_dump(exclude={"name"})
+    data = config.data.model_dump(exclude={"name", "unlabeled", "auxiliary", "auxiliary_share"})
     teacher = config.teacher.model_dump(exclude={"steps", "lr"})
     recipe = {"teacher": teacher, "data": data, "optim": config.teacher_optim().model_dump()}
     return recipe | {
@@ -409,6 +417,8 @@ def _given_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]:
 def _obtain_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]:
     """Find the run that trained this network so, or train it."""
     talk, options = setting.place.talk, setting.options
+    labelled = setting.config.changed(**{"data.unlabeled": [], "data.auxiliary": []})
+    setting = replace(setting, config=labelled, data=with_auxiliary(setting.data, labelled.data))
     found = distributed.same_for_all(find_teacher(setting))
     path, finished = found or (
         next_folder(RUNS, f"train-teacher-{setting.config.preset}-{setting.config.teacher.network}"),

@@ -15,7 +15,7 @@ from torch import Tensor
 from segdistill import distributed
 from segdistill.checkpoint import ModelInfo, load_state, save_model, save_state
 from segdistill.config import RunConfig
-from segdistill.data import DataSource, evaluation_batches, training_batches
+from segdistill.data import AUXILIARY, DataSource, evaluation_batches, training_batches
 from segdistill.engine import Precision, Report, evaluate, fit, gather_scores
 from segdistill.errors import ModelError, Stopped
 from segdistill.metrics import Scores
@@ -71,6 +71,7 @@ def train(job: Job, folder: RunFolder | None, place: Workplace, *, resume: bool,
     batches = training_batches(
         job.data.split("train"),
         data,
+        auxiliary=job.data.splits.get(AUXILIARY),
         seed=job.config.seed,
         start_step=done,
         steps=optim.steps,

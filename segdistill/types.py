@@ -27,8 +27,21 @@ class Batch(NamedTuple):
     """One per image, for messages."""
     seeds: Tensor
     """(B,) int64: whatever is random per sample draws from these."""
-    step_labels: tuple[Tensor, ...] = ()
-    """Labels of all micro-batches of this optimiser step on this process, where gradients are accumulated."""
+    valid: Tensor | None = None
+    """(B, H, W) bool, where teacher and student are compared; None stands for what `compared` makes of the labels."""
+    parts: tuple["Batch", ...] = ()
+    """All micro-batches of this optimiser step on this process, where gradients are accumulated."""
+
+    def compared(self) -> Tensor:
+        """Return where teacher and student are compared, (B, H, W) bool.
+
+        That is each pixel with a label, and an image without any label whole: it has no void, only padding, which
+        `valid` knows.
+        """
+        if self.valid is not None:
+            return self.valid
+        labelled = self.label != IGNORE
+        return labelled | ~labelled.flatten(1).any(1)[:, None, None]
 
 
 class SegOutput(NamedTuple):

@@ -163,7 +163,7 @@ def small_things() -> Result:
     scores = gather_scores(evaluate(network, part, 3), CPU.device)
     return {
         "average": tensors,
-        "share": distributed.share_of_step(batch, lambda label: (label != IGNORE).sum()).item(),
+        "share": distributed.share_of_step(batch, lambda part: (part.label != IGNORE).sum()).item(),
         "sum": distributed.sum_across(torch.tensor(rank + 1)).item(),
         "mean": distributed.mean_across({"a": torch.tensor(rank + 1.0), "b": torch.tensor(4.0)}),
         "any": [distributed.any_process(rank == chosen, CPU.device) for chosen in (0, 1, 7)],
@@ -313,9 +313,10 @@ def test_a_micro_batch_has_the_share_of_its_valid_pixels_in_the_step() -> None:
         return label
 
     def share(own: int, *others: int) -> float:
-        labels = tuple(map(labelled, (own, *others)))
-        batch = Batch(torch.zeros(1, 3, 4, 4), labels[0], ("a",), torch.zeros(1), labels)
-        return distributed.share_of_step(batch, lambda label: (label != IGNORE).sum()).item()
+        image, seeds = torch.zeros(1, 3, 4, 4), torch.zeros(1)
+        parts = tuple(Batch(image, labelled(valid), ("a",), seeds) for valid in (own, *others))
+        batch = parts[0]._replace(parts=parts)
+        return distributed.share_of_step(batch, lambda part: (part.label != IGNORE).sum()).item()
 
     assert share(5) == 1
     assert (share(1, 3), share(3, 1)) == (0.5, 1.5)

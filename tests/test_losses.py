@@ -26,7 +26,7 @@ NOTHING = torch.full_like(LABEL, IGNORE)
 
 def labelled(label: Tensor) -> dict[str, Loss]:
     """Return the losses that compare maps of 5 x 7 where this label counts."""
-    valid = losses.valid_at(label, (5, 7))
+    valid = losses.at_size(label != IGNORE, (5, 7))
     return {
         "pixel_kl, masked": partial(losses.pixel_kl, valid=valid),
         "pixel_l2, masked": partial(losses.pixel_l2, valid=valid),
@@ -408,7 +408,7 @@ def test_a_constant_added_to_all_logits_changes_nothing(loss: Loss) -> None:
 @pytest.mark.parametrize("loss", [losses.pixel_kl, losses.pixel_l2], ids=["pixel_kl", "pixel_l2"])
 def test_ignored_pixels_change_neither_value_nor_gradient(loss: Callable[..., Tensor]) -> None:
     student, teacher = pair()
-    valid = losses.valid_at(LABEL, (5, 7))
+    valid = losses.at_size(LABEL != IGNORE, (5, 7))
     disturbed = (teacher + 5 * maps(4, *teacher.shape)).where(~valid[:, None], teacher)
     value = loss(student, teacher, valid=valid)
     assert torch.equal(loss(student, disturbed, valid=valid), value)
@@ -417,7 +417,7 @@ def test_ignored_pixels_change_neither_value_nor_gradient(loss: Callable[..., Te
 
 def test_ignored_pixels_are_no_part_of_a_class() -> None:
     student, teacher = pair()
-    ignored = ~losses.valid_at(LABEL, (5, 7))[:, None]
+    ignored = ~losses.at_size(LABEL != IGNORE, (5, 7))[:, None]
     disturbed = student.where(~ignored, 100 * maps(4, *student.shape))
     value = losses.intra_class_variation(student, teacher, LABEL, 3)
     assert torch.equal(losses.intra_class_variation(disturbed, teacher, LABEL, 3), value)
@@ -453,8 +453,8 @@ def test_positions_of_zeros_have_a_finite_value_and_no_blown_up_gradient(loss: L
 
 def test_valid_positions_are_those_of_the_nearest_label() -> None:
     label = torch.tensor([[[0, IGNORE, 1, 1], [2, 2, 2, 2], [IGNORE, 0, 0, IGNORE], [1, 1, 1, 1]]])
-    assert losses.valid_at(label, (2, 2)).tolist() == [[[True, True], [False, True]]]
-    assert torch.equal(losses.valid_at(label, (4, 4)), label != IGNORE)
+    assert losses.at_size(label != IGNORE, (2, 2)).tolist() == [[[True, True], [False, True]]]
+    assert torch.equal(losses.at_size(label != IGNORE, (4, 4)), label != IGNORE)
 
 
 # ---- precision -----------------------------------------------------------------------------------------------------

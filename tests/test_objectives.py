@@ -10,7 +10,7 @@ from segdistill.errors import UsageError
 from segdistill.objectives import Distillation
 from segdistill.terms import Weighted
 from segdistill.terms.holistic import Holistic, Options
-from segdistill.types import Frozen, SegOutput
+from segdistill.types import IGNORE, Frozen, SegOutput
 
 
 def test_each_term_is_its_loss_times_its_weight() -> None:
@@ -20,7 +20,7 @@ def test_each_term_is_its_loss_times_its_weight() -> None:
     own: SegOutput = student(batch.image)
     target: SegOutput = teacher(batch.image)
     assert own.aux is not None
-    valid = losses.valid_at(batch.label, (12, 16))
+    valid = losses.at_size(batch.label != IGNORE, (12, 16))
     expected = {
         "cross_entropy": losses.cross_entropy(own.logits, batch.label),
         "aux": 0.25 * losses.cross_entropy(own.aux, batch.label),

@@ -16,7 +16,7 @@ from segdistill.errors import UsageError
 from segdistill.networks import SegNetwork, build_network
 from segdistill.terms import Pair, build_terms, check_terms
 from segdistill.terms.holistic import Critic, Holistic, Options, critic_input
-from segdistill.types import Batch, SegOutput, Stage, Term
+from segdistill.types import IGNORE, Batch, SegOutput, Stage, Term
 
 TERMS = components("terms")
 VANISHING = ("pairwise", "pixel")
@@ -122,7 +122,7 @@ def test_void_pixels_do_not_count_in_the_pixel_term() -> None:
     term = make("pixel", networks)
     student, teacher = networks.student(batch.image), networks.teacher(batch.image)
     height, width = student.logits.shape[-2:]
-    valid = losses.valid_at(batch.label, (height, width))
+    valid = losses.at_size(batch.label != IGNORE, (height, width))
     assert 0 < valid.sum() < valid.numel()
     log_p, log_q = (output.logits.log_softmax(1) for output in (student, teacher))
     divergence = (log_q.exp() * (log_q - log_p)).sum(1)[valid].mean()

@@ -7,19 +7,24 @@ Each module here without a leading underscore is a data set that a preset can na
 from importlib import import_module
 
 from segdistill.config import find_data
-from segdistill.data._base import DataSource, Sample, Split
+from segdistill.data._base import AUXILIARY, SPLITS, DataSource, Joined, Sample, Split
 from segdistill.data._batches import evaluation_batches, training_batches
 from segdistill.data._check import Census, check_files
+from segdistill.data._folder import image_folder
 from segdistill.data._image import SUFFIXES, read_image, read_label, to_size
 
 __all__ = [
+    "AUXILIARY",
+    "SPLITS",
     "SUFFIXES",
     "Census",
     "DataSource",
+    "Joined",
     "Sample",
     "Split",
     "check_files",
     "evaluation_batches",
+    "image_folder",
     "load_data",
     "read_image",
     "read_label",

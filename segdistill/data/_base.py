@@ -13,6 +13,10 @@ from segdistill.errors import DataError, UsageError, nearest
 
 Pixels = npt.NDArray[np.uint8]
 SPLITS = ("train", "val", "test")
+AUXILIARY = "auxiliary"
+"""The split of the images that are mixed into the training ones."""
+UNLABELED = 254
+"""The label of every pixel of an image that has none, in a `Sample`; a `Batch` says so otherwise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +26,7 @@ class Sample:
     image: Pixels
     """(H, W, 3) RGB."""
     label: Pixels
-    """(H, W) class indices, or IGNORE."""
+    """(H, W) class indices, or IGNORE; UNLABELED throughout where there is no label."""
     name: str
     """The image's file, relative to the data set's folder."""
 
@@ -44,6 +48,31 @@ class Split(Protocol):
         Raises:
             DataError: if it cannot be used, with the file's name and what was found.
         """
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Several splits, one after the other."""
+
+    splits: tuple[Split, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all samples."""
+        return tuple(name for split in self.splits for name in split.names)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when one of the splits does."""
+        return "+".join(split.fingerprint for split in self.splits)
+
+    def read(self, index: int) -> Sample:
+        """Read one sample; see `Split`."""
+        for split in self.splits:
+            if index < len(split.names):
+                return split.read(index)
+            index -= len(split.names)
+        raise IndexError(index)
 
 
 @dataclass(frozen=True)
@@ -73,8 +102,8 @@ class DataSource:
             UsageError: if no data set has such a split.
             DataError: if this one has not.
         """
-        if name not in SPLITS:
-            raise UsageError(f"Unknown split {name!r}.", nearest(name, SPLITS))
+        if name not in (*SPLITS, *self.splits):
+            raise UsageError(f"Unknown split {name!r}.", nearest(name, (*SPLITS, *self.splits)))
         if name not in self.splits:
             raise DataError(f"This {self.name} has no {name} split.", f"It has {', '.join(self.splits)}.")
         return self.splits[name]

@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from segdistill.config import DataConfig
-from segdistill.data._base import Pixels, Split
+from segdistill.data._base import UNLABELED, Joined, Pixels, Split
 from segdistill.data._image import to_size
 from segdistill.errors import ResourceError, SegdistillError, UsageError
-from segdistill.types import Batch
+from segdistill.types import IGNORE, Batch
 
 TIMEOUT = 300.0
 """Seconds without a batch after which the workers count as stuck."""
@@ -59,6 +59,7 @@ def training_batches(
     split: Split,
     config: DataConfig,
     *,
+    auxiliary: Split | None = None,
     seed: int,
     steps: int,
     start_step: int = 0,
@@ -75,7 +76,8 @@ def training_batches(
 
     Args:
         split: the images.
-        config: batch size and augmentation.
+        config: batch size, augmentation and the auxiliary images' share of each batch.
+        auxiliary: images mixed in, such as unlabelled ones: spread evenly over the batch, in an order of their own.
         seed: what the order and the augmentation are drawn from.
         steps: the length of the whole run.
         start_step: the first step not yet done.
@@ -100,6 +102,9 @@ def training_batches(
         )
     size = config.batch_size // (world * accumulate)
     draw = _order(len(split.names), seed)
+    if auxiliary is not None:
+        draw = _mixed(draw, len(split.names), len(auxiliary.names), config.batch_size, config.auxiliary_images, seed)
+        split = Joined((split, auxiliary))
     starts = (
         step * config.batch_size + (rank * accumulate + part) * size
         for step in range(start_step, steps)
@@ -182,11 +187,13 @@ def _batches(
         if isinstance(packed, SegdistillError):
             raise packed
         for image, label, names, seeds in packed:
+            label = label.to(label_device, non_blocking=True).long()
             yield Batch(
                 image.to(device, non_blocking=True).permute(0, 3, 1, 2).float(),
-                label.to(label_device, non_blocking=True).long(),
+                label.masked_fill(label == UNLABELED, IGNORE),
                 names,
                 seeds,
+                valid=label != IGNORE,
             )
 
 
@@ -243,20 +250,35 @@ def _pack(samples: list[_Ready | SegdistillError]) -> list[_Packed] | Segdistill
     ]
 
 
-def _order(images: int, seed: int) -> Callable[[int], Draw]:
-    """Return the function from a position in the endless run of epochs to the sample there."""
+def _order(images: int, seed: int, first: int = 0) -> Callable[[int], Draw]:
+    """Return the function from a position in the endless run of epochs to the sample there, counted from `first`."""
 
     @lru_cache(maxsize=1)
     def permutation(epoch: int) -> list[int]:
-        order: list[int] = np.random.default_rng([0, seed, epoch]).permutation(images).tolist()
+        kind = [0, seed, epoch] if first == 0 else [2, seed, epoch]  # two orders of the same length are not the same
+        order: list[int] = np.random.default_rng(kind).permutation(images).tolist()
         return order
 
     def draw(position: int) -> Draw:
         epoch, place = divmod(position, images)
-        index = permutation(epoch)[place]
+        index = first + permutation(epoch)[place]
         return index, _seed(seed, epoch, index)
 
     return draw
+
+
+def _mixed(
+    draw: Callable[[int], Draw], images: int, others: int, batch: int, share: int, seed: int
+) -> Callable[[int], Draw]:
+    """Return the order in which `share` of each `batch` images come from the `others`, evenly spread."""
+    draw_other = _order(others, seed, first=images)
+
+    def mixed(position: int) -> Draw:
+        step, slot = divmod(position, batch)
+        before, after = slot * share // batch, (slot + 1) * share // batch
+        return draw_other(step * share + before) if after > before else draw(step * (batch - share) + slot - before)
+
+    return mixed
 
 
 def _seed(seed: int, epoch: int, index: int) -> int:

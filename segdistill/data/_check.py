@@ -73,6 +73,7 @@ def check_files(source: DataSource, splits: Iterable[str]) -> Census:
     warnings = [
         f"No pixel of the {name} split is {source.classes[i]}."
         for name in pixels
+        if pixels[name].any()  # an unlabelled split has none
         for i in np.flatnonzero(pixels[name] == 0)
     ]
     if twins:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from segdistill.data._base import Sample
+from segdistill.data._base import UNLABELED, Sample
 from segdistill.data._image import SUFFIXES, is_turned, read_image, read_label
 from segdistill.errors import DataError, UsageError
 
@@ -53,6 +53,42 @@ class FolderSplit:
                 f"Allowed ids: {_ranges(np.flatnonzero(self.ids >= 0))}.",
             )
         return classes.astype(np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFolder:
+    """Images without labels."""
+
+    root: Path
+    names: tuple[str, ...]
+    fingerprint: str
+
+    def read(self, index: int) -> Sample:
+        """Read an image; see `Split`."""
+        image = read_image(self.root / self.names[index])
+        return Sample(image, np.full(image.shape[:2], UNLABELED, np.uint8), self.names[index])
+
+
+def image_folder(path: str) -> ImageFolder:
+    """Find the images in a folder and below it.
+
+    Raises:
+        UsageError: if there is no such folder.
+        DataError: if it has no image.
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise UsageError(f"There is no folder of unlabelled images {root}.", "--unlabeled takes a folder of images.")
+    files = sorted(
+        file
+        for file in root.rglob("*")
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+    )
+    if not files:
+        raise DataError(f"{root} has no images.", f"Known endings: {', '.join(sorted(SUFFIXES))}.")
+    names = tuple(str(file.relative_to(root)) for file in files)
+    listing = [f"{name}\0{file.stat().st_size}" for name, file in zip(names, files, strict=True)]
+    return ImageFolder(root, names, hashlib.sha256(os.fsencode("\0".join(listing))).hexdigest())
 
 
 def id_table(classes: Mapping[int, int]) -> IdTable:

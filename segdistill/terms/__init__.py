@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
+from segdistill import losses
 from segdistill.config import TermConfig, find, validated
-from segdistill.types import Term
+from segdistill.distributed import share_of_step
+from segdistill.types import Batch, Term
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,12 @@ class Weighted(NamedTuple):
 
     weight: float
     term: Term
+
+
+def compared_at(batch: Batch, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return which positions of a grid count, (B, h, w), and this batch's share of the step's mean over them."""
+    valid = losses.at_size(batch.compared(), size)
+    return valid, share_of_step(batch, lambda part: losses.at_size(part.compared(), size).sum())
 
 
 def check_terms(terms: dict[str, TermConfig]) -> None:

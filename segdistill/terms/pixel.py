@@ -7,8 +7,7 @@ from torch import Tensor
 
 from segdistill import losses
 from segdistill.config import Strict
-from segdistill.distributed import share_of_step
-from segdistill.terms import Pair
+from segdistill.terms import Pair, compared_at
 from segdistill.types import Batch, SegOutput, Term
 
 
@@ -27,10 +26,7 @@ class Pixel(Term):
 
     def forward(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
         """Return the mean divergence."""
-        height, width = student.logits.shape[-2:]
-        size = (height, width)
-        valid = losses.valid_at(batch.label, size)
-        share = share_of_step(batch, lambda label: losses.valid_at(label, size).sum())
+        valid, share = compared_at(batch, student.logits.shape[-2:])
         return losses.pixel_kl(student.logits, teacher.logits, self.temperature, valid) * share
 
 
