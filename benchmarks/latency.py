@@ -17,7 +17,7 @@ from segdistill.export import OnnxModel, export_onnx
 from segdistill.latency import measure, torch_subject
 from segdistill.networks import build_network
 from segdistill.networks._base import IMAGENET_MEAN, IMAGENET_STD
-from segdistill.run import cpu_name, versions
+from segdistill.record import cpu_name, versions
 
 CLASSES = 11
 CPU = torch.device("cpu")

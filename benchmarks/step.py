@@ -24,7 +24,7 @@ from segdistill.data import load_data, training_batches
 from segdistill.engine import Precision, Report, fit, peak_bytes, resolve_device, resolve_precision
 from segdistill.networks import SegNetwork, build_network
 from segdistill.objectives import Distillation
-from segdistill.run import cpu_name, versions
+from segdistill.record import cpu_name, versions
 from segdistill.terms import Pair, build_terms
 from segdistill.types import IGNORE, Batch, Frozen, Stage
 

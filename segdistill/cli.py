@@ -19,7 +19,7 @@ from segdistill.errors import CheckError, DataError, ResourceError, SegdistillEr
 if TYPE_CHECKING:
     from segdistill.config import RunConfig
     from segdistill.console import Terminal
-    from segdistill.run import Outcome
+    from segdistill.record import Outcome
 
 
 class Command(TyperCommand):
@@ -160,11 +160,11 @@ def quickstart(
     verbose: VerboseFlag = False,
 ) -> None:
     """See the whole path in a few minutes. On generated road scenes: train, distil, compare, export, infer."""
-    from segdistill import run
     from segdistill.quickstart import quickstart
+    from segdistill.setting import Options
 
     terminal = open_terminal(quiet=quiet, verbose=verbose)
-    options = run.Options(out, device, workers, resume, overwrite, command=words())
+    options = Options(out, device, workers, resume, overwrite, command=words())
     result = quickstart(out, options, steps, terminal)
     failures = result.exported.pop("failures")
     show_export(terminal, result.exported)
@@ -205,10 +205,9 @@ def train_teacher(
     if print_config:
         return show_config(config)
     from segdistill import run
+    from segdistill.setting import Options
 
-    options = run.Options(
-        out, device, workers, resume, overwrite, dry_run, pretrained, backbone_weights, command=words()
-    )
+    options = Options(out, device, workers, resume, overwrite, dry_run, pretrained, backbone_weights, command=words())
     return show_outcome(terminal, run.train_teacher(config, options, terminal), as_json=json_)
 
 
@@ -251,11 +250,13 @@ def distill(
     terminal = open_terminal(quiet=quiet, verbose=verbose)
     config = configuration(terminal, preset, data, steps, set_, seed, precision)
     from segdistill import run
+    from segdistill.setting import Options
+    from segdistill.teachers import is_path
 
-    config = checked(config, teacher=None if run.is_path(teacher) else teacher, student=student)
+    config = checked(config, teacher=None if is_path(teacher) else teacher, student=student)
     if print_config:
         return show_config(config)
-    options = run.Options(
+    options = Options(
         *(out, device, workers, resume, overwrite, dry_run, pretrained, backbone_weights, init_weights),
         baseline=baseline is not None,
         command=words(),
@@ -374,10 +375,11 @@ def evaluate(
     verbose: VerboseFlag = False,
 ) -> None:
     """Score a model. mIoU over one confusion matrix at the labels' own size, IoU per class, pixel accuracy."""
-    from segdistill import deploy, run
+    from segdistill import deploy
+    from segdistill.setting import default_workers
 
     terminal = open_terminal(quiet=quiet, verbose=verbose)
-    workers = run.default_workers() if workers is None else workers
+    workers = default_workers() if workers is None else workers
     result = deploy.evaluate_model(model, data, split, device, str(precision), workers, terminal)
     if json_:
         return typer.echo(json.dumps(result.to_json(), indent=2))
@@ -414,12 +416,13 @@ def export(
     verbose: VerboseFlag = False,
 ) -> None:
     """Export to ONNX, prove it equal, measure it. It is compared with PyTorch on the validation images."""
-    from segdistill import deploy, run
+    from segdistill import deploy
+    from segdistill.setting import default_workers
 
     terminal = open_terminal(quiet=quiet, verbose=verbose)
     if min_fps is not None and max_ms is not None:
         raise UsageError("--min-fps and --max-ms say the same: give one of them.")
-    workers = run.default_workers() if workers is None else workers
+    workers = default_workers() if workers is None else workers
     result = deploy.export_model(
         model, output, parse_size(size), data, device, overwrite, min_fps, max_ms, workers, terminal
     )
@@ -512,7 +515,7 @@ def networks(
     json_: JsonFlag = False,
 ) -> None:
     """List the networks with their costs. FLOPs are twice the MACs; output stride 8, no auxiliary head."""
-    from segdistill.run import list_networks
+    from segdistill.networks import list_networks
 
     shape = parse_size(size) or (512, 1024)
     entries = list_networks(shape, classes)

@@ -8,7 +8,9 @@ from segdistill import deploy, run
 from segdistill.config import load_preset
 from segdistill.data import load_data
 from segdistill.errors import UsageError
+from segdistill.record import Outcome
 from segdistill.report import encode_png
+from segdistill.setting import Options, with_out
 from segdistill.store import write_atomic
 from segdistill.talk import Talk
 
@@ -29,12 +31,12 @@ class Result:
     """What the quick start leaves behind."""
 
     out: Path
-    outcome: run.Outcome
+    outcome: Outcome
     exported: dict[str, Any]
     images_per_second: float
 
 
-def quickstart(out: Path, options: run.Options, steps: int | None, talk: Talk) -> Result:
+def quickstart(out: Path, options: Options, steps: int | None, talk: Talk) -> Result:
     """Train a teacher, distil it beside a plain student, export, verify and infer, all under `out`."""
     if out.exists() and any(out.iterdir()) and not (options.overwrite or options.resume):
         raise UsageError(
@@ -43,12 +45,12 @@ def quickstart(out: Path, options: run.Options, steps: int | None, talk: Talk) -
     config = load_preset(PRESET, data="streets", flags=SETTINGS).capped(steps)
     replaced = options.overwrite or options.resume
 
-    def part(folder: Path) -> run.Options:
+    def part(folder: Path) -> Options:
         started = (folder / "config.toml").exists()
         return replace(options, out=folder, resume=options.resume and started, baseline=True)
 
     teacher, student = out / "teacher", out / "student"
-    options = run.with_out(options, out)
+    options = with_out(options, out)
     run.train_teacher(config, part(teacher), talk)
     outcome = run.distill(config, str(teacher), part(student), talk)
     exported = deploy.export_model(student, None, None, None, "cpu", replaced, None, None, 0, talk)

@@ -7,6 +7,7 @@ ARCHITECTURE-BACKBONE, so the architecture's own name has no dash.
 from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -14,15 +15,25 @@ from torch import Tensor
 
 from segdistill.config import NetworkConfig, components, find
 from segdistill.errors import ModelError, UsageError, nearest
-from segdistill.networks._base import Backbone, Deployed, SegNetwork
+from segdistill.networks._base import Backbone, Deployed, SegNetwork, count_macs, count_parameters
 
-__all__ = ["Deployed", "SegNetwork", "build_network", "load_backbone", "network_names", "resolve_name"]
+__all__ = ["Deployed", "SegNetwork", "build_network", "list_networks", "load_backbone", "network_names", "resolve_name"]
 
 
 def network_names() -> list[str]:
     """Return the full names of all networks, such as pspnet-resnet18."""
     modules = {name: import_module(find("networks", name, "architecture")) for name in components("networks")}
     return [f"{name}-{backbone}" for name, module in modules.items() for backbone in module.BACKBONES]
+
+
+def list_networks(size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:
+    """Return name, parameters, MACs and FLOPs of every network, at output stride 8 without auxiliary head."""
+    entries = []
+    for name in network_names():
+        network = build_network(NetworkConfig(network=name, aux=False), num_classes)
+        macs = count_macs(network, size)
+        entries.append({"name": name, "parameters": count_parameters(network), "macs": macs, "flops": 2 * macs})
+    return entries
 
 
 def resolve_name(text: str, default_decoder: str = "") -> str:

@@ -94,3 +94,8 @@ def count_macs(network: SegNetwork, size: tuple[int, int]) -> int:
         Deployed(network)(torch.zeros(1, 3, *size, device=network.mean.device))
     network.train(training)
     return int(counter.get_total_flops()) // 2
+
+
+def count_parameters(network: SegNetwork) -> int:
+    """Return the number of parameters that are shipped: without the auxiliary head."""
+    return sum(p.numel() for name, p in network.named_parameters() if not name.startswith("aux"))

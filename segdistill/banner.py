@@ -1,0 +1,61 @@
+"""What is said before a training begins."""
+
+from pathlib import Path
+
+import torch
+
+from segdistill import distributed
+from segdistill.engine import probe
+from segdistill.networks import SegNetwork
+from segdistill.networks._base import count_macs, count_parameters
+from segdistill.objectives import Distillation
+from segdistill.record import cpu_name
+from segdistill.setting import Setting
+from segdistill.talk import duration
+from segdistill.training import Job
+
+
+def banner(setting: Setting, job: Job, path: Path, name: str) -> None:
+    """Say what will happen: data, networks, device, time, and how to continue."""
+    place, config, data = setting.place, job.config, setting.data
+    images_here = config.data.batch_size // distributed.world_size()
+    found = probe(job.stage, config.data.crop, len(data.classes), images_here, place.precision)
+    optim, crop = job.stage.optim, config.data.crop
+    images = {split: len(data.split(split).names) for split in ("train", "val")}
+    epochs = optim.steps * config.data.batch_size / max(images["train"], 1)
+    size = "" if config.data.size is None else f" of images at {_size(config.data.size)}"
+    cpu = place.device.type == "cpu"
+    device = f"cpu ({cpu_name()})" if cpu else f"{place.device} ({torch.cuda.get_device_name(place.device)})"
+    rows = [
+        (
+            "data",
+            f"{data.name}: {images['train']} training and {images['val']} validation images, "
+            f"{len(data.classes)} classes",
+        ),
+        ("crops", f"{_size(crop)}{size}, {config.data.batch_size} per step, {optim.steps} steps ({epochs:.1f} epochs)"),
+        ("network", f"{describe(job.network, crop)} at a crop, output stride {job.info.network.output_stride}"),
+    ]
+    if isinstance(job.stage.objective, Distillation) and job.stage.objective.teacher is not None:
+        teacher, weights = job.stage.objective.teacher.network, job.stage.objective.weights
+        assert job.info.teacher is not None
+        assert isinstance(teacher, SegNetwork)
+        rows.append(("teacher", f"{job.info.teacher.network}: {describe(teacher, crop)}"))
+        rows.append(("terms", ", ".join(f"{term} {weight:g}" for term, weight in weights.items())))
+    processes = distributed.world_size()
+    rows += [
+        ("device", f"{device}, {place.precision.name}, {place.workers} loader worker(s), {processes} process(es)"),
+        ("estimate", f"{duration(found.seconds * optim.steps)} plus validation, {found.peak_bytes / 2**30:.1f} GiB"),
+    ]
+    if not setting.options.dry_run:
+        rows += [("run", str(path)), ("resume", setting.options.again)]
+    place.talk.banner(f"{name}: {job.info.network.network}", rows)
+
+
+def describe(network: SegNetwork, size: tuple[int, int]) -> str:
+    """Return parameters, MACs and FLOPs in words."""
+    macs = count_macs(network, size)
+    return f"{count_parameters(network) / 1e6:.2f} M parameters, {macs / 1e9:.2f} GMACs ({2 * macs / 1e9:.2f} GFLOPs)"
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

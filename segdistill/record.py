@@ -1,0 +1,190 @@
+"""What a run's folder says of its run: settings, environment, data, scores; and what may not change on resume."""
+
+import json
+import platform
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+
+from segdistill import distributed, report
+from segdistill.checkpoint import ModelInfo, read_info
+from segdistill.data import DataSource
+from segdistill.errors import ModelError, UsageError
+from segdistill.metrics import Scores
+from segdistill.setting import Setting, weights_used
+from segdistill.store import RunFolder, open_run, seal, verify_file, write_atomic, write_json
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network in a table of results."""
+
+    name: str
+    network: str
+    scores: Scores
+    best: float | None
+    """mIoU of the best checkpoint, beside that of the last step."""
+    parameters: int
+    macs: int
+
+    def to_json(self, classes: tuple[str, ...]) -> dict[str, Any]:
+        """Return the row in numbers."""
+        own = {"network": self.network, "best_miou": self.best, "parameters": self.parameters, "macs": self.macs}
+        return own | report.scores_table(self.scores, classes)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training command leaves behind."""
+
+    folder: Path
+    results: dict[str, dict[str, Any]]
+    """By role (teacher, plain, distilled), as in scores.json."""
+    dry_run: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `distill --json` prints."""
+        return {"run": str(self.folder), "results": self.results}
+
+
+@contextmanager
+def run_folder(setting: Setting, path: Path, kind: str) -> Iterator[RunFolder | None]:
+    """Open a run's folder in the first process, refuse changed settings on resume, and write what the run is."""
+    options = setting.options
+    if options.dry_run or not distributed.is_main():
+        yield None
+        return
+    inner = kind == "baseline"
+    resume = options.resume and (not inner or (path / "config.toml").exists())
+    with open_run(path, resume=resume, overwrite=options.overwrite) as folder:
+        settings = folder_config(setting)
+        if resume:
+            _refuse_changes(path, settings, setting.data)
+        else:
+            write_json(folder / "data.json", describe_data(setting.data))
+            write_json(folder / "environment.json", {"kind": kind, **environment(setting)})
+            write_atomic(folder / "config.toml", tomli_w.dumps(settings))
+        yield folder
+
+
+def folder_config(setting: Setting) -> dict[str, Any]:
+    """Return the resolved configuration as a run's folder keeps it: data sets and folders by name, without paths."""
+    folders = [Path(path).name for path in setting.config.data.unlabeled]
+    return setting.config.changed(**{"data.name": setting.data.name, "data.unlabeled": folders}).to_dict()
+
+
+def environment(setting: Setting) -> dict[str, Any]:
+    """Return versions, hardware and the pretrained weights used; no paths, no names."""
+    place = setting.place
+    return {
+        "versions": versions(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else cpu_name(),
+        "precision": place.precision.name,
+        "threads": torch.get_num_threads(),
+        "processes": distributed.world_size(),
+        "weights": weights_used(setting.options),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what numbers depend on."""
+    names = ("segdistill", "torch", "torchvision", "albumentations", "opencv-python-headless", "onnx", "onnxruntime")
+    return {name: metadata.version(name) for name in names}
+
+
+def cpu_name() -> str:
+    """Return what the processor calls itself."""
+    return str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine())
+
+
+def log_of(folder: RunFolder) -> Callable[[str], None]:
+    """Return what appends a line with the time to the run's log, where the run's folder is a dot."""
+
+    def write(text: str) -> None:
+        line = text.replace(str(folder.path), ".")
+        folder.append("train.log", f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}")
+
+    return write
+
+
+def describe_data(data: DataSource) -> dict[str, Any]:
+    """Return what identifies the data, wherever it lies."""
+    counts = {name: len(split.names) for name, split in data.splits.items()}
+    return {"name": data.name, "classes": list(data.classes), "images": counts, "sha256": data.fingerprint}
+
+
+def finished(setting: Setting, path: Path, teacher: ModelInfo | None = None) -> Outcome | None:
+    """Return the results of a run that has come to its end, if that is what `--resume` was given; write nothing."""
+    options = setting.options
+    wanted = [path, path / "baseline"] if options.baseline else [path]
+    if not options.resume or not all((folder / "manifest.json").exists() for folder in wanted):
+        return None
+    _refuse_changes(path, folder_config(setting), setting.data)
+    if teacher is not None:
+        refuse_other_teacher(path, teacher)
+    verify_file(path, "scores.json")
+    setting.place.talk.say(f"Already finished: {path}")
+    return Outcome(path, json.loads((path / "scores.json").read_text(encoding="utf-8")))
+
+
+def finish(folder: RunFolder, setting: Setting, rows: list[Row]) -> None:
+    """Write the scores, the card and the curves, then the manifest: the run is finished."""
+    write_json(folder / "scores.json", results(setting, rows))
+    info = read_info(folder / "model.safetensors")
+    report.draw_curves(folder / "metrics.jsonl", folder / "curves.png")
+    write_atomic(
+        folder / "README.md", report.model_card(info, [(r.name, r.network, r.scores, r.parameters) for r in rows])
+    )
+    seal(folder.path)
+
+
+def results(setting: Setting, rows: list[Row]) -> dict[str, dict[str, Any]]:
+    """Return the rows in numbers, by name."""
+    return {row.name: row.to_json(setting.data.classes) for row in rows}
+
+
+def refuse_other_teacher(folder: Path, info: ModelInfo) -> None:
+    """Refuse to continue a run under another teacher."""
+    path = folder / "teacher.json"
+    if path.exists() and (before := json.loads(path.read_text())["sha256"]) != info.sha256:
+        raise UsageError(
+            f"The teacher has changed since this run began: its weights had the sha256 {before}, now {info.sha256}.",
+            "Give the same teacher, or start a new run.",
+        )
+
+
+def _refuse_changes(folder: Path, settings: dict[str, Any], data: DataSource) -> None:
+    try:
+        before = _flat(tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")))
+        data_before = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The run in {folder} cannot be continued: {error}", "Start a new one.") from None
+    now = _flat(settings)
+    changed = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
+    if changed:
+        lines = "\n".join(f"  {key}: {before.get(key)} -> {now.get(key)}" for key in changed)
+        raise UsageError(
+            f"--resume continues the same run, but these settings differ:\n{lines}",
+            "Start a new run with another --out.",
+        )
+    if data_before != describe_data(data):
+        raise UsageError(
+            "The data set has changed since this run began.", "Restore it, or start a new run with another --out."
+        )
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,121 @@
+"""What every training command starts from: what was asked for, the data, and a place to work, all checked."""
+
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from segdistill import distributed
+from segdistill.config import DataConfig, RunConfig
+from segdistill.data import AUXILIARY, SPLITS, DataSource, Joined, check_files, image_folder, load_data
+from segdistill.engine import resolve_device, resolve_precision
+from segdistill.errors import UsageError
+from segdistill.store import check_folder, sha256_of
+from segdistill.talk import Silence, Talk
+from segdistill.terms import check_terms
+from segdistill.training import Workplace
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a command was asked for beside the configuration."""
+
+    out: Path | None = None
+    device: str = "auto"
+    workers: int | None = None
+    resume: bool = False
+    overwrite: bool = False
+    dry_run: bool = False
+    pretrained: bool = False
+    backbone_weights: Path | None = None
+    init_weights: Path | None = None
+    baseline: bool = False
+    command: tuple[str, ...] = ()
+    """The command line, without the program's name."""
+    again: str = ""
+    """The command that continues this run."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every training command starts from."""
+
+    config: RunConfig
+    options: Options
+    data: DataSource
+    place: Workplace
+
+
+@contextmanager
+def prepared(config: RunConfig, options: Options, talk: Talk) -> Iterator[Setting]:
+    """Check everything that can be checked before networks are built: flags, device, terms, data."""
+    if options.resume and options.overwrite:
+        raise UsageError("--resume continues a run, --overwrite replaces it: give one of them.")
+    if options.resume and options.out is None:
+        raise UsageError("Which run is to be continued?", "Add --out DIR, the folder that the run named at its start.")
+    if options.out is not None and not options.dry_run and distributed.is_main():
+        check_folder(options.out, resume=options.resume, overwrite=options.overwrite)
+    device = distributed.local_device(resolve_device(options.device))
+    precision = resolve_precision(config.precision, device)
+    check_terms(config.terms)
+    with distributed.process_group(device):
+        talk = talk if distributed.is_main() else Silence()
+        workers = options.workers if options.workers is not None else default_workers()
+        place = Workplace(device, precision, workers, talk)
+        data = with_auxiliary(load_data(config.data.name), config.data)
+        for warning in data.warnings:
+            talk.warn(warning)
+        _check_batch(config, device)
+        if distributed.is_main():
+            for warning in check_files(data, [name for name in data.splits if name != "test"]).warnings:
+                talk.warn(warning)
+        yield Setting(config, options, data, place)
+
+
+def with_auxiliary(data: DataSource, config: DataConfig) -> DataSource:
+    """Return the data with its unlabelled and auxiliary images as a split of their own, which batches mix in."""
+    extra = [data.split(name) for name in config.auxiliary] + [image_folder(path) for path in config.unlabeled]
+    splits = {name: split for name, split in data.splits.items() if name in SPLITS}
+    return replace(data, splits=splits | ({AUXILIARY: Joined(tuple(extra))} if extra else {}))
+
+
+def default_workers() -> int:
+    """Return the number of loader processes per training process: one for each core but one, at most eight."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, max(1, cores // distributed.world_size() - 1))
+
+
+def with_out(options: Options, out: Path) -> Options:
+    """Return options that know the run's folder and the command that continues it."""
+    words = [word for word in options.command if word not in ("--resume", "--overwrite")]
+    words += [] if any(word == "--out" or word.startswith("--out=") for word in words) else ["--out", str(out)]
+    return replace(options, out=out, again=options.again or shlex.join(["segdistill", *words, "--resume"]))
+
+
+def weights_used(options: Options) -> str:
+    """Return which weights a backbone starts from: none, ImageNet's, or a file's sha256."""
+    if options.backbone_weights is not None:
+        return sha256_of(options.backbone_weights)
+    return "imagenet" if options.pretrained else "none"
+
+
+def _check_batch(config: RunConfig, device: torch.device) -> None:
+    """Refuse a batch that batch norm cannot take: one value per channel in the pyramid's 1x1 bin."""
+    world = distributed.world_size()
+    parts = world * config.optim.accumulate
+    if config.data.batch_size % parts:
+        raise UsageError(
+            f"A batch of {config.data.batch_size} does not divide into {world} process(es) times "
+            f"{config.optim.accumulate} micro-batch(es).",
+            "Choose data.batch_size as a multiple of their product.",
+        )
+    together = 1 if device.type == "cpu" else world  # batch norm is synchronised across GPUs
+    if config.data.batch_size // parts * together < 2:
+        raise UsageError(
+            "Batch norm needs at least 2 images at a time; this run would give it 1.",
+            "Raise data.batch_size, or lower optim.accumulate or the number of processes.",
+        )
