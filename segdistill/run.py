@@ -132,9 +132,9 @@ def _run(setting: Setting, job: Job, folder: RunFolder | None, path: Path, name:
     banner(setting, job, path, name)
     if setting.options.dry_run:
         return None
-    scores = train(job, folder, place, resume=setting.options.resume, command=setting.options.again)
+    trained = train(job, folder, place, resume=setting.options.resume, command=setting.options.again)
     info = job.info if folder is None else read_info(path / "model.safetensors")
-    return _row(name, job.network, info, scores, setting)
+    return _row(name, job.network, info, trained.scores, setting)
 
 
 def _obtain_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]:

@@ -1,13 +1,15 @@
 """One training from its first step to its model file: logs, validation, checkpoints, signals, exact resume."""
 
 import json
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,8 +55,35 @@ class Job:
     config: RunConfig
     data: DataSource
 
+    @property
+    def title(self) -> str:
+        """What the progress bar is called."""
+        return f"{self.stage.name} {self.info.network.network}"
 
-def train(job: Job, folder: RunFolder | None, place: Workplace, *, resume: bool, command: str) -> Scores:
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is trained before a network, for a term that needs it: never validated, never shipped."""
+
+    stage: Stage
+    config: RunConfig
+    data: DataSource
+
+    @property
+    def title(self) -> str:
+        """What the progress bar is called."""
+        return self.stage.name
+
+
+class Trained(NamedTuple):
+    """What came of a training."""
+
+    scores: Scores
+    seconds: float
+    """Spent in its steps, without validation and checkpoints."""
+
+
+def train(job: Job, folder: RunFolder | None, place: Workplace, *, resume: bool, command: str) -> Trained:
     """Train, validate, save; return the scores of the last step's weights, in float32.
 
     Args:
@@ -64,68 +93,108 @@ def train(job: Job, folder: RunFolder | None, place: Workplace, *, resume: bool,
         resume: continue from the folder's last checkpoint, where it has one.
         command: what continues the run, for messages.
     """
+    check = Check(job, folder, place)
+    with stop_signals() as stopped:
+        recorder = _run_stage(job, folder, place, resume, command, stopped, check)
+        scores = check.scores or check.score(place.exact())
+        if folder is not None:
+            best = {"best_miou": check.best, "best_step": float(check.best_step)} if check.best_step else {}
+            metrics = {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy, **best}
+            save_model(folder / "model.safetensors", job.network, job.info.model_copy(update={"metrics": metrics}))
+        distributed.barrier()
+        _stop_late(stopped, job, place, command)
+    return Trained(scores, recorder.seconds)
+
+
+def prepare(job: Preparation, folder: RunFolder | None, place: Workplace, *, resume: bool, command: str) -> float:
+    """Train what a term needs before the student; return the seconds it took.
+
+    Args: as `train`; the weights are the caller's to keep.
+    """
+    with stop_signals() as stopped:
+        recorder = _run_stage(job, folder, place, resume, command, stopped)
+        _stop_late(stopped, job, place, command)
+    return recorder.seconds
+
+
+def _run_stage(
+    job: Job | Preparation,
+    folder: RunFolder | None,
+    place: Workplace,
+    resume: bool,
+    command: str,
+    stopped: Callable[[], int | None],
+    check: "Check | None" = None,
+) -> "Recorder":
+    """Fit a stage from its start, or from the folder's last checkpoint if that is of this stage."""
     state = load_last(folder, place.talk) if resume and folder is not None else None
     state = distributed.same_for_all(state)
-    done = 0 if state is None else int(state["training"]["step"])
-    optim, data = job.stage.optim, job.config.data
+    own = state if state is not None and state["training"]["stage"] == job.stage.name else None
+    done = 0 if own is None else int(own["training"]["step"])
+    stage, config = job.stage, job.config
     batches = training_batches(
         job.data.split("train"),
-        data,
+        config.data,
         auxiliary=job.data.splits.get(AUXILIARY),
-        seed=job.config.seed,
+        seed=config.seed,
         start_step=done,
-        steps=optim.steps,
-        accumulate=optim.accumulate,
+        steps=stage.optim.steps,
+        accumulate=stage.optim.accumulate,
         rank=distributed.rank(),
         world=distributed.world_size(),
         workers=place.workers,
         device=place.device,
     )
-    with (
-        stop_signals() as stopped,
-        place.talk.progress(f"{job.stage.name} {job.info.network.network}", optim.steps, done) as advance,
-    ):
-        recorder = Recorder(job, folder, place, advance, stopped, command, state)
+    with place.talk.progress(job.title, stage.optim.steps, done) as advance:
+        recorder = Recorder(job, folder, place, advance, stopped, command, check)
+        recorder.load(state, same_stage=own is not None)
         fit(
-            job.stage,
+            stage,
             batches,
             precision=place.precision,
-            seed=job.config.seed,
+            seed=config.seed,
             on_step=recorder,
-            resume=None if state is None else state["training"],
+            resume=None if own is None else own["training"],
         )
-    scores = recorder.scores or score(job.network, job.data, job.config.data.size, place, place.exact())
-    if folder is not None:
-        best = {"best_miou": recorder.best, "best_step": float(recorder.best_step)} if recorder.best_step else {}
-        metrics = {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy, **best}
-        save_model(folder / "model.safetensors", job.network, job.info.model_copy(update={"metrics": metrics}))
-    distributed.barrier()
+    return recorder
+
+
+def _stop_late(stopped: Callable[[], int | None], job: Job | Preparation, place: Workplace, command: str) -> None:
+    """Stop where a signal came during the last step: what that step made is saved first."""
     if distributed.any_process(stopped() is not None, place.device):
-        raise stop(stopped(), f"after the last step of {optim.steps}", command)
-    return scores
+        raise stop(stopped(), f"after the last step of {job.stage.optim.steps}", command)
 
 
 class Recorder:
-    """What happens between two steps: log, validate, keep the best, save, stop when told."""
+    """What happens between two steps: log, validate, save, stop when told."""
 
     def __init__(
         self,
-        job: Job,
+        job: Job | Preparation,
         folder: RunFolder | None,
         place: Workplace,
         advance: Advance,
         stopped: Callable[[], int | None],
         command: str,
-        state: dict[str, Any] | None,
+        check: "Check | None",
     ) -> None:
         self.job, self.folder, self.place, self.advance = job, folder, place, advance
-        self.stopped, self.command = stopped, command
-        self.best, self.best_step, self.lines = -1.0, 0, 0
-        self.scores: Scores | None = None
+        self.stopped, self.command, self.check = stopped, command, check
+        self.lines = 0
+        self.seconds = 0.0
+        """Spent in steps, without validation and checkpoints."""
+        self._since = time.perf_counter()
+
+    def load(self, state: dict[str, Any] | None, *, same_stage: bool) -> None:
+        """Go on where a checkpoint was taken; of another stage, only its lines in the log remain."""
         if state is not None:
-            self.best, self.best_step, self.lines = state["best"], state["best_step"], state["lines"]
-        if folder is not None:
-            folder.truncate_lines("metrics.jsonl", self.lines)
+            self.lines = state["lines"]
+        if state is not None and same_stage:
+            self.seconds = state["seconds"]
+            if self.check is not None:
+                self.check.best, self.check.best_step = state["best"], state["best_step"]
+        if self.folder is not None:
+            self.folder.truncate_lines("metrics.jsonl", self.lines)
 
     def __call__(self, report: Report) -> None:
         """Handle one step; called on every process."""
@@ -134,55 +203,68 @@ class Recorder:
         if report.step % LOG_EVERY == 0 or last:
             self._log(report)
         self.advance(1, "")
-        if report.step % config.validate_.every == 0 or last:
-            self._validate(report, self.place.exact() if last else self.place.precision)
+        self.seconds += time.perf_counter() - self._since
+        if self.check is not None and (report.step % config.validate_.every == 0 or last):
+            scores = self.check(report, self.place.exact() if last else self.place.precision)
+            self._write(report, {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy})
         asked = distributed.any_process(self.stopped() is not None, self.place.device)
         if report.step % config.checkpoint.every == 0 or last or asked:
             self._save(report)
         if asked and not last:  # after the last step the model file comes first
             distributed.barrier()
             raise stop(self.stopped(), f"after step {report.step} of {steps}", self.command)
+        self._since = time.perf_counter()
 
     def _log(self, report: Report) -> None:
         terms = distributed.mean_across(report.terms)
-        if self.folder is None:
-            return
         loss = sum((value for name, value in terms.items() if name != "critic"), 0.0)
         entry = {"loss": loss, **terms, "lr": report.lr, "gradient_norm": report.gradient_norm}
         self._write(report, entry)
         shown = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
         self.advance(0, f"loss {loss:.3f} ({shown})")
 
-    def _validate(self, report: Report, precision: Precision) -> None:
-        config = self.job.config
-        self.scores = score(self.job.network, self.job.data, config.data.size, self.place, precision)
-        if self.folder is not None:
-            self._write(report, {"miou": self.scores.miou, "pixel_accuracy": self.scores.pixel_accuracy})
-        self.place.talk.say(
-            f"{self.job.stage.name} step {report.step}: mIoU {100 * self.scores.miou:.2f} %, "
-            f"pixel accuracy {100 * self.scores.pixel_accuracy:.2f} %"
-        )
-        if self.scores.miou > self.best:
-            self.best, self.best_step = self.scores.miou, report.step
-            if self.folder is not None:
-                metrics = {"miou": self.best, "step": float(self.best_step)}
-                save_model(self.folder / "checkpoints/best", self.job.network, self._info(metrics))
-
-    def _info(self, metrics: dict[str, float]) -> ModelInfo:
-        return self.job.info.model_copy(update={"metrics": metrics})
-
     def _save(self, report: Report) -> None:
-        if self.folder is not None:
-            own = {"best": self.best, "best_step": self.best_step, "lines": self.lines}
-            save_state(
-                self.folder / "checkpoints/last", {"training": report.training.state(), **own}, keep_previous=True
-            )
+        if self.folder is None:
+            return
+        own = {"lines": self.lines, "seconds": self.seconds}
+        if self.check is not None:
+            own |= {"best": self.check.best, "best_step": self.check.best_step}
+        save_state(self.folder / "checkpoints/last", {"training": report.training.state(), **own}, keep_previous=True)
 
     def _write(self, report: Report, values: dict[str, float]) -> None:
-        assert self.folder is not None
-        entry = {"stage": self.job.stage.name, "step": report.step, **values}
+        if self.folder is None:
+            return
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        entry = {"stage": self.job.stage.name, "step": report.step, **finite}
         self.folder.append("metrics.jsonl", json.dumps(entry))
         self.lines += 1
+
+
+class Check:
+    """The validation of a network in training: its scores, and the best weights so far."""
+
+    def __init__(self, job: Job, folder: RunFolder | None, place: Workplace) -> None:
+        self.job, self.folder, self.place = job, folder, place
+        self.best, self.best_step = -1.0, 0
+        self.scores: Scores | None = None
+
+    def __call__(self, report: Report, precision: Precision) -> Scores:
+        """Validate after a step; keep the weights where they are better than before."""
+        scores = self.scores = self.score(precision)
+        self.place.talk.say(
+            f"{self.job.stage.name} step {report.step}: mIoU {100 * scores.miou:.2f} %, "
+            f"pixel accuracy {100 * scores.pixel_accuracy:.2f} %"
+        )
+        if scores.miou > self.best:
+            self.best, self.best_step = scores.miou, report.step
+            if self.folder is not None:
+                info = self.job.info.model_copy(update={"metrics": {"miou": self.best, "step": float(self.best_step)}})
+                save_model(self.folder / "checkpoints/best", self.job.network, info)
+        return scores
+
+    def score(self, precision: Precision) -> Scores:
+        """Return the scores of the weights as they are."""
+        return score(self.job.network, self.job.data, self.job.config.data.size, self.place, precision)
 
 
 def load_last(folder: RunFolder, talk: Talk) -> dict[str, Any] | None:
