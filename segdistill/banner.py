@@ -1,6 +1,7 @@
 """What is said before a training begins."""
 
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -13,6 +14,7 @@ from segdistill.record import cpu_name
 from segdistill.setting import Setting
 from segdistill.talk import duration
 from segdistill.training import Job
+from segdistill.types import Term
 
 
 def banner(setting: Setting, job: Job, path: Path, name: str) -> None:
@@ -37,10 +39,11 @@ def banner(setting: Setting, job: Job, path: Path, name: str) -> None:
     ]
     if isinstance(job.stage.objective, Distillation) and job.stage.objective.teacher is not None:
         teacher, weights = job.stage.objective.teacher.network, job.stage.objective.weights
-        assert job.info.teacher is not None
         assert isinstance(teacher, SegNetwork)
-        rows.append(("teacher", f"{job.info.teacher.network}: {describe(teacher, crop)}"))
+        kind = "label-assisted" if job.info.teacher is None else job.info.teacher.network
+        rows.append(("teacher", f"{kind}: {describe(teacher, crop)}"))
         rows.append(("terms", ", ".join(f"{term} {weight:g}" for term, weight in weights.items())))
+        rows += [("note", note) for term in job.stage.objective.terms.values() for note in cast(Term, term).notes]
     processes = distributed.world_size()
     rows += [
         ("device", f"{device}, {place.precision.name}, {place.workers} loader worker(s), {processes} process(es)"),

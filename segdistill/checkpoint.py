@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from segdistill.config import NetworkConfig, Size, Strict
+from segdistill.config import LabelCodes, NetworkConfig, Size, Strict
 from segdistill.errors import CheckError, ModelError, UsageError
 from segdistill.networks import SegNetwork, build_network
 from segdistill.store import sync_folder, verify_file, write_atomic
@@ -36,6 +36,8 @@ class ModelInfo(Strict):
     role: Literal["teacher", "student"]
     teacher: NetworkConfig | None = None
     """Of a distilled student: the network whose speed it is compared with."""
+    label_codes: LabelCodes | None = None
+    """Of a label-assisted teacher: how it sees the label beside the image."""
     size: Size | None
     """Images are brought to this size (height, width) before the network; None leaves them at their own."""
     mean: tuple[float, float, float]
@@ -51,6 +53,11 @@ class ModelInfo(Strict):
     """Of the weights, in the order of their sorted names."""
     header_sha256: str = ""
     """Of this header's text without it; empty where nobody took it."""
+
+    @property
+    def label_assisted(self) -> bool:
+        """Whether the network sees the label: its scores say how well it reads it, not how well it segments."""
+        return self.label_codes is not None
 
 
 def save_model(path: Path, network: SegNetwork, info: ModelInfo) -> ModelInfo:
@@ -101,15 +108,15 @@ def load_model(path: Path) -> tuple[SegNetwork, ModelInfo]:
     """
     info = read_info(path)
     try:
-        network = build_network(info.network, len(info.classes))
+        network = build_network(info.network, len(info.classes), in_channels=4 if info.label_assisted else 3)
         weights = safetensors.torch.load_file(path)
         network.load_state_dict(weights)
     except (UsageError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{path} does not hold a {info.network.network}: {error}") from None
     if weights_digest(weights) != info.sha256:
         raise ModelError(f"{path} is damaged: its weights are not those its header names.", RESTORE)
-    network.mean.copy_(torch.tensor(info.mean).view_as(network.mean))
-    network.std.copy_(torch.tensor(info.std).view_as(network.std))
+    network.mean[:, :3] = torch.tensor(info.mean).view(1, 3, 1, 1)
+    network.std[:, :3] = torch.tensor(info.std).view(1, 3, 1, 1)
     return network.eval(), info
 
 

@@ -71,8 +71,10 @@ class Baseline(StrEnum):
     """What `--baseline` takes."""
 
     steps = "steps"
+    time = "time"
 
 
+DEFAULT_PRESET = "canonical"
 RUN, DATA, OUTPUT = "Run", "Data", "Output"
 PresetFlag = Annotated[
     str, typer.Option("--preset", metavar="PRESET", help="A name from `presets list`, or a .toml file.")
@@ -82,7 +84,7 @@ DataFlag = Annotated[
     typer.Option(
         "--data",
         metavar="D",
-        help="NAME or NAME:PATH, for example camvid:CamVid. Default: streets.",
+        help="NAME, NAME:PATH (camvid:CamVid) or the path of a data.toml. Default: streets.",
         rich_help_panel=DATA,
     ),
 ]
@@ -177,7 +179,7 @@ def quickstart(
 
 @app.command(**example("segdistill train-teacher --preset skd --teacher pspnet50 --data camvid:CamVid"))
 def train_teacher(
-    preset: PresetFlag = "skd",
+    preset: PresetFlag = DEFAULT_PRESET,
     teacher: Annotated[
         str | None, typer.Option("--teacher", metavar="NET", help="A network; default: the preset's.")
     ] = None,
@@ -220,15 +222,27 @@ def distill(
         ),
     ],
     student: Annotated[str, typer.Option("--student", metavar="NET", help="A network from `segdistill networks`.")],
-    preset: PresetFlag = "skd",
+    preset: PresetFlag = DEFAULT_PRESET,
     data: DataFlag = None,
     out: OutFlag = None,
     steps: StepsFlag = None,
     set_: SetFlag = None,
+    unlabeled: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--unlabeled",
+            metavar="DIR",
+            help="Images without labels, mixed into the batches. Repeatable.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     baseline: Annotated[
         Baseline | None,
-        typer.Option("--baseline", help="Also train the plain student: same seed, batches and steps, terms off."),
+        typer.Option("--baseline", help="Also train the plain student: as many steps, or as much time; terms off."),
     ] = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", metavar="N", min=1, help="Students, one per seed: mean and spread.")
+    ] = 1,
     pretrained: PretrainedFlag = False,
     backbone_weights: BackboneFlag = None,
     init_weights: Annotated[
@@ -248,7 +262,8 @@ def distill(
 ) -> None:
     """Distil a teacher into a student."""
     terminal = open_terminal(quiet=quiet, verbose=verbose)
-    config = configuration(terminal, preset, data, steps, set_, seed, precision)
+    folders = None if not unlabeled else [str(path) for path in unlabeled]
+    config = configuration(terminal, preset, data, steps, set_, seed, precision, folders)
     from segdistill import run
     from segdistill.setting import Options
     from segdistill.teachers import is_path
@@ -258,7 +273,9 @@ def distill(
         return show_config(config)
     options = Options(
         *(out, device, workers, resume, overwrite, dry_run, pretrained, backbone_weights, init_weights),
-        baseline=baseline is not None,
+        baseline=None if baseline is None else baseline.value,
+        seeds=seeds,
+        max_steps=steps,
         command=words(),
     )
     return show_outcome(terminal, run.distill(config, teacher, options, terminal), as_json=json_)
@@ -279,6 +296,7 @@ def configuration(
     overrides: list[str] | None,
     seed: int | None,
     precision: Precision | None,
+    unlabeled: list[str] | None = None,
 ) -> "RunConfig":
     """Resolve preset, data set, overrides and flags."""
     from segdistill.config import find_data, load_preset
@@ -289,6 +307,8 @@ def configuration(
         flags["seed"] = seed
     if precision is not None:
         flags["precision"] = str(precision)
+    if unlabeled is not None:
+        flags["data.unlabeled"] = unlabeled
     if data is None and not any(text.partition("=")[0].strip() == "data.name" for text in overrides):
         data = available_data(load_preset(preset, overrides).data.name)
         if data == "streets":
@@ -304,7 +324,7 @@ def available_data(name: str) -> str:
 
     folder = os.environ.get("SEGDISTILL_DATA")
     there = bool(folder) and name in components("data") and Path(str(folder), name).is_dir()
-    return name if there or ":" in name else "streets"
+    return name if there or ":" in name or name.endswith(".toml") else "streets"
 
 
 def checked(config: "RunConfig", *, teacher: str | None = None, student: str | None = None) -> "RunConfig":
@@ -334,6 +354,7 @@ def show_config(config: "RunConfig") -> None:
 def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool) -> None:
     """Print the table of what was trained, and what to do next; of several processes, one speaks."""
     from segdistill.distributed import is_main
+    from segdistill.report import SEES_LABELS
 
     if not is_main():
         return None
@@ -355,6 +376,14 @@ def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool) -> 
     if rows:
         images = next(iter(outcome.results.values()))["images"]
         terminal.table(f"{images} validation images, weights of the last step", header, rows)
+        for role, entry in outcome.spread().items():
+            terminal.result(
+                f"{role}: mIoU {100 * entry['mean']:.2f} %, spread {100 * entry['std']:.2f} over {entry['seeds']} seeds"
+            )
+        if any("note" in result for result in outcome.results.values()):
+            terminal.result(f"- : {SEES_LABELS}")
+        if outcome.gain is not None:
+            terminal.result(outcome.gain["sentence"])
         terminal.result(f"Run: {outcome.folder}")
         terminal.say(f"Next: segdistill export {outcome.folder}")
     return None
@@ -367,23 +396,43 @@ def evaluate(
     split: Annotated[
         str, typer.Option("--split", metavar="SPLIT", help="train, val or test.", rich_help_panel=DATA)
     ] = "val",
+    submission: Annotated[
+        Path | None,
+        typer.Option(
+            "--submission",
+            metavar="DIR",
+            help="Also write the label maps for Cityscapes' server, of --split test or val.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     device: DeviceFlag = "auto",
     precision: ExactFlag = Precision.fp32,
     workers: WorkersFlag = None,
+    overwrite: OverwriteFlag = False,
     json_: JsonFlag = False,
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
 ) -> None:
     """Score a model. mIoU over one confusion matrix at the labels' own size, IoU per class, pixel accuracy."""
     from segdistill import deploy
+    from segdistill.report import SEES_LABELS
     from segdistill.setting import default_workers
 
     terminal = open_terminal(quiet=quiet, verbose=verbose)
     workers = default_workers() if workers is None else workers
-    result = deploy.evaluate_model(model, data, split, device, str(precision), workers, terminal)
+    result = deploy.evaluate_model(model, data, split, device, str(precision), workers, terminal, submission, overwrite)
+    if submission is not None:
+        terminal.say(f"Label maps: {submission}. The server takes them in one .zip file.")
     if json_:
         return typer.echo(json.dumps(result.to_json(), indent=2))
+    if not result.scored:
+        return terminal.result("No labels, no scores.")
     scores = result.scores
+    if result.model.info.label_assisted:
+        return terminal.result(
+            f"{SEES_LABELS} It agrees with {percent(scores.pixel_accuracy)} % of the labels that it was shown "
+            f"({result.data.name} {split}, {scores.images} images)."
+        )
     rows = [[name, percent(value)] for name, value in zip(result.data.classes, scores.iou, strict=True)]
     rows += [["mIoU", percent(scores.miou)], ["pixel accuracy", percent(scores.pixel_accuracy)]]
     title = f"{result.data.name} {split}, {scores.images} images, {result.model.precision} on {result.model.device}"
@@ -546,34 +595,45 @@ def doctor(json_: JsonFlag = False) -> None:
         raise CheckError(f"{len(broken)} thing(s) are not all right.", "\n".join(f"{f.name}: {f.cure}" for f in broken))
 
 
-@data_app.command("check", **example("segdistill data check camvid:CamVid"))
+@data_app.command("check", **example("segdistill data check camvid:CamVid --preview camvid.png"))
 def data_check(
-    data: Annotated[str, typer.Argument(metavar="D", help="NAME or NAME:PATH.")], json_: JsonFlag = False
+    data: Annotated[str, typer.Argument(metavar="D", help="NAME, NAME:PATH or the path of a data.toml.")],
+    preview: Annotated[
+        Path | None,
+        typer.Option("--preview", metavar="FILE.png", help="Draw 8 images under their labels.", rich_help_panel=OUTPUT),
+    ] = None,
+    overwrite: OverwriteFlag = False,
+    json_: JsonFlag = False,
 ) -> None:
     """Read every image and label. Exit 3 names the files that cannot be used."""
-    from segdistill.data import check_files, load_data
+    from segdistill import report
+    from segdistill.data import load_data, take_census
 
     terminal = open_terminal()
+    if preview is not None:
+        report.check_preview(preview, overwrite=overwrite)
     source = load_data(data)
-    census = check_files(source, source.splits)
+    images = {name: len(split.names) for name, split in source.splits.items()}
+    with terminal.progress(source.name, sum(images.values())) as advance:
+        census = take_census(source, images, lambda count: advance(count, ""))
     for warning in (*source.warnings, *census.warnings):
         terminal.warn(warning)
-    shares = {split: pixels / max(pixels.sum(), 1) for split, pixels in census.pixels.items()}
     if json_:
-        entry = {
-            split: {
-                "images": len(source.split(split).names),
-                "pixels": dict(zip(source.classes, map(int, census.pixels[split]), strict=True)),
-                "ignored_pixels": census.ignored[split],
-            }
-            for split in census.pixels
-        }
-        return typer.echo(json.dumps({"name": source.name, "splits": entry}, indent=2))
-    rows = [
-        [name, *(f"{100 * shares[split][index]:.2f}" for split in shares)] for index, name in enumerate(source.classes)
-    ]
-    counts = ", ".join(f"{len(source.split(split).names)} {split}" for split in shares)
-    return terminal.table(f"{source.name}: {counts}; share of pixels in %", ["class", *shares], rows)
+        typer.echo(json.dumps(census.to_json(source), indent=2))
+    if census.error is not None:
+        raise census.error
+    if not json_:
+        shares = {name: pixels / max(pixels.sum(), 1) for name, pixels in census.pixels.items()}
+        rows = [
+            [name, *(f"{100 * share[i]:.2f}" for share in shares.values())] for i, name in enumerate(source.classes)
+        ]
+        counts = ", ".join(f"{count} {name}" for name, count in images.items())
+        terminal.table(f"{source.name}: {counts}; share of pixels in %", ["class", *shares], rows)
+        terminal.result(f"Sizes, height x width: {census.sizes_in_words()}")
+    if preview is not None:
+        labelled = [name for name in images if census.pixels[name].any()]
+        names = report.draw_preview(preview, source, labelled or [*images])
+        terminal.say(f"Wrote {preview}: {', '.join(names)}.")
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -5,10 +5,12 @@ A value comes from, each overriding the one before, the preset's file, its table
 Nothing here imports torch: every mistake in a preset's structure is found within the first second.
 """
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -38,13 +40,34 @@ class NetworkConfig(Strict):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
+class LabelCodes(Strict):
+    """How a label-assisted teacher sees the label: as a number per class, in a further channel (Qiu et al. 2024)."""
+
+    scale: Annotated[float, Field(gt=0)] = 1.75
+    """Multiplies the channel, so that it deviates somewhat more than the normalised image beside it."""
+    noise: Annotated[float, Field(ge=0)] = 0.2
+    """Deviation of the pixel noise while it teaches, in distances between two codes."""
+    training_noise: Annotated[float, Field(ge=0)] = 0.3
+    """The same while it is trained."""
+    init: Annotated[float, Field(ge=0)] = 0.1
+    """Deviation of the first weights that the channel meets."""
+    consistency: Annotated[float, Field(ge=0)] = 5.0
+    """Weight of the two paths' agreement while it is trained."""
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+    """Divides the logits whose agreement is measured."""
+
+
 class TeacherConfig(NetworkConfig):
-    """The teacher, and how long it is trained where there is none yet."""
+    """The teacher, and how it is trained where there is none yet."""
 
     steps: Annotated[int, Field(ge=1)] | None = None
     """Where it differs from `optim.steps`."""
     lr: Annotated[float, Field(gt=0)] | None = None
     """Where it differs from `optim.lr`."""
+    aux_weight: Annotated[float, Field(ge=0)] | None = None
+    """Where it differs from the student's."""
+    label_codes: LabelCodes | None = None
+    """Makes it a label-assisted teacher, in training and in teaching."""
 
 
 class DataConfig(Strict):
@@ -99,6 +122,8 @@ class TermConfig(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     weight: Annotated[float, Field(ge=0)]
+    term: str | None = None
+    """Which term it is, where the table's own name does not say so: one term may be listed several times."""
 
     def options(self) -> dict[str, Any]:
         """Return the keys that belong to the term itself."""
@@ -135,8 +160,16 @@ class RunConfig(Strict):
     @classmethod
     def _known(cls, terms: dict[str, TermConfig]) -> dict[str, TermConfig]:
         known = components("terms")
-        if unknown := [f"unknown term {name!r}. {nearest(name, known)}" for name in terms if name not in known]:
-            raise ValueError(" ".join(unknown))
+        kinds = {name: config.term or name for name, config in terms.items()}
+        mistakes = [f"unknown term {kind!r}. {nearest(kind, known)}" for kind in kinds.values() if kind not in known]
+        # so that no name is one that the log or a module has a use for, and each says what it is
+        mistakes += [
+            f"the name {name!r} must begin with its term's and a hyphen: {kind}-a."
+            for name, kind in kinds.items()
+            if kind in known and not re.fullmatch(rf"{kind}(-[a-z0-9]+)*", name)
+        ]
+        if mistakes:
+            raise ValueError(" ".join(mistakes))
         return terms
 
     def to_dict(self) -> dict[str, Any]:
@@ -163,6 +196,10 @@ class RunConfig(Strict):
         """Return the optimiser of a teacher trained on the way."""
         own = {"steps": self.teacher.steps, "lr": self.teacher.lr}
         return self.optim.model_copy(update={key: value for key, value in own.items() if value is not None})
+
+    def teacher_aux_weight(self) -> float:
+        """Return the weight of the auxiliary head's cross entropy of a teacher trained on the way."""
+        return self.aux_weight if self.teacher.aux_weight is None else self.teacher.aux_weight
 
 
 def load_preset(
@@ -233,12 +270,14 @@ def find(package: str, name: str, kind: str, hint: str = "") -> str:
 
 
 def find_data(spec: str) -> str:
-    """Return the module of the data set that NAME or NAME:PATH names.
+    """Return the module of the data set that NAME, NAME:PATH or the path of a data.toml names.
 
     Raises:
         UsageError: if there is none.
     """
-    hint = "Data is given as NAME or NAME:PATH, for example camvid:/data/CamVid."
+    if spec.endswith(".toml"):
+        return "segdistill.data._own"
+    hint = "Data is given as NAME, as NAME:PATH, for example camvid:/data/CamVid, or as the path of a data.toml."
     return find("data", spec.partition(":")[0], "data set", hint)
 
 
@@ -272,9 +311,11 @@ def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
     for part in path:
         by_name = {field.alias or name: field.annotation for name, field in current.model_fields.items()}
         inner = by_name.get(part)
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        options = get_args(inner) if isinstance(inner, UnionType) else (inner,)  # a table may be optional
+        tables = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+        if not tables:
             break
-        current = inner
+        current = tables[0]
     return [field.alias or name for name, field in current.model_fields.items()]
 
 

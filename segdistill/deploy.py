@@ -11,14 +11,17 @@ from torch import Tensor
 from segdistill import report
 from segdistill.checkpoint import ModelInfo, load_model, model_path
 from segdistill.data import DataSource, evaluation_batches, load_data
+from segdistill.data._base import UNLABELED
 from segdistill.engine import evaluate, resolve_device, resolve_precision
-from segdistill.errors import CheckError, UsageError
+from segdistill.errors import CheckError, DataError, UsageError
 from segdistill.export import OnnxModel, check_parity, export_onnx, export_report, speed_gate
 from segdistill.inference import Summary, find_inputs, infer
+from segdistill.label_codes import with_labels
 from segdistill.latency import measure, torch_subject
 from segdistill.metrics import Scores
 from segdistill.networks import Deployed, SegNetwork, build_network
 from segdistill.store import seal
+from segdistill.submission import plan_submission, write_submission
 from segdistill.talk import Talk
 
 BATCH = 4
@@ -44,6 +47,13 @@ class Evaluation:
     data: DataSource
     split: str
     scores: Scores
+    submission: Path | None = None
+    """The folder of the label maps for a benchmark."""
+
+    @property
+    def scored(self) -> bool:
+        """Whether there were labels."""
+        return bool(self.scores.confusion.any())
 
     def to_json(self) -> dict[str, Any]:
         """Return what `evaluate --json` prints."""
@@ -51,9 +61,11 @@ class Evaluation:
             "model": str(self.model.path),
             "data": self.data.name,
             "split": self.split,
-            **report.scores_table(self.scores, self.data.classes),
+            **report.scores_table(self.scores, self.data.classes, label_assisted=self.model.info.label_assisted),
+            **({} if self.scored else {"miou": None, "pixel_accuracy": None}),
             "precision": self.model.precision,
             "device": str(self.model.device),
+            **({} if self.submission is None else {"submission": str(self.submission)}),
         }
 
 
@@ -110,16 +122,48 @@ def data_of(model: Path, info: ModelInfo, given: str | None, talk: Talk) -> Data
 
 
 def evaluate_model(
-    model: Path, given: str | None, split: str, device: str, precision: str, workers: int, talk: Talk
+    model: Path,
+    given: str | None,
+    split: str,
+    device: str,
+    precision: str,
+    workers: int,
+    talk: Talk,
+    submission: Path | None = None,
+    overwrite: bool = False,
 ) -> Evaluation:
-    """Score a model on a split, at the labels' own size."""
+    """Score a model on a split, at the labels' own size, and write a benchmark's label maps where asked for."""
     opened = open_model(model, device, precision)
     data = data_of(model, opened.info, given, talk)
     images = data.split(split)
+    targets: dict[str, Path] = {}
+    if submission is not None:
+        if data.name != "cityscapes":
+            raise UsageError(f"--submission is for cityscapes, and this is {data.name}.", "Leave it out.")
+        _check_plain(opened.path, opened.info)
+        targets = plan_submission(images.names, submission, overwrite=overwrite)
+    elif (images.read(0).label == UNLABELED).all():
+        raise DataError(
+            f"The {split} images of {data.name} have no labels to score by.",
+            "Give another --split. --submission DIR writes what the server of cityscapes scores.",
+        )
     batches = evaluation_batches(images, opened.info.size, batch_size=BATCH, workers=workers)
+    if opened.info.label_codes is not None:
+        batches = with_labels(batches, opened.info.label_codes, len(data.classes))
     with talk.progress(f"{data.name} {split}", len(images.names)) as advance:
-        scores = evaluate(opened.predict, batches, len(data.classes), lambda count: advance(count, ""))
-    return Evaluation(opened, data, split, scores)
+        if targets:
+            scores = write_submission(opened.predict, batches, targets, lambda count: advance(count, ""))
+        else:
+            scores = evaluate(opened.predict, batches, len(data.classes), lambda count: advance(count, ""))
+    return Evaluation(opened, data, split, scores, submission)
+
+
+def _check_plain(path: Path, info: ModelInfo) -> None:
+    if info.label_assisted:
+        raise UsageError(
+            f"{path} is a label-assisted teacher: without the labels of an image it cannot segment it.",
+            "It is there to teach. Give a student that was distilled from it.",
+        )
 
 
 def export_model(
@@ -151,6 +195,7 @@ def export_model(
         raise UsageError(f"There is no folder {file.parent}.", "Make it first, or choose another --output.")
     where = torch.device("cpu") if device == "auto" else resolve_device(device)
     network, info = load_model(path)
+    _check_plain(path, info)
     data = data_of(model, info, given, talk)
     images = data.split("val")
     shape = size or info.size
@@ -198,6 +243,7 @@ def infer_images(
 ) -> Summary:
     """Label the images of a file, a folder or a pattern."""
     opened = open_model(model, device, precision)
+    _check_plain(opened.path, opened.info)
     inputs = find_inputs(source, out)
     with talk.progress("images", len(inputs)) as advance:
         return infer(

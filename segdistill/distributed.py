@@ -106,6 +106,15 @@ def any_process(flag: bool, device: torch.device) -> bool:
     return bool(sum_across(torch.tensor(int(flag), device=device)) > 0)
 
 
+def gather(value: Any) -> list[Any]:
+    """Return every process's value, by rank."""
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def same_for_all(value: Any) -> Any:
     """Return the first process's value in all of them."""
     if not dist.is_initialized():

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from segdistill.config import OptimConfig
-from segdistill.distributed import average, rank, sum_across, world_size
+from segdistill.distributed import average, gather, rank, sum_across, world_size
 from segdistill.errors import CheckError, UsageError
 from segdistill.metrics import Scores
 from segdistill.types import Batch, Frozen, Objective, Stage, Step
@@ -172,7 +172,8 @@ def fit(
     if world_size() > 1:
         if device.type == "cuda":
             trainee = nn.SyncBatchNorm.convert_sync_batchnorm(trainee)
-        trainee = DistributedDataParallel(trainee, device_ids=[device.index] if device.type == "cuda" else None)
+        devices = [device.index] if device.type == "cuda" else None
+        trainee = DistributedDataParallel(trainee, devices, broadcast_buffers=False)  # they are averaged below
     before = [buffer.clone() for buffer in training.buffers]
     stream, bad = iter(batches), 0
     while training.step < optim.steps:
@@ -283,10 +284,12 @@ def predict_labels(predict: Callable[[Tensor], Tensor], image: Tensor, size: Ite
 
 
 def gather_scores(scores: Scores, device: torch.device) -> Scores:
-    """Add the scores of all processes, each of which saw its share of the images."""
+    """Add the scores of all processes, of which process `rank` of `world` saw every `world`-th image."""
     counts = torch.tensor([scores.ignored_pixels, scores.images], dtype=torch.int64, device=device)
     ignored, images = sum_across(counts).tolist()
-    return Scores(sum_across(scores.confusion.to(device)).cpu(), ignored, images)
+    parts = gather(torch.stack(scores.each) if scores.each else None)  # each alone would be sent with its whole batch
+    each = tuple(parts[i % len(parts)][i // len(parts)] for i in range(images))
+    return Scores(sum_across(scores.confusion.to(device)).cpu(), ignored, images, each)
 
 
 def build_optimizer(config: OptimConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

@@ -14,6 +14,7 @@ from typing import Any, Literal, ParamSpec
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from segdistill.errors import ShapeError
 from segdistill.types import IGNORE
@@ -24,6 +25,8 @@ NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 
 POOLING: dict[str, Callable[..., Tensor]] = {"max": F.max_pool2d, "avg": F.avg_pool2d}
 NO_LENGTH = 1e-8
 """Vectors shorter than this have no direction (the epsilon of `torch.cosine_similarity`)."""
+NO_CHANCE = -1e30
+"""A logit whose probability is 0 beside any other, and which float32 can divide and subtract."""
 
 vector_norm: Callable[..., Tensor] = torch.linalg.vector_norm  # PyTorch leaves it without types
 
@@ -105,7 +108,9 @@ def pixel_l2(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> T
 
 
 @_in_full_precision
-def consistency(student: Tensor, teacher: Tensor, neighbours: Literal["mean", "sum"] = "mean") -> Tensor:
+def consistency(
+    student: Tensor, teacher: Tensor, neighbours: Literal["mean", "sum"] = "mean", valid: Tensor | None = None
+) -> Tensor:
     """Mean squared difference of the two consistency maps: how far each position is from its eight neighbours.
 
     Xie et al. 2018, first-order term: C(x)_i averages ||x_i - x_j||^2 over the neighbours j of i. There is no authors'
@@ -116,14 +121,19 @@ def consistency(student: Tensor, teacher: Tensor, neighbours: Literal["mean", "s
         student: maps (B, C, h, w) with h, w >= 3, compared as given: logits, probabilities or features.
         teacher: maps (B, C, any size).
         neighbours: how the eight distances are combined.
+        valid: bool (B, h, w); a position counts where it and its neighbours are valid (see `surrounded`); default all.
 
     Raises:
-        ShapeError: if batch or channels do not agree, or the maps have no inner position.
+        ShapeError: if batch, channels or the mask do not agree, or the maps have no inner position.
     """
     teacher = _matched(teacher, student)
     _check(min(student.shape[-2:]) > 2, f"No position of maps {_shape(student)} has eight neighbours", "h, w >= 3")
     share = {"mean": 1 / len(NEIGHBOURS), "sum": 1.0}[neighbours]
-    return (share * (_contrast(student) - _contrast(teacher))).square().mean()
+    squares = (share * (_contrast(student) - _contrast(teacher))).square()
+    if valid is None:
+        return squares.mean()
+    _check_mask(valid, student)
+    return _mean(squares, surrounded(valid))
 
 
 @_in_full_precision
@@ -198,26 +208,30 @@ def adaptation(student: Tensor, latent: Tensor, p: float = 2, q: float = 2, per_
 
 
 @_in_full_precision
-def channel_kl(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
+def channel_kl(student: Tensor, teacher: Tensor, temperature: float = 4.0, valid: Tensor | None = None) -> Tensor:
     """Mean over channels of KL(teacher || student) between distributions over space, times temperature squared.
 
     Shu et al. 2021, channel-wise distillation, as its code and CIRKD have it: softmax over all positions of a channel,
-    the divergence summed over space and divided by B * C, not by h * w.
+    the divergence summed over space and divided by B * C, not by h * w. Neither code masks anything.
 
     Args:
         student: maps (B, C, h, w), logits or features.
         teacher: maps (B, C, any size).
         temperature: divides both maps.
+        valid: bool (B, h, w), the positions that the distributions are over; default all.
 
     Raises:
-        ShapeError: if batch or channels do not agree.
+        ShapeError: if batch, channels or the mask do not agree.
     """
     teacher = _matched(teacher, student)
+    if valid is not None:  # a probability of 0; not -inf, of which an image without valid positions makes NaN
+        _check_mask(valid, student)
+        student, teacher = (x.masked_fill(~valid.unsqueeze(1), NO_CHANCE) for x in (student, teacher))
     return _kl(student.flatten(2), teacher.flatten(2), temperature, dim=2).mean()
 
 
 @_in_full_precision
-def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
+def attention_transfer(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean squared difference of the two attention maps.
 
     Zagoruyko and Komodakis 2017, as CIRKD has it: squares averaged over the channels, each image's map divided by its
@@ -226,13 +240,87 @@ def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     Args:
         student: features (B, D, h, w).
         teacher: features (B, any channels, any size).
+        valid: bool (B, h, w); there is no attention elsewhere; default all.
 
     Raises:
-        ShapeError: if the batches do not agree.
+        ShapeError: if batch or mask do not agree.
     """
     teacher = _matched(teacher, student, any_channels=True)
-    attention, target = (_unit(x.square().mean(1).flatten(1)) for x in (student, teacher))
+    attention, target = (_attention(x, student.shape[-2:], valid) for x in (student, teacher))
     return F.mse_loss(attention, target)
+
+
+@_in_full_precision
+def residual_attention(
+    student: Tensor, student_deeper: Tensor, teacher: Tensor, teacher_deeper: Tensor, valid: Tensor | None = None
+) -> Tensor:
+    """Mean squared difference of the two networks' residual attention: what changes from one layer to a deeper one.
+
+    Feng et al. 2021 (DSD), pixel-wise similarity, as CIRKD has it: the difference of two layers' attention maps (see
+    `attention_transfer`), divided by its L2 norm; the squared difference averaged over positions.
+
+    Args:
+        student: features (B, D, any size), brought to the size of the deeper ones as an attention map.
+        student_deeper: features or logits (B, D', h, w).
+        teacher: features (B, any channels, any size), the layer that corresponds to `student`.
+        teacher_deeper: features or logits (B, any channels, any size).
+        valid: bool (B, h, w); there is no attention elsewhere; default all.
+
+    Raises:
+        ShapeError: if batch or mask do not agree.
+    """
+    teacher = _matched(teacher, student, any_channels=True)
+    teacher_deeper = _matched(teacher_deeper, student_deeper, any_channels=True)
+
+    def residual(shallow: Tensor, deep: Tensor) -> Tensor:
+        size = student_deeper.shape[-2:]
+        return _unit(_attention(deep, size, valid) - _attention(shallow, size, valid))
+
+    return F.mse_loss(residual(student, student_deeper), residual(teacher, teacher_deeper))
+
+
+@_in_full_precision
+def channel_correlation(student: Tensor, teacher: Tensor, temperature: float = 4.0, pool: int = 2) -> Tensor:
+    """Mean squared difference of the two matrices of how much any two channels lie on the same regions.
+
+    Feng et al. 2021 (DSD), category-wise similarity of logits, as CIRKD has it: averages over pool x pool regions,
+    softmax over all regions of a channel, scalar products between the channels. The numbers are small: with N regions
+    a product is around 1 / N. There is no factor temperature squared.
+
+    Args:
+        student: logits (B, C, h, w).
+        teacher: logits (B, C, any size), resized before they are pooled.
+        temperature: divides both logits.
+        pool: side of a region; those that reach over the border keep what is inside.
+
+    Raises:
+        ShapeError: if batch or classes do not agree.
+    """
+    teacher = _matched(teacher, student)
+
+    def correlation(logits: Tensor) -> Tensor:
+        p = (F.avg_pool2d(logits, pool, ceil_mode=True).flatten(2) / temperature).softmax(2)
+        return p @ p.mT  # (B, C, C)
+
+    return F.mse_loss(correlation(student), correlation(teacher))
+
+
+@_in_full_precision
+def feature_l2(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Mean over valid positions and channels of the squared difference.
+
+    Romero et al. 2015 (FitNets), the hint, as CIRKD has it for features: a mean. The paper has half the squared norm.
+
+    Args:
+        student: features (B, D, h, w), adapted to the teacher's channels.
+        teacher: features (B, D, any size).
+        valid: bool (B, h, w), the positions that count; default all.
+
+    Raises:
+        ShapeError: if batch, channels or the mask do not agree.
+    """
+    teacher = _matched(teacher, student)
+    return _mean((student - teacher).square().mean(1), valid)
 
 
 @_in_full_precision
@@ -262,6 +350,63 @@ def intra_class_variation(student: Tensor, teacher: Tensor, label: Tensor, num_c
         return (_unit(x).mT @ centres * member).sum(2)  # (B, N); the cosine with the pixel's own class
 
     return (similarity(student) - similarity(teacher)).square().sum() / member.sum().clamp(min=1)
+
+
+@_in_full_precision
+def cross_image(student: Tensor, teacher: Tensor, temperature: float = 0.1, valid: Tensor | None = None) -> Tensor:
+    """Mean over valid positions of KL(teacher || student) between their similarities to the positions of each image.
+
+    Yang et al. 2022 (CIRKD), pixel-to-pixel term of the mini-batch: for each ordered pair of images, an image with
+    itself included, the cosines of every position of one with all positions of the other, divided by the temperature,
+    are the logits of a distribution; the divergence is averaged over rows, then over pairs. Nothing is multiplied by
+    the temperature squared and nothing is projected, as in the authors' code (`losses/cirkd_mini_batch.py`). That code
+    masks nothing; we leave out positions that are not valid, as rows and as columns.
+
+    Args:
+        student: features (B, D, h, w).
+        teacher: features (B, any channels, any size).
+        temperature: divides the cosines.
+        valid: bool (B, h, w), the positions that count; default all.
+
+    Raises:
+        ShapeError: if batch or mask do not agree.
+    """
+    teacher = _matched(teacher, student, any_channels=True)
+    if valid is None:
+        valid = student.new_ones(student[:, 0].shape, dtype=torch.bool)
+    _check_mask(valid, student)
+    own, target = (_unit(x).flatten(2).mT for x in (student, teacher))  # (B, N, D)
+    kl = _similarity_kl(own, target, (own, target), temperature, ~valid.flatten(1))  # (B, N, B); 0 for an empty image
+    images = valid.flatten(1).any(1).sum().clamp(min=1)
+    return _mean(kl.sum(2).view(student[:, 0].shape) / images, valid)
+
+
+@_in_full_precision
+def key_similarity(
+    student: Tensor, teacher: Tensor, keys: Tensor, temperature: float = 0.1, valid: Tensor | None = None
+) -> Tensor:
+    """Mean over valid positions of KL(teacher || student) between their similarities to the same keys.
+
+    Yang et al. 2022 (CIRKD), pixel-to-pixel and pixel-to-region terms of the memory: the keys are embeddings that the
+    teacher had for pixels or regions of earlier images, and the cosines with them, divided by the temperature, are the
+    logits of a distribution. Nothing is multiplied by that temperature squared; the authors' code has a second one,
+    which is 1 (`losses/cirkd_memory.py`).
+
+    Args:
+        student: features (B, D, h, w), projected to the teacher's channels.
+        teacher: features (B, D, any size).
+        keys: unit vectors (M, D).
+        temperature: divides the cosines.
+        valid: bool (B, h, w), the positions that count; default all.
+
+    Raises:
+        ShapeError: if batch, channels or the mask do not agree.
+    """
+    teacher = _matched(teacher, student)
+    _check(keys.dim() == 2 and keys.shape[1] == student.shape[1], f"The keys have shape {_shape(keys)}", "(M, D)")
+    own, target = (_unit(x).flatten(2).mT for x in (student, teacher))
+    group = keys.detach().to(student.dtype).unsqueeze(0)
+    return _mean(_similarity_kl(own, target, (group, group), temperature).view(student[:, 0].shape), valid)
 
 
 @_in_full_precision
@@ -334,6 +479,21 @@ def at_size(mask: Tensor, size: tuple[int, ...]) -> Tensor:
     return _nearest(mask, size) > 0
 
 
+def surrounded(valid: Tensor) -> Tensor:
+    """Return where a position and its eight neighbours are valid: bool (B, h - 2, w - 2) from (B, h, w)."""
+    return F.max_pool2d((~valid).float(), 3, stride=1) == 0
+
+
+def label_at_size(label: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Return a label on another grid: int64 (B, h, w), at each position the nearest pixel's.
+
+    Args:
+        label: (B, H, W) int64.
+        size: (h, w) of the features whose positions it names.
+    """
+    return _nearest(label, size).long()
+
+
 def _matched(teacher: Tensor, student: Tensor, any_channels: bool = False) -> Tensor:
     """Return the teacher's maps at the student's size and type, outside any graph."""
     alike = 1 if any_channels else 2
@@ -360,7 +520,7 @@ def _mean(values: Tensor, valid: Tensor | None) -> Tensor:
     """Return the mean of values (B, h, w) over valid pixels; 0, with gradient 0, where there is none."""
     if valid is None:
         return values.mean()
-    _check(valid.shape == values.shape, f"The mask of valid pixels has shape {_shape(valid)}", _shape(values))
+    _check_mask(valid, values)
     return values.masked_fill(~valid, 0).sum() / valid.sum().clamp(min=1)
 
 
@@ -372,11 +532,50 @@ def _kl(student: Tensor, teacher: Tensor, temperature: float, dim: int) -> Tenso
     return (divergence + log_p.exp() - log_target.exp()).sum(dim) * temperature**2
 
 
+def _similarity_kl(
+    student: Tensor,
+    teacher: Tensor,
+    keys: tuple[Tensor, Tensor],
+    temperature: float,
+    hidden: Tensor | None = None,
+) -> Tensor:
+    """Return KL(teacher || student) of the softmax over the similarities to each of G groups of M keys: (B, N, G).
+
+    One image at a time, and computed again in the backward pass: an image's N * G * M numbers are all that is held.
+
+    Args:
+        student: unit vectors (B, N, D).
+        teacher: unit vectors (B, N, any channels).
+        keys: what either is compared with, (G, M, D) and (G, M, the teacher's channels).
+        temperature: divides the cosines.
+        hidden: bool (G, M), the keys that do not count; a group without any other counts as equal.
+    """
+
+    def logits(x: Tensor, groups: Tensor) -> Tensor:
+        scaled = torch.einsum("nd,gmd->ngm", x, groups) / temperature
+        return scaled if hidden is None else scaled.masked_fill(hidden, NO_CHANCE)
+
+    def of_image(own: Tensor, target: Tensor) -> Tensor:
+        return _kl(logits(own, keys[0]), logits(target, keys[1]), temperature=1, dim=2)
+
+    pairs = zip(student, teacher, strict=True)
+    return torch.stack([checkpoint(of_image, *pair, use_reentrant=False) for pair in pairs])
+
+
 def _unit(x: Tensor, p: float = 2) -> Tensor:
     """Return x divided by its p-norm over dimension 1, and 0 where that norm is 0."""
     norm = vector_norm(x, p, dim=1, keepdim=True)
     # A clamp would do for the value, but its gradient at 0 is 1 / NO_LENGTH.
     return x / norm.masked_fill(norm < NO_LENGTH, math.inf)
+
+
+def _attention(features: Tensor, size: tuple[int, ...], valid: Tensor | None) -> Tensor:
+    """Return attention maps: squares averaged over the channels, 0 where not valid, of length 1: (B, h * w)."""
+    energy = _resized(features.square().mean(1, keepdim=True), size).squeeze(1)
+    if valid is not None:
+        _check_mask(valid, energy)
+        energy = energy.masked_fill(~valid, 0)
+    return _unit(energy.flatten(1))
 
 
 def _cosines(features: Tensor) -> Tensor:
@@ -399,6 +598,11 @@ def _check_label(maps: Tensor, label: Tensor) -> None:
         f"The student's maps have shape {_shape(maps)} and the label {_shape(label)}",
         "(B, C, h, w) and (B, H, W)",
     )
+
+
+def _check_mask(valid: Tensor, maps: Tensor) -> None:
+    shape = (len(maps), *maps.shape[-2:])
+    _check(valid.shape == shape, f"The mask of valid pixels has shape {_shape(valid)}", str(shape))
 
 
 def _check(fits: bool, found: str, expected: str) -> None:

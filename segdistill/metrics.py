@@ -4,6 +4,7 @@ Intersections and unions are summed over all images before they are divided. A m
 would be another number, and one that depends on the batch size.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +46,22 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Ten
     return torch.bincount(truth * num_classes + guess, minlength=num_classes**2).view(num_classes, num_classes)
 
 
+def class_counts(confusion: Tensor) -> Tensor:
+    """Return of each class the pixels hit, in the truth and predicted: (..., C, 3) from matrices (..., C, C)."""
+    return torch.stack([confusion.diagonal(dim1=-2, dim2=-1), confusion.sum(-1), confusion.sum(-2)], dim=-1)
+
+
+def class_iou(counts: Tensor) -> Tensor:
+    """Return each class's intersection over union, (..., C) from counts (..., C, 3); NaN where it is nowhere."""
+    hits, truth, predicted = counts.double().unbind(-1)
+    return hits / (truth + predicted - hits)
+
+
+def mean_iou(counts: Tensor) -> Tensor:
+    """Return the mean of `class_iou` over the classes that have one, (...,); 0 where no class has."""
+    return class_iou(counts).nanmean(-1).nan_to_num()
+
+
 @dataclass(frozen=True, eq=False)
 class Scores:
     """Counts over a data set, and the scores they give, all fractions 0..1. Counts of parts of it add up with `+`."""
@@ -53,6 +70,9 @@ class Scores:
     """(C, C) int64, rows are the truth."""
     ignored_pixels: int
     images: int
+    each: tuple[Tensor, ...] = ()
+    """`class_counts` of every image, in their order: enough to score any choice of images, and C / 3 times smaller than
+    their matrices (20 MB for 5000 images of 171 classes)."""
 
     @classmethod
     def empty(cls, num_classes: int) -> "Scores":
@@ -62,8 +82,9 @@ class Scores:
     @classmethod
     def of(cls, prediction: Tensor, label: Tensor, num_classes: int) -> "Scores":
         """Return the scores of some images: predicted classes (B, H, W) and labels (B, H, W)."""
-        confusion = confusion_matrix(prediction, label, num_classes)
-        return cls(confusion, int((label == IGNORE).sum()), len(label))
+        pairs = zip(prediction, label, strict=True)
+        matrices = torch.stack([confusion_matrix(guess, truth, num_classes) for guess, truth in pairs])
+        return cls(matrices.sum(0), int((label == IGNORE).sum()), len(label), tuple(class_counts(matrices)))
 
     def __add__(self, other: "Scores") -> "Scores":
         """Return the scores of both sets of images together."""
@@ -71,20 +92,19 @@ class Scores:
             self.confusion + other.confusion,
             self.ignored_pixels + other.ignored_pixels,
             self.images + other.images,
+            self.each + other.each,
         )
 
     @property
     def iou(self) -> tuple[float | None, ...]:
         """Intersection over union of each class; None where it is neither in the truth nor predicted."""
-        hits = self.confusion.diagonal()
-        unions = self.confusion.sum(0) + self.confusion.sum(1) - hits
-        return tuple(hit / union if union else None for hit, union in zip(hits.tolist(), unions.tolist(), strict=True))
+        values = class_iou(class_counts(self.confusion)).tolist()
+        return tuple(None if math.isnan(value) else value for value in values)
 
     @property
     def miou(self) -> float:
         """Mean of `iou` over the classes that have one; 0 where no class has."""
-        present = [value for value in self.iou if value is not None]
-        return sum(present) / max(len(present), 1)
+        return mean_iou(class_counts(self.confusion)).item()
 
     @property
     def pixel_accuracy(self) -> float:

@@ -1,13 +1,15 @@
-"""What a training minimises: cross entropy, plus the terms of a distillation."""
+"""What a training minimises: cross entropy, plus the terms of a distillation or the agreement of two paths."""
 
+import torch
 from torch import Tensor, nn
 
 from segdistill import losses
-from segdistill.config import OptimConfig
+from segdistill.config import LabelCodes, OptimConfig
 from segdistill.distributed import share_of_step
 from segdistill.errors import UsageError
+from segdistill.label_codes import PATHS, with_random_codes
 from segdistill.terms import Weighted
-from segdistill.types import IGNORE, Batch, Frozen, Objective, Step
+from segdistill.types import IGNORE, Batch, Frozen, Objective, SegOutput, Step
 
 
 class Distillation(Objective):
@@ -46,10 +48,7 @@ class Distillation(Objective):
     def forward(self, model: nn.Module, batch: Batch) -> Step:
         """Return cross entropy and all weighted terms of the batch."""
         student = model(batch.image)
-        share = share_of_step(batch, lambda part: (part.label != IGNORE).sum())
-        terms = {"cross_entropy": losses.cross_entropy(student.logits, batch.label) * share}
-        if student.aux is not None:  # with weight 0 too: DistributedDataParallel waits for every parameter's gradient
-            terms["aux"] = self.aux_weight * losses.cross_entropy(student.aux, batch.label) * share
+        terms = _supervised([student], batch, self.aux_weight)
         teacher = None if self.teacher is None else self.teacher(batch)
         for name, term in self.terms.items():
             terms[name] = self.weights[name] * term(student, teacher, batch)
@@ -60,3 +59,41 @@ class Distillation(Objective):
         assert step.student is not None
         assert step.teacher is not None
         return self._adversary[0].critic_loss(step.student, step.teacher, batch)
+
+
+class LabelAssisted(Objective):
+    """Two paths of one teacher through the same images, their labels in different codes (Qiu et al. 2024).
+
+    Cross entropy of both (and of their auxiliary heads), and what they disagree in: the channel-wise divergence of
+    each from the other, which is held fixed. With one draw for both paths there would be nothing to disagree in.
+    """
+
+    def __init__(self, aux_weight: float, options: LabelCodes, num_classes: int) -> None:
+        super().__init__()
+        self.aux_weight = aux_weight
+        self.options = options
+        self.num_classes = num_classes
+
+    def forward(self, model: nn.Module, batch: Batch) -> Step:
+        """Return the terms for a network of four input channels."""
+        one, other = (model(with_random_codes(batch, self.options, self.num_classes, path)) for path in PATHS)
+        valid = losses.at_size(batch.compared(), one.logits.shape[-2:])
+        apart = [
+            losses.channel_kl(a.logits, fixed.logits, self.options.temperature, valid)
+            for a, fixed in ((one, other), (other, one))
+        ]
+        terms = _supervised([one, other], batch, self.aux_weight)
+        return Step(terms | {"consistency": self.options.consistency * (apart[0] + apart[1])}, None, None)
+
+
+def _supervised(outputs: list[SegOutput], batch: Batch, aux_weight: float) -> dict[str, Tensor]:
+    """Return the cross entropies of the outputs, and of their auxiliary heads: this batch's share of the step's."""
+    share = share_of_step(batch, lambda part: (part.label != IGNORE).sum())
+
+    def total(logits: list[Tensor]) -> Tensor:
+        return torch.stack([losses.cross_entropy(one, batch.label) for one in logits]).sum() * share
+
+    terms = {"cross_entropy": total([output.logits for output in outputs])}
+    if aux := [output.aux for output in outputs if output.aux is not None]:
+        terms["aux"] = aux_weight * total(aux)  # with weight 0 too: DistributedDataParallel waits for every gradient
+    return terms

@@ -47,7 +47,7 @@ def quickstart(out: Path, options: Options, steps: int | None, talk: Talk) -> Re
 
     def part(folder: Path) -> Options:
         started = (folder / "config.toml").exists()
-        return replace(options, out=folder, resume=options.resume and started, baseline=True)
+        return replace(options, out=folder, resume=options.resume and started, baseline="steps")
 
     teacher, student = out / "teacher", out / "student"
     options = with_out(options, out)

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import statistics
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import torch
 
 from segdistill import distributed, report
 from segdistill.checkpoint import ModelInfo, read_info
+from segdistill.comparison import Verdict
 from segdistill.data import DataSource
 from segdistill.errors import ModelError, UsageError
 from segdistill.metrics import Scores
@@ -34,11 +36,29 @@ class Row:
     """mIoU of the best checkpoint, beside that of the last step."""
     parameters: int
     macs: int
+    training_seconds: float = 0.0
+    """In steps, without validation and checkpoints."""
+    preparation_seconds: float = 0.0
+    """Of what a term had trained before."""
+    label_assisted: bool = False
+    """It has seen the labels: its scores are not accuracy."""
+
+    @property
+    def seconds(self) -> float:
+        """Of all training that the network took."""
+        return self.training_seconds + self.preparation_seconds
 
     def to_json(self, classes: tuple[str, ...]) -> dict[str, Any]:
         """Return the row in numbers."""
-        own = {"network": self.network, "best_miou": self.best, "parameters": self.parameters, "macs": self.macs}
-        return own | report.scores_table(self.scores, classes)
+        own = {
+            "network": self.network,
+            "best_miou": self.best,
+            "parameters": self.parameters,
+            "macs": self.macs,
+            "training_seconds": self.training_seconds,
+            "preparation_seconds": self.preparation_seconds,
+        }
+        return own | report.scores_table(self.scores, classes, label_assisted=self.label_assisted)
 
 
 @dataclass(frozen=True)
@@ -47,12 +67,25 @@ class Outcome:
 
     folder: Path
     results: dict[str, dict[str, Any]]
-    """By role (teacher, plain, distilled), as in scores.json."""
+    """By role (teacher, plain, distilled; "plain, seed 1" and so on), as in scores.json."""
+    gain: dict[str, Any] | None = None
+    """Of a run with its baseline: the verdict in numbers, and as a sentence."""
     dry_run: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return what `distill --json` prints."""
-        return {"run": str(self.folder), "results": self.results}
+        return {"run": str(self.folder), "results": self.results, "spread": self.spread(), "gain": self.gain}
+
+    def spread(self) -> dict[str, dict[str, float]]:
+        """Return mean and standard deviation of the mIoU of each role that was trained from several seeds."""
+        values: dict[str, list[float]] = {}
+        for name, result in self.results.items():
+            values.setdefault(name.partition(",")[0], []).append(result["miou"])
+        return {
+            role: {"mean": statistics.fmean(own), "std": statistics.stdev(own), "seeds": len(own)}
+            for role, own in values.items()
+            if len(own) > 1
+        }
 
 
 @contextmanager
@@ -126,25 +159,41 @@ def describe_data(data: DataSource) -> dict[str, Any]:
 def finished(setting: Setting, path: Path, teacher: ModelInfo | None = None) -> Outcome | None:
     """Return the results of a run that has come to its end, if that is what `--resume` was given; write nothing."""
     options = setting.options
-    wanted = [path, path / "baseline"] if options.baseline else [path]
+    seeds = range(setting.config.seed + 1, setting.config.seed + options.seeds)
+    wanted = [path, *(path / f"seed-{seed}" for seed in seeds)]
+    wanted += [folder / "baseline" for folder in wanted] if options.baseline else []
     if not options.resume or not all((folder / "manifest.json").exists() for folder in wanted):
         return None
     _refuse_changes(path, folder_config(setting), setting.data)
     if teacher is not None:
         refuse_other_teacher(path, teacher)
-    verify_file(path, "scores.json")
     setting.place.talk.say(f"Already finished: {path}")
-    return Outcome(path, json.loads((path / "scores.json").read_text(encoding="utf-8")))
+    return Outcome(path, _json(path, "scores.json"), _json(path, "gain.json"))
 
 
-def finish(folder: RunFolder, setting: Setting, rows: list[Row]) -> None:
+def described(gain: Verdict) -> dict[str, Any]:
+    """Return a verdict in numbers and as a sentence."""
+    return gain.to_json() | {"sentence": gain.sentence()}
+
+
+def _json(path: Path, name: str) -> Any:
+    if not (path / name).exists():
+        return None
+    verify_file(path, name)
+    return json.loads((path / name).read_text(encoding="utf-8"))
+
+
+def finish(folder: RunFolder, setting: Setting, rows: list[Row], gain: Verdict | None = None) -> None:
     """Write the scores, the card and the curves, then the manifest: the run is finished."""
     write_json(folder / "scores.json", results(setting, rows))
+    if gain is not None:
+        write_json(folder / "gain.json", described(gain))
     info = read_info(folder / "model.safetensors")
     report.draw_curves(folder / "metrics.jsonl", folder / "curves.png")
-    write_atomic(
-        folder / "README.md", report.model_card(info, [(r.name, r.network, r.scores, r.parameters) for r in rows])
-    )
+    own = next((row for row in rows if row.name == "distilled"), rows[-1])
+    listed = [(row.name, row.network, None if row.label_assisted else row.scores, row.parameters) for row in rows]
+    card = report.model_card(info, listed, own.scores, "" if gain is None else gain.sentence())
+    write_atomic(folder / "README.md", card)
     seal(folder.path)
 
 

@@ -11,9 +11,10 @@ import numpy.typing as npt
 import torch
 
 from segdistill.checkpoint import ModelInfo
-from segdistill.data import DataSource, to_size
+from segdistill.data import DataSource, Joined, to_size
 from segdistill.data._base import Pixels
 from segdistill.engine import predict_labels
+from segdistill.errors import UsageError
 from segdistill.metrics import Scores
 from segdistill.networks import Deployed, SegNetwork
 from segdistill.store import write_atomic
@@ -21,8 +22,11 @@ from segdistill.types import IGNORE
 
 PICTURES = 3
 """Images in a comparison."""
-CELL_HEIGHT = 192
-MARGIN, TITLE = 6, 28
+PREVIEWS = 8
+"""Images in a preview of a data set."""
+CELL_HEIGHT, CELL_WIDTH = 192, 480
+"""Of an image in a picture; the width is the most it can be."""
+MARGIN, TITLE, LETTER = 6, 28, 9
 
 
 def colored(label: npt.NDArray[np.integer], palette: Sequence[tuple[int, int, int]]) -> Pixels:
@@ -55,6 +59,37 @@ def draw_comparison(
     write_atomic(path, encode_png(_sheet(rows, ["image", "truth", *networks], data)))
 
 
+def check_preview(path: Path, *, overwrite: bool) -> None:
+    """Look whether a preview can be written, before all images are read for it.
+
+    Raises:
+        UsageError: if it cannot, or if a file is there and `overwrite` was not asked for.
+    """
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"{path} does not end in .png.", "For example: --preview preview.png")
+    if not path.parent.is_dir():
+        raise UsageError(f"There is no folder {path.parent}.", "Make it first, or choose another --preview.")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise UsageError(f"{path} exists.", "Add --overwrite, or choose another --preview.")
+
+
+def draw_preview(path: Path, data: DataSource, splits: Sequence[str]) -> list[str]:
+    """Write a picture of a few images of some splits: image, labels, and these over it, with a legend of the classes.
+
+    Returns:
+        The images' names, from top to bottom.
+    """
+    images = Joined(tuple(data.split(name) for name in splits))
+    chosen = np.linspace(0, len(images.names) - 1, min(PREVIEWS, len(images.names))).astype(int)
+    samples = [images.read(int(index)) for index in chosen]
+    rows = []
+    for sample in samples:
+        labels = colored(sample.label, data.palette)
+        rows.append([sample.image, labels, cv2.addWeighted(sample.image, 0.5, labels, 0.5, 0).astype(np.uint8)])
+    write_atomic(path, encode_png(_sheet(rows, ["image", "labels", "overlay"], data)))
+    return [sample.name for sample in samples]
+
+
 def encode_png(image: Pixels) -> bytes:
     """Return an RGB image (H, W, 3) as PNG."""
     ok, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
@@ -63,24 +98,27 @@ def encode_png(image: Pixels) -> bytes:
 
 
 def _sheet(rows: list[list[Pixels]], titles: list[str], data: DataSource) -> Pixels:
+    """Arrange pictures in cells of the first one's shape, with the classes' colours below."""
     height, width = rows[0][0].shape[:2]
-    cell = (CELL_HEIGHT, round(width * CELL_HEIGHT / height))
+    cell = (CELL_HEIGHT, min(round(width * CELL_HEIGHT / height), CELL_WIDTH))
     step = (cell[0] + MARGIN, cell[1] + MARGIN)
-    legend = 2 * TITLE
-    sheet = np.full((TITLE + len(rows) * step[0] + legend, len(titles) * step[1] + MARGIN, 3), 255, np.uint8)
+    across = len(titles) * step[1] + MARGIN
+    per_line = max(1, across // (LETTER * max(map(len, data.classes)) + 30))
+    bottom = TITLE + len(rows) * step[0]
+    sheet = np.full((bottom + -(-len(data.classes) // per_line) * TITLE, across, 3), 255, np.uint8)
     for column, title in enumerate(titles):
         _write(sheet, title, (MARGIN + column * step[1], TITLE - 9))
     for y, row in enumerate(rows):
         for x, image in enumerate(row):
             top, left = TITLE + y * step[0], MARGIN + x * step[1]
-            sheet[top : top + cell[0], left : left + cell[1]] = cv2.resize(
-                image, cell[::-1], interpolation=cv2.INTER_NEAREST if x else cv2.INTER_LINEAR
+            scale = min(cell[0] / image.shape[0], cell[1] / image.shape[1])
+            high, wide = (max(1, round(side * scale)) for side in image.shape[:2])
+            sheet[top : top + high, left : left + wide] = cv2.resize(
+                image, (wide, high), interpolation=cv2.INTER_NEAREST if x else cv2.INTER_LINEAR
             )
-    per_row = (len(data.classes) + 1) // 2
     for index, (name, color) in enumerate(zip(data.classes, data.palette, strict=True)):
-        line, column = divmod(index, per_row)
-        left = MARGIN + column * (sheet.shape[1] - MARGIN) // per_row
-        base = sheet.shape[0] - legend + line * TITLE + TITLE - 9
+        line, column = divmod(index, per_line)
+        left, base = MARGIN + column * (across - MARGIN) // per_line, bottom + line * TITLE + TITLE - 9
         sheet[base - 12 : base + 2, left : left + 14] = color
         _write(sheet, name, (left + 20, base))
     return sheet
@@ -96,7 +134,7 @@ def draw_curves(metrics: Path, path: Path) -> None:
     from matplotlib.figure import Figure
 
     entries = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    training = [entry for entry in entries if "loss" in entry]
+    training = [entry for entry in entries if "loss" in entry and entry["stage"] == entries[-1]["stage"]]
     validation = [entry for entry in entries if "miou" in entry]
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -117,8 +155,14 @@ def draw_curves(metrics: Path, path: Path) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def scores_table(scores: Scores, classes: Sequence[str]) -> dict[str, object]:
-    """Return scores as the JSON of `evaluate` has them."""
+SEES_LABELS = "This network sees the labels beside the images: how well it reads them is no accuracy."
+
+
+def scores_table(scores: Scores, classes: Sequence[str], *, label_assisted: bool = False) -> dict[str, object]:
+    """Return scores as the JSON of `evaluate` has them; of a network that sees the labels, none counts as accuracy."""
+    if label_assisted:
+        own = {"miou": None, "pixel_accuracy": None, "iou": dict.fromkeys(classes), "note": SEES_LABELS}
+        return {"images": scores.images, **own, "agreement_with_seen_labels": scores.pixel_accuracy}
     return {
         "images": scores.images,
         "miou": scores.miou,
@@ -128,22 +172,29 @@ def scores_table(scores: Scores, classes: Sequence[str]) -> dict[str, object]:
     }
 
 
-def model_card(info: ModelInfo, rows: Sequence[tuple[str, str, Scores, int]]) -> str:
+def model_card(
+    info: ModelInfo, rows: Sequence[tuple[str, str, Scores | None, int]], own: Scores, verdict: str = ""
+) -> str:
     """Return the README of a run's folder: what the model is, what was measured, how to use it.
 
     Args:
         info: the model's header.
-        rows: name, network, scores and parameters of what was evaluated; the model itself is the last.
+        rows: name, network, scores and parameters of what was evaluated; no scores where it sees the labels.
+        own: the model's own scores.
+        verdict: what is to be said of the gain.
     """
+
+    def score(scores: Scores | None) -> str:
+        return "- | -" if scores is None else f"{100 * scores.miou:.2f} | {100 * scores.pixel_accuracy:.2f}"
+
     table = "\n".join(
-        f"| {name} | {network} | {count / 1e6:.2f} M | {100 * scores.miou:.2f} | {100 * scores.pixel_accuracy:.2f} |"
-        for name, network, scores, count in rows
+        f"| {name} | {network} | {count / 1e6:.2f} M | {score(scores)} |" for name, network, scores, count in rows
     )
-    scores = rows[-1][2]
     per_class = "\n".join(
-        f"| {_cell(name)} | {'-' if value is None else f'{100 * value:.2f}'} |"
-        for name, value in zip(info.classes, scores.iou, strict=True)
+        f"| {_cell(name)} | {'-' if value is None or info.label_assisted else f'{100 * value:.2f}'} |"
+        for name, value in zip(info.classes, own.iou, strict=True)
     )
+    remarks = "\n\n".join(text for text in (SEES_LABELS if info.label_assisted else "", verdict) if text)
     size = "their own size" if info.size is None else f"{info.size[0]}x{info.size[1]}"
     return f"""---
 library_name: segdistill
@@ -158,12 +209,14 @@ Trained by segdistill {info.versions.get("segdistill", "")} with the preset `{in
 
 ## Measured
 
-mIoU and pixel accuracy in percent on the validation split ({scores.images} images), over one confusion matrix at the
+mIoU and pixel accuracy in percent on the validation split ({own.images} images), over one confusion matrix at the
 labels' own size, ignored pixels left out, weights of the last step, float32.
 
 | | network | parameters | mIoU | pixel accuracy |
 |---|---|---:|---:|---:|
 {table}
+
+{remarks}
 
 | class | IoU |
 |---|---:|

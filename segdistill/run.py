@@ -1,5 +1,8 @@
 """The composition root: one function per training command, from a resolved configuration to what it returns."""
 
+import tomllib
+from collections import deque
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -7,18 +10,22 @@ from typing import Any
 
 import torch
 
-from segdistill import distributed, report
+from segdistill import distributed, preparations, report
 from segdistill.banner import banner
 from segdistill.checkpoint import ModelInfo, load_model, model_path, read_info
-from segdistill.config import NetworkConfig, RunConfig
+from segdistill.comparison import Verdict, compare
+from segdistill.config import NetworkConfig, RunConfig, TeacherConfig
+from segdistill.engine import probe
 from segdistill.errors import ModelError, UsageError
+from segdistill.label_codes import build_teacher, freeze
 from segdistill.metrics import Scores
 from segdistill.networks import SegNetwork, build_network, load_backbone
 from segdistill.networks._base import count_macs, count_parameters
-from segdistill.objectives import Distillation
+from segdistill.objectives import Distillation, LabelAssisted
 from segdistill.record import (
     Outcome,
     Row,
+    described,
     finish,
     finished,
     log_of,
@@ -29,11 +36,11 @@ from segdistill.record import (
 )
 from segdistill.setting import Options, Setting, prepared, with_auxiliary, with_out
 from segdistill.store import RunFolder, next_folder, write_json
-from segdistill.talk import Logged, Talk
+from segdistill.talk import Logged, Talk, duration
 from segdistill.teachers import RUNS, find_teacher, given_teacher, is_path
 from segdistill.terms import Pair, build_terms
-from segdistill.training import Job, score, train
-from segdistill.types import Frozen, Stage
+from segdistill.training import Job, Preparation, load_last, prepare, score, train
+from segdistill.types import Objective, Stage, Term
 
 
 def train_teacher(config: RunConfig, options: Options, talk: Talk) -> Outcome:
@@ -72,30 +79,107 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
                 refuse_other_teacher(folder.path, info)
                 teacher_json = {"network": info.network.network, "sha256": info.sha256, "metrics": info.metrics}
                 write_json(folder / "teacher.json", teacher_json)
-            rows = [] if options.dry_run else [_row("teacher", network, info, _score(setting, network, info), setting)]
-            roles = [("plain", out / "baseline", config.changed(terms={}))] if options.baseline else []
-            roles.append(("distilled", out, config))
-            networks = {"teacher": network}
-            for name, path, own in roles:
-                part = replace(setting, config=own)
-                inner = run_folder(part, path, "baseline") if name == "plain" else nullcontext(folder)
-                with inner as place:
-                    student, row = _student_run(part, place, path, (network, info), name)
-                    networks[name] = student
-                    rows += [] if row is None else [row]
-                    if name == "plain" and place is not None and row is not None:
-                        finish(place, part, [row])
+            rows = []
+            if not options.dry_run:
+                rows.append(_row("teacher", network, info, _score(setting, network, info), setting))
+            networks: dict[str, SegNetwork] = {"teacher": network}
+            for seed in range(config.seed, config.seed + options.seeds):
+                first = seed == config.seed
+                part = replace(setting, config=config.changed(seed=seed))
+                path = out if first else out / f"seed-{seed}"
+                with nullcontext(folder) if first else run_folder(part, path, "seed") as inner:
+                    students, own = _twins(part, inner, path, (network, info))
+                    if inner is not None and not first:
+                        finish(inner, part, own)
+                networks = networks | (students if first else {})
+                rows += own if first else [replace(row, name=f"{row.name}, seed {seed}") for row in own]
+            gain = _verdict(rows, options)
             if folder is not None:
+                if info.label_assisted:
+                    del networks["teacher"]  # it would need the labels of the pictured images
                 report.draw_comparison(folder / "picture.png", networks, setting.data, config.data.size)
-                finish(folder, setting, rows)
-            return _outcome(setting, out, rows)
+                finish(folder, setting, rows, gain)
+            return _outcome(setting, out, rows, gain)
+
+
+def _verdict(rows: list[Row], options: Options) -> Verdict | None:
+    """Compare the distilled students with their plain twins."""
+    if options.baseline is None or options.dry_run:
+        return None
+    plain, distilled = ([row for row in rows if row.name.startswith(name)] for name in ("plain", "distilled"))
+    budget = "at the same steps"
+    if options.baseline == "time":
+        first, second = (sum(row.seconds for row in own) for own in (plain, distilled))
+        budget = f"in the same training time ({duration(first)} plain, {duration(second)} distilled)"
+    return compare([row.scores for row in plain], [row.scores for row in distilled], budget)
+
+
+def _twins(
+    setting: Setting, folder: RunFolder | None, path: Path, teacher: tuple[SegNetwork, ModelInfo]
+) -> tuple[dict[str, SegNetwork], list[Row]]:
+    """Train the distilled student and, where asked for, the plain one, for as many steps or for as long."""
+    options = setting.options
+    networks: dict[str, SegNetwork] = {}
+    rows: list[Row] = []
+
+    def plain(steps: int) -> None:
+        part = replace(setting, config=setting.config.changed(terms={}, **{"optim.steps": steps}))
+        with run_folder(part, path / "baseline", "baseline") as inner:
+            networks["plain"], row = _student_run(part, inner, path / "baseline", teacher, "plain")
+            rows.extend([] if row is None else [row])
+            if inner is not None and row is not None:
+                finish(inner, part, [row])
+
+    if options.baseline == "steps":
+        plain(setting.config.optim.steps)
+    networks["distilled"], row = _student_run(setting, folder, path, teacher, "distilled")
+    rows += [] if row is None else [row]
+    if options.baseline == "time":
+        plain(_steps_in_time(setting, path, networks["distilled"], teacher, row))
+    return networks, sorted(rows, key=lambda row: row.name, reverse=True)
+
+
+def _steps_in_time(
+    setting: Setting, path: Path, distilled: SegNetwork, teacher: tuple[SegNetwork, ModelInfo], row: Row | None
+) -> int:
+    """Return how many steps the plain student has in the time that the distilled one took, preparations included.
+
+    The seconds of a distilled step are measured in training; those of a plain one follow from a probe of both.
+    """
+    config, place = setting.config, setting.place
+    settled = path / "baseline" / "config.toml"
+    if setting.options.resume and settled.exists():
+        return int(tomllib.loads(settled.read_text(encoding="utf-8"))["optim"]["steps"])
+    images = config.data.batch_size // distributed.world_size()
+    whole_objective = _distillation(setting, distilled, teacher)
+    for term in whole_objective.terms.values():
+        assert isinstance(term, Term)
+        deque(term.before(whole_objective.teacher or teacher[0]), maxlen=0)  # untrained: only time is asked
+    objectives = (Distillation(config.aux_weight), whole_objective)
+    plain, whole = (
+        probe(
+            Stage("student", distilled, objective, config.optim),
+            config.data.crop,
+            len(setting.data.classes),
+            images,
+            place.precision,
+        ).seconds
+        for objective in objectives
+    )
+    share = 1.0 if row is None else 1 + row.preparation_seconds / row.training_seconds
+    steps: int = distributed.same_for_all(max(1, round(config.optim.steps * whole / plain * share)))
+    return steps
 
 
 def _teacher_run(setting: Setting, path: Path) -> Outcome:
     config, talk = setting.config, setting.place.talk
     with run_folder(setting, path, "teacher") as folder:
         network = _start(setting, config.teacher)
-        stage = Stage("teacher", network, Distillation(config.aux_weight), config.teacher_optim())
+        codes, aux_weight = config.teacher.label_codes, config.teacher_aux_weight()
+        objective: Objective = Distillation(aux_weight)
+        if codes is not None:
+            objective = LabelAssisted(aux_weight, codes, len(setting.data.classes))
+        stage = Stage("teacher", network, objective, config.teacher_optim())
         info = _info(setting, config.teacher, "teacher", stage.optim.steps, network)
         job = Job(stage, network, info, config, setting.data)
         row = _run(setting, job, folder, path, "teacher")
@@ -111,30 +195,83 @@ def _student_run(
 ) -> tuple[SegNetwork, Row | None]:
     config = setting.config
     student = _start(setting, config.student, setting.options.init_weights)
-    terms = build_terms(config.terms, Pair(student, teacher[0], len(setting.data.classes)))
-    objective = Distillation(config.aux_weight, Frozen(teacher[0]) if terms else None, terms)
+    objective = _distillation(setting, student, teacher)
     stage = Stage("student", student, objective, config.optim)
     info = _info(setting, config.student, "student", stage.optim.steps, student)
-    info = info.model_copy(update={"teacher": teacher[1].network})
-    return student, _run(setting, Job(stage, student, info, config, setting.data), folder, path, name)
+    if not teacher[1].label_assisted:  # such a teacher is not timed: it cannot run on images alone
+        info = info.model_copy(update={"teacher": teacher[1].network})
+    job = Job(stage, student, info, config, setting.data)
+
+    def before(part: Setting) -> None:
+        _prepare(part, folder, path, objective, teacher)
+
+    return student, _run(setting, job, folder, path, name, before)
 
 
-def _run(setting: Setting, job: Job, folder: RunFolder | None, path: Path, name: str) -> Row | None:
+def _distillation(setting: Setting, student: SegNetwork, teacher: tuple[SegNetwork, ModelInfo]) -> Distillation:
+    config = setting.config
+    terms = build_terms(config.terms, Pair(student, teacher[0], len(setting.data.classes)))
+    return Distillation(config.aux_weight, freeze(*teacher) if terms else None, terms)
+
+
+def _prepare(
+    setting: Setting,
+    folder: RunFolder | None,
+    path: Path,
+    objective: Distillation,
+    teacher: tuple[SegNetwork, ModelInfo],
+) -> None:
+    """Train or find what the terms need beforehand, and keep it in the run's folder; a dry run goes without."""
+    place, options = setting.place, setting.options
+    for term in objective.terms.values():
+        assert isinstance(term, Term)
+        torch.manual_seed(setting.config.seed)
+        for whole in term.before(objective.teacher or teacher[0]):
+            steps = min(whole.optim.steps, options.max_steps or whole.optim.steps)
+            stage = replace(whole, optim=whole.optim.model_copy(update={"steps": steps}))
+            if options.dry_run:
+                place.talk.say(f"{stage.name}: would be trained first, {stage.optim.steps} steps, unless found.")
+                continue
+            key = preparations.key_of(setting, stage, teacher[1])
+            runs = [path, *sorted(RUNS.glob("*/")), *sorted(path.parent.glob("*/"))]
+            found = distributed.same_for_all(preparations.find(stage.name, key, runs))
+            if found is None:
+                place.talk.say(f"{stage.name}: trained first, {stage.optim.steps} steps, and kept for this teacher.")
+                job = Preparation(stage, setting.config, setting.data)
+                took = prepare(job, folder, place, resume=options.resume, command=options.again)
+            else:
+                took = preparations.load(found, stage)
+                place.talk.say(f"{stage.name}: {found}, trained before for this teacher.")
+            if folder is not None and found != path / f"{stage.name}.safetensors":
+                preparations.keep(path / f"{stage.name}.safetensors", stage, key, took)
+
+
+def _run(
+    setting: Setting,
+    job: Job,
+    folder: RunFolder | None,
+    path: Path,
+    name: str,
+    before: Callable[[Setting], None] = lambda setting: None,
+) -> Row | None:
     """Show the banner, then train; a network that is already trained is only scored."""
     if folder is not None:
         setting = replace(setting, place=replace(setting.place, talk=Logged(setting.place.talk, log_of(folder))))
-    place = setting.place
-    if distributed.same_for_all(setting.options.resume and (path / "model.safetensors").exists()):
+    place, options = setting.place, setting.options
+    if distributed.same_for_all(options.resume and (path / "model.safetensors").exists()):
         network, info = load_model(path / "model.safetensors")
         job.network.load_state_dict(network.state_dict())
         place.talk.say(f"{name}: already trained")
-        return _row(name, job.network, info, _score(setting, job.network, info), setting)
+        state = None if folder is None else load_last(folder, place.talk)
+        seconds = 0.0 if state is None else state["seconds"]
+        return _row(name, job.network, info, _score(setting, job.network, info), setting, path, seconds)
+    before(setting)
     banner(setting, job, path, name)
-    if setting.options.dry_run:
+    if options.dry_run:
         return None
-    trained = train(job, folder, place, resume=setting.options.resume, command=setting.options.again)
+    trained = train(job, folder, place, resume=options.resume, command=options.again)
     info = job.info if folder is None else read_info(path / "model.safetensors")
-    return _row(name, job.network, info, trained.scores, setting)
+    return _row(name, job.network, info, trained.scores, setting, path, trained.seconds)
 
 
 def _obtain_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]:
@@ -153,7 +290,7 @@ def _obtain_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]
     else:
         talk.say(f"Teacher: no finished {text} with these settings on this data under {RUNS}/, so it is trained first.")
         if options.dry_run:
-            network = build_network(setting.config.teacher, len(setting.data.classes))
+            network = build_teacher(setting.config.teacher, len(setting.data.classes))
             return network, _info(setting, setting.config.teacher, "teacher", 0, network)
         own = replace(options, out=path, resume=found is not None, overwrite=False)
         _teacher_run(replace(setting, options=own), path)
@@ -164,7 +301,8 @@ def _obtain_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]
 def _start(setting: Setting, config: NetworkConfig, init_weights: Path | None = None) -> SegNetwork:
     """Build a network with the weights it starts from: drawn from the seed, its backbone's, or those of a model."""
     torch.manual_seed(setting.config.seed)
-    network = build_network(config, len(setting.data.classes))
+    classes = len(setting.data.classes)
+    network = build_teacher(config, classes) if isinstance(config, TeacherConfig) else build_network(config, classes)
     load_backbone(network, pretrained=setting.options.pretrained, weights_file=setting.options.backbone_weights)
     if init_weights is not None:
         weights, info = load_model(model_path(init_weights))
@@ -177,12 +315,13 @@ def _start(setting: Setting, config: NetworkConfig, init_weights: Path | None = 
 
 
 def _info(setting: Setting, network: NetworkConfig, role: Any, steps: int, built: SegNetwork) -> ModelInfo:
-    mean, std = (tuple(buffer.flatten().tolist()) for buffer in (built.mean, built.std))
+    mean, std = (tuple(buffer.flatten().tolist()[:3]) for buffer in (built.mean, built.std))
     return ModelInfo(
         network=NetworkConfig.model_validate(network.model_dump(include=set(NetworkConfig.model_fields))),
         classes=setting.data.classes,
         palette=setting.data.palette,
         role=role,
+        label_codes=network.label_codes if isinstance(network, TeacherConfig) else None,
         size=setting.config.data.size,
         mean=mean,
         std=std,
@@ -194,13 +333,30 @@ def _info(setting: Setting, network: NetworkConfig, role: Any, steps: int, built
 
 
 def _score(setting: Setting, network: SegNetwork, info: ModelInfo) -> Scores:
-    return score(network, setting.data, info.size, setting.place, setting.place.exact())
+    return score(network, info, setting.data, setting.place, setting.place.exact())
 
 
-def _row(name: str, network: SegNetwork, info: ModelInfo, scores: Scores, setting: Setting) -> Row:
-    macs = count_macs(network, setting.config.data.crop)
-    return Row(name, info.network.network, scores, info.metrics.get("best_miou"), count_parameters(network), macs)
+def _row(
+    name: str,
+    network: SegNetwork,
+    info: ModelInfo,
+    scores: Scores,
+    setting: Setting,
+    path: Path | None = None,
+    seconds: float = 0.0,
+) -> Row:
+    return Row(
+        name,
+        info.network.network,
+        scores,
+        info.metrics.get("best_miou"),
+        count_parameters(network),
+        count_macs(network, setting.config.data.crop),
+        seconds,
+        0.0 if path is None else preparations.seconds_in(path),
+        info.label_assisted,
+    )
 
 
-def _outcome(setting: Setting, path: Path, rows: list[Row]) -> Outcome:
-    return Outcome(path, results(setting, rows), setting.options.dry_run)
+def _outcome(setting: Setting, path: Path, rows: list[Row], gain: Verdict | None = None) -> Outcome:
+    return Outcome(path, results(setting, rows), described(gain) if gain else None, setting.options.dry_run)

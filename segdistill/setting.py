@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -33,7 +34,12 @@ class Options:
     pretrained: bool = False
     backbone_weights: Path | None = None
     init_weights: Path | None = None
-    baseline: bool = False
+    baseline: Literal["steps", "time"] | None = None
+    """Also train the plain student: for as many steps, or for as long."""
+    seeds: int = 1
+    """How many students, from the configuration's seed upwards."""
+    max_steps: int | None = None
+    """No stage runs longer; the configuration's own stages are capped already."""
     command: tuple[str, ...] = ()
     """The command line, without the program's name."""
     again: str = ""

@@ -28,7 +28,15 @@ OWN_FILES = (
         "manifest.json",
         "README.md",
     ),
-    *("model.safetensors", "model.onnx", "scores.json", "curves.png", "picture.png"),
+    *(
+        "model.safetensors",
+        "model.onnx",
+        "scores.json",
+        "gain.json",
+        "autoencoder.safetensors",
+        "curves.png",
+        "picture.png",
+    ),
     *("checkpoints/last", "checkpoints/last.prev", "checkpoints/best"),
 )
 """What a run writes, and so all that `--overwrite` may delete."""
@@ -107,6 +115,11 @@ class RunFolder:
                 file.write(line + "\n")
         except OSError as error:
             raise _explain(error, self / name) from error
+
+    def count_lines(self, name: str) -> int:
+        """Return how many lines a log has; none where there is none."""
+        path = self / name
+        return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
 
     def truncate_lines(self, name: str, keep: int) -> None:
         """Cut a log back to its first `keep` lines: what a resumed run has not done yet."""

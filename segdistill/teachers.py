@@ -9,6 +9,7 @@ from segdistill.checkpoint import ModelInfo, load_model, model_path
 from segdistill.config import RunConfig
 from segdistill.data import DataSource
 from segdistill.errors import UsageError
+from segdistill.label_codes import check_kind
 from segdistill.networks import SegNetwork
 from segdistill.record import describe_data
 from segdistill.setting import Options, Setting, weights_used
@@ -24,6 +25,7 @@ def is_path(text: str) -> bool:
 def given_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]:
     """Load the teacher from a path, before anything is written."""
     network, info = load_model(model_path(Path(text)))
+    check_kind(info, setting.config)
     _check_classes(info.classes, setting.data)
     return network.to(setting.place.device), info
 
@@ -55,10 +57,10 @@ def teacher_recipe(table: dict[str, Any], options: Options) -> dict[str, Any]:
     """Return all of a configuration that a teacher's weights depend on."""
     config = RunConfig.model_validate(table)
     data = config.data.model_dump(exclude={"name", "unlabeled", "auxiliary", "auxiliary_share"})
-    teacher = config.teacher.model_dump(exclude={"steps", "lr"})
+    teacher = config.teacher.model_dump(exclude={"steps", "lr", "aux_weight"})
     recipe = {"teacher": teacher, "data": data, "optim": config.teacher_optim().model_dump()}
     return recipe | {
-        "aux": config.aux_weight,
+        "aux": config.teacher_aux_weight(),
         "seed": config.seed,
         "precision": config.precision,
         "weights": weights_used(options),

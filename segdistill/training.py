@@ -20,6 +20,7 @@ from segdistill.config import RunConfig
 from segdistill.data import AUXILIARY, DataSource, evaluation_batches, training_batches
 from segdistill.engine import Precision, Report, evaluate, fit, gather_scores
 from segdistill.errors import ModelError, Stopped
+from segdistill.label_codes import with_labels
 from segdistill.metrics import Scores
 from segdistill.networks import Deployed, SegNetwork
 from segdistill.store import RunFolder
@@ -147,7 +148,7 @@ def _run_stage(
     )
     with place.talk.progress(job.title, stage.optim.steps, done) as advance:
         recorder = Recorder(job, folder, place, advance, stopped, command, check)
-        recorder.load(state, same_stage=own is not None)
+        recorder.load(state, resume=resume, same_stage=own is not None)
         fit(
             stage,
             batches,
@@ -185,16 +186,17 @@ class Recorder:
         """Spent in steps, without validation and checkpoints."""
         self._since = time.perf_counter()
 
-    def load(self, state: dict[str, Any] | None, *, same_stage: bool) -> None:
+    def load(self, state: dict[str, Any] | None, *, resume: bool, same_stage: bool) -> None:
         """Go on where a checkpoint was taken; of another stage, only its lines in the log remain."""
-        if state is not None:
-            self.lines = state["lines"]
         if state is not None and same_stage:
             self.seconds = state["seconds"]
             if self.check is not None:
                 self.check.best, self.check.best_step = state["best"], state["best_step"]
-        if self.folder is not None:
+        if self.folder is not None and resume:
+            self.lines = 0 if state is None else state["lines"]
             self.folder.truncate_lines("metrics.jsonl", self.lines)
+        elif self.folder is not None:  # behind the stages before
+            self.lines = self.folder.count_lines("metrics.jsonl")
 
     def __call__(self, report: Report) -> None:
         """Handle one step; called on every process."""
@@ -251,10 +253,10 @@ class Check:
     def __call__(self, report: Report, precision: Precision) -> Scores:
         """Validate after a step; keep the weights where they are better than before."""
         scores = self.scores = self.score(precision)
-        self.place.talk.say(
-            f"{self.job.stage.name} step {report.step}: mIoU {100 * scores.miou:.2f} %, "
-            f"pixel accuracy {100 * scores.pixel_accuracy:.2f} %"
-        )
+        text = f"mIoU {100 * scores.miou:.2f} %, pixel accuracy {100 * scores.pixel_accuracy:.2f} %"
+        if self.job.info.label_assisted:
+            text = f"agrees with {100 * scores.pixel_accuracy:.2f} % of the labels it sees; this is no accuracy"
+        self.place.talk.say(f"{self.job.stage.name} step {report.step}: {text}")
         if scores.miou > self.best:
             self.best, self.best_step = scores.miou, report.step
             if self.folder is not None:
@@ -264,7 +266,7 @@ class Check:
 
     def score(self, precision: Precision) -> Scores:
         """Return the scores of the weights as they are."""
-        return score(self.job.network, self.job.data, self.job.config.data.size, self.place, precision)
+        return score(self.job.network, self.job.info, self.job.data, self.place, precision)
 
 
 def load_last(folder: RunFolder, talk: Talk) -> dict[str, Any] | None:
@@ -287,15 +289,8 @@ def load_last(folder: RunFolder, talk: Talk) -> dict[str, Any] | None:
     return None
 
 
-def score(
-    network: SegNetwork,
-    data: DataSource,
-    size: tuple[int, int] | None,
-    place: Workplace,
-    precision: Precision,
-    split: str = "val",
-) -> Scores:
-    """Evaluate a network on images brought to `size`; each process takes its share of them."""
+def score(network: SegNetwork, info: ModelInfo, data: DataSource, place: Workplace, precision: Precision) -> Scores:
+    """Evaluate a network on the validation images as its header says; each process takes its share of them."""
     training, deployed = network.training, Deployed(network.to(place.device))
 
     def predict(image: Tensor) -> Tensor:
@@ -303,9 +298,13 @@ def score(
             logits: Tensor = deployed(image.to(place.device, memory_format=torch.channels_last))
         return logits
 
-    images = data.split(split)
+    images = data.split("val")
     rank, world = distributed.rank(), distributed.world_size()
-    batches = evaluation_batches(images, size, batch_size=EVAL_BATCH, workers=place.workers, rank=rank, world=world)
+    batches = evaluation_batches(
+        images, info.size, batch_size=EVAL_BATCH, workers=place.workers, rank=rank, world=world
+    )
+    if info.label_codes is not None:
+        batches = with_labels(batches, info.label_codes, len(data.classes))
     scores = evaluate(predict, batches, len(data.classes))
     network.train(training)
     return gather_scores(scores, place.device)

@@ -131,8 +131,27 @@ class Term(nn.Module):
         self.critic = None
         self.critic_optim = None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of how this term computes, one sentence each; asked after a first forward pass."""
+        return ()
+
     def before(self, teacher: nn.Module) -> Iterator[Stage]:
-        """Yield what must be trained before the student; nothing unless a term says otherwise."""
+        """Yield what must be trained before the student; nothing unless a term says otherwise.
+
+        The caller goes through all terms in their order, each to its end, before the student is trained:
+
+            for stage in term.before(teacher):
+                ...  # train stage.model, or load weights that it once got with this teacher, these images and optim
+
+        That the next stage is asked for, or found not to be, tells the term that this one is done: it takes what it
+        needs from `stage.model`, and freezes it. The model's first weights are drawn from torch's global generator
+        when its stage is asked for. Until then a term computes with random weights (a probe of its costs may), and
+        says so in `notes`.
+
+        Args:
+            teacher: the `Frozen` teacher that the student will have, or the network where it needs images alone.
+        """
         return iter(())
 
     def forward(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:

@@ -17,10 +17,12 @@ import numpy as np
 from PIL import Image
 
 from segdistill import cli
+from segdistill.config import RunConfig, load_preset
 
 SMALL = "--set data.size=[32,48] --set data.crop=[32,48] --set data.batch_size=2 --steps 2 --workers 0"
 """What makes a training a matter of seconds."""
 NETWORK = "pspnet-resnet18-half"
+DISTILL = f"distill --preset skd --teacher pspnet18 --student resnet18-half --data streets {SMALL}"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,27 @@ def segdistill(line: str, *more: str | Path) -> Result:
     finally:
         sys.argv = before
     return Result(code, out.getvalue(), err.getvalue())
+
+
+def succeeds(line: str) -> Result:
+    """Run a command that must reach its end."""
+    result = segdistill(line)
+    assert result.code == 0, f"{line}\n{result.err}"
+    return result
+
+
+def refused(line: str, *expected: str, code: int = 2) -> None:
+    """Run a command that must end with this exit code, saying what is expected, without result or traceback."""
+    result = segdistill(line)
+    assert (result.code, result.out) == (code, ""), f"{line}\n{result.err}"
+    assert all(part in result.err for part in expected), f"{line}\n{result.err}"
+    assert "Traceback" not in result.err, f"{line}\n{result.err}"
+
+
+def read_back(printed: str) -> RunConfig:
+    """Return the configuration that was printed: a preset."""
+    Path("printed.toml").write_text(printed)
+    return load_preset("printed.toml")
 
 
 def process(*words: str | Path, cwd: Path | None = None, **environment: str) -> Result:

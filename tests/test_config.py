@@ -103,6 +103,25 @@ def test_all_mistakes_of_a_file_are_named_at_once_with_what_was_meant(tmp_path: 
         assert line in text
 
 
+def test_a_term_has_a_name_of_its_own_where_its_table_says_which_it_is(tmp_path: Path) -> None:
+    text = '[terms.channel]\nweight = 3\n[terms.channel-feature]\nterm = "channel"\nweight = 50\non = "features"'
+    config = load_preset(preset(tmp_path, text), ["terms.channel-feature.weight=5"])
+    assert {name: (term.term, term.weight) for name, term in config.terms.items()} == {
+        "channel": (None, 3),
+        "channel-feature": ("channel", 5),
+    }
+    assert config.terms["channel-feature"].options() == {"on": "features"}
+    assert RunConfig.model_validate(tomllib.loads(tomli_w.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    "name", ["aux", "loss", "channel_feature", "channel-", "channel-Big", '"channel-a.b"', "channels"]
+)
+def test_a_term_s_own_name_begins_with_the_term(name: str, tmp_path: Path) -> None:
+    text = mistakes(preset(tmp_path, f'[terms.{name}]\nterm = "channel"\nweight = 1'))
+    assert "must begin with its term's and a hyphen: channel-a." in text
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
@@ -116,6 +135,7 @@ def test_all_mistakes_of_a_file_are_named_at_once_with_what_was_meant(tmp_path: 
         ("data.crop=48", "data.crop: Input should be a list (found 48)"),
         ("terms.pixle.weight=1", "terms: unknown term 'pixle'. Did you mean pixel?"),
         ("terms.pixel.temperature=1", "terms.pixel.weight: missing"),
+        ("terms.pixel-a={weight=1, term='pixle'}", "terms: unknown term 'pixle'. Did you mean pixel?"),
         ("seed=4294967296", "seed: Input should be less than 2147483648"),
         ("optim.lr", "--set optim.lr: expected KEY=VALUE."),
         ("=1", "--set =1: expected KEY=VALUE."),
@@ -154,7 +174,7 @@ def test_a_file_that_is_no_preset_is_refused(content: bytes, expected: str, tmp_
 def test_a_preset_that_is_not_there_is_told_by_name_or_by_path(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Unknown preset 'sdk'") as caught:
         load_preset("sdk")
-    assert caught.value.fix == "Did you mean skd?"
+    assert caught.value.fix.startswith("Did you mean skd")
     for file in (tmp_path / "nowhere.toml", tmp_path):
         with pytest.raises(UsageError, match=r"no preset file|Unknown preset"):
             load_preset(file)

@@ -167,6 +167,7 @@ def small_things() -> Result:
         "sum": distributed.sum_across(torch.tensor(rank + 1)).item(),
         "mean": distributed.mean_across({"a": torch.tensor(rank + 1.0), "b": torch.tensor(4.0)}),
         "any": [distributed.any_process(rank == chosen, CPU.device) for chosen in (0, 1, 7)],
+        "each": scores.each,
         "same": distributed.same_for_all({"rank": rank}),
         "main": distributed.is_main(),
         "scores": {"confusion": scores.confusion, "images": scores.images, "ignored": scores.ignored_pixels},
@@ -290,6 +291,7 @@ def test_scores_are_those_of_all_images_in_every_process(both: list[dict[str, An
         found = results["small"]["scores"]
         assert torch.equal(found["confusion"], scores.confusion)
         assert (found["images"], found["ignored"]) == (3, scores.ignored_pixels)
+        assert all(map(torch.equal, results["small"]["each"], scores.each))
 
 
 # One process

@@ -342,6 +342,7 @@ def test_scores_do_not_depend_on_how_the_images_are_batched() -> None:
     right = (guess == batch.label) & (batch.label != IGNORE)
     for score in scores:
         assert torch.equal(score.confusion, scores[0].confusion)
+        assert [int(counts[:, 0].sum()) for counts in score.each] == right.flatten(1).sum(1).tolist()
         assert int(score.confusion.trace()) == int(right.sum())
         assert (score.images, score.ignored_pixels) == (6, int((batch.label == IGNORE).sum()))
 

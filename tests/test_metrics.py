@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from segdistill.errors import DataError, ShapeError
-from segdistill.metrics import Scores, confusion_matrix
+from segdistill.metrics import Scores, confusion_matrix, mean_iou
 from segdistill.types import IGNORE
 
 CLASSES = 5
@@ -54,6 +54,19 @@ def test_batch_size_and_order_change_nothing(batch_size: int) -> None:
     assert torch.equal(merged.confusion, whole.confusion)
     assert (merged.iou, merged.miou, merged.pixel_accuracy) == (whole.iou, whole.miou, whole.pixel_accuracy)
     assert (merged.ignored_pixels, merged.images) == (int((label == IGNORE).sum()), 21)
+    assert all(torch.equal(one, whole.each[i]) for one, i in zip(merged.each, order.tolist(), strict=True))
+
+
+def test_every_image_keeps_its_hits_its_truth_and_what_was_predicted() -> None:
+    label = torch.tensor([[[0, 0, 0, 1]], [[0, 1, 1, IGNORE]]])
+    prediction = torch.tensor([[[0, 0, 2, 2]], [[1, 1, 1, 1]]])
+    scores = Scores.of(prediction, label, 3)
+    assert [counts.tolist() for counts in scores.each] == [
+        [[2, 3, 2], [0, 1, 0], [0, 0, 2]],
+        [[0, 1, 0], [2, 2, 3], [0, 0, 0]],
+    ]
+    assert mean_iou(torch.stack(scores.each)).tolist() == pytest.approx([(2 / 3 + 0 + 0) / 3, (0 + 2 / 3) / 2])
+    assert mean_iou(sum(scores.each, torch.zeros(3, 3))) == scores.miou
 
 
 def test_the_mean_is_over_the_data_set_and_not_over_images() -> None:

@@ -3,6 +3,7 @@
 import tomllib
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli_w
@@ -11,9 +12,11 @@ from segdistill.config import RunConfig, components, find, load_preset, preset_f
 
 DATA = sorted({*components("data"), "cityscapes"})
 """The data sets that presets have tables for; NAME:PATH of any of them is the user's own."""
+ONE_TEACHER = ("at", "canonical", "cwd", "dsd", "fitnet", "ifvd", "tsl")
+"""Presets that differ in nothing but their terms on the data sets with a short schedule."""
 
 
-def table(name: str) -> dict[str, object]:
+def table(name: str) -> dict[str, Any]:
     return tomllib.loads((preset_folder() / f"{name}.toml").read_text(encoding="utf-8"))
 
 
@@ -38,6 +41,9 @@ def test_a_preset_s_file_states_every_value_itself(name: str) -> None:
     resolved = RunConfig.model_validate(written).to_dict()
     if resolved["optim"]["algorithm"] == "sgd":
         del resolved["optim"]["beta2"]  # Adam's
+    for key in ("unlabeled", "auxiliary", "auxiliary_share"):
+        if key not in written["data"]:
+            del resolved["data"][key]  # for those who have such images
     for key in ("teacher", "student", "data", "optim", "checkpoint", "validate", "terms"):
         assert written[key] == resolved[key], f"[{key}] leaves something to a default"
     assert written.keys() == resolved.keys()
@@ -46,7 +52,7 @@ def test_a_preset_s_file_states_every_value_itself(name: str) -> None:
 @pytest.mark.parametrize("name", preset_names())
 def test_a_preset_states_every_option_of_its_terms(name: str) -> None:
     for term, config in load_preset(name).terms.items():
-        module = import_module(find("terms", term, "term"))
+        module = import_module(find("terms", config.term or term, "term"))
         assert set(config.options()) == set(module.Options.model_fields), term
 
 
@@ -57,6 +63,23 @@ def test_a_resolved_preset_is_a_preset_again(name: str, data: str, tmp_path: Pat
     file = tmp_path / "again.toml"
     file.write_text(tomli_w.dumps(config.to_dict()))
     assert load_preset(file) == config
+
+
+@pytest.mark.parametrize("data", ["camvid", "streets"])
+def test_methods_are_compared_at_one_recipe_and_can_share_a_teacher(data: str) -> None:
+    skd = load_preset("skd", data=data)
+    configs = [load_preset(name, data=data) for name in ONE_TEACHER]
+    for config in configs:
+        assert (config.student, config.data, config.optim) == (skd.student, skd.data, skd.optim)
+        assert (config.aux_weight, config.precision, config.seed) == (skd.aux_weight, skd.precision, skd.seed)
+        assert config.teacher == configs[0].teacher
+
+
+def test_a_preset_may_list_one_term_twice() -> None:
+    terms = load_preset("cwd").terms
+    assert (terms["channel"].term, terms["channel"].weight, terms["channel"].options()["on"]) == (None, 3, "logits")
+    again = terms["channel-feature"]
+    assert (again.term, again.weight, again.options()["on"]) == ("channel", 50, "features")
 
 
 def test_skd_states_the_paper_s_weights_beside_ours() -> None:

@@ -237,7 +237,7 @@ def test_the_log_has_terms_rate_and_scores_and_the_model_its_last_and_best_score
     assert logged[0]["lr"] == pytest.approx(0.02 * (2 / 11) ** 0.9)
     assert validated[11] == scores.miou
     place = Workplace(torch.device("cpu"), CPU, 0, Silence())
-    assert torch.equal(score(job.network, job.data, None, place, CPU).confusion, scores.confusion)
+    assert torch.equal(score(job.network, job.info, job.data, place, CPU).confusion, scores.confusion)
     state = load_state(tmp_path / "run/checkpoints/last")
     best = max(validated.values())
     assert (state["best"], state["best_step"]) == (best, min(step for step, miou in validated.items() if miou == best))

@@ -9,7 +9,7 @@ from importlib import import_module
 from segdistill.config import find_data
 from segdistill.data._base import AUXILIARY, SPLITS, DataSource, Joined, Sample, Split
 from segdistill.data._batches import evaluation_batches, training_batches
-from segdistill.data._check import Census, check_files
+from segdistill.data._check import Census, check_files, take_census
 from segdistill.data._folder import image_folder
 from segdistill.data._image import SUFFIXES, read_image, read_label, to_size
 
@@ -28,17 +28,22 @@ __all__ = [
     "load_data",
     "read_image",
     "read_label",
+    "take_census",
     "to_size",
     "training_batches",
 ]
 
 
 def load_data(spec: str) -> DataSource:
-    """Find the data set that `spec` names: NAME:PATH, or NAME, which lies in $SEGDISTILL_DATA/NAME or is built in.
+    """Find the data set that `spec` names.
+
+    Args:
+        spec: NAME:PATH; or NAME, which lies in $SEGDISTILL_DATA/NAME or is built in; or the path of a data.toml.
 
     Raises:
-        UsageError: if the name is unknown or there is no such folder.
+        UsageError: if the name is unknown, there is no such file or folder, or the data.toml has mistakes.
         DataError: if the folder does not hold that data set.
     """
-    source: DataSource = import_module(find_data(spec)).load(spec.partition(":")[2])
+    path = spec if spec.endswith(".toml") else spec.partition(":")[2]
+    source: DataSource = import_module(find_data(spec)).load(path)
     return source

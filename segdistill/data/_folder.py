@@ -1,20 +1,37 @@
-"""Folders of images beside folders of label maps, paired by the files' stems."""
+"""Folders of images beside folders of label maps, paired by the files' names."""
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from segdistill.data._base import UNLABELED, Sample
+from segdistill.data._base import SPLITS, UNLABELED, DataSource, Sample, Split
 from segdistill.data._image import SUFFIXES, is_turned, read_image, read_label
 from segdistill.errors import DataError, UsageError
 
+Ids = npt.NDArray[np.uint8 | np.uint16]
 IdTable = npt.NDArray[np.int16]
 """One entry per 16-bit id: the class, IGNORE, or -1 where a file must not have that id."""
+
+
+class Files(NamedTuple):
+    """Files of one kind, or the names that a list holds."""
+
+    place: str
+    """The folder or the list, relative to the data set's folder."""
+    found: Mapping[str, tuple[str, int]]
+    """From what a pair has in common to the file, relative to the data set's folder, and its bytes."""
+
+    def without(self, keys: Iterable[str]) -> "Files":
+        """Leave some out."""
+        dropped = set(keys)
+        return Files(self.place, {key: file for key, file in self.found.items() if key not in dropped})
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +45,12 @@ class FolderSplit:
     """Their label maps, relative to `root`."""
     ids: IdTable
     fingerprint: str
+    decode: Callable[[Path], Ids] = read_label
 
     def read(self, index: int) -> Sample:
         """Read a pair; see `Split`."""
         image_path, label_path = self.root / self.names[index], self.root / self.labels[index]
-        image, label = read_image(image_path), read_label(label_path)
+        image, label = read_image(image_path), self.decode(label_path)
         if image.shape[:2] != label.shape:
             raise DataError(
                 f"{image_path} has {_size(image)} pixels, its label {label_path} has {_size(label)}.",
@@ -42,7 +60,7 @@ class FolderSplit:
             )
         return Sample(image, self._classes(label, label_path), self.names[index])
 
-    def _classes(self, label: npt.NDArray[np.uint8 | np.uint16], path: Path) -> npt.NDArray[np.uint8]:
+    def _classes(self, label: Ids, path: Path) -> npt.NDArray[np.uint8]:
         classes = self.ids[label]
         if classes.min(initial=0) < 0:
             found, counts = np.unique(label[classes < 0], return_counts=True)
@@ -84,11 +102,16 @@ def image_folder(path: str) -> ImageFolder:
         for file in root.rglob("*")
         if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
     )
-    if not files:
-        raise DataError(f"{root} has no images.", f"Known endings: {', '.join(sorted(SUFFIXES))}.")
-    names = tuple(str(file.relative_to(root)) for file in files)
-    listing = [f"{name}\0{file.stat().st_size}" for name, file in zip(names, files, strict=True)]
-    return ImageFolder(root, names, hashlib.sha256(os.fsencode("\0".join(listing))).hexdigest())
+    return _image_folder(root, "", [(str(file.relative_to(root)), file.stat().st_size) for file in files])
+
+
+def unlabeled(root: Path, images: Files) -> ImageFolder:
+    """Make a split of images without labels.
+
+    Raises:
+        DataError: if there are none.
+    """
+    return _image_folder(root, images.place, [images.found[key] for key in sorted(images.found)])
 
 
 def id_table(classes: Mapping[int, int]) -> IdTable:
@@ -99,36 +122,83 @@ def id_table(classes: Mapping[int, int]) -> IdTable:
 
 
 def folder_split(root: Path, images: str, labels: str, ids: IdTable) -> FolderSplit:
-    """Pair the images in one folder with the label maps in another.
+    """Pair the images in one folder with the label maps of the same names in another; see `paired`."""
+    return paired(root, files_in(root, images), files_in(root, labels), ids)
+
+
+def paired(
+    root: Path,
+    images: Files,
+    labels: Files,
+    ids: IdTable,
+    *,
+    listed: Files | None = None,
+    decode: Callable[[Path], Ids] = read_label,
+) -> FolderSplit:
+    """Pair images with label maps: all of them, or those that a list names.
 
     Raises:
-        DataError: if a folder is missing or empty, a file has no partner, or two files share a stem.
+        DataError: if there are no images, or one of a pair is missing.
     """
-    image_files, label_files = _files(root, images), _files(root, labels)
-    if not image_files:
-        raise DataError(f"{root / images} has no images.", f"Known endings: {', '.join(sorted(SUFFIXES))}.")
+    wanted = images if listed is None else listed
+    if not wanted.found:
+        raise _no_images(root / wanted.place)
+    needs = ((wanted, labels), (labels if listed is None else wanted, images))
     lonely = [
         _some(
-            f"in {root / here} without a partner of the same name in {root / there}",
-            (os.path.basename(mine[stem][0]) for stem in mine.keys() - others.keys()),
+            f"in {root / here.place} without a partner of the same name in {root / there.place}",
+            (os.path.basename(here.found[key][0]) for key in missing),
         )
-        for here, mine, there, others in (
-            (images, image_files, labels, label_files),
-            (labels, label_files, images, image_files),
-        )
-        if mine.keys() - others.keys()
+        for here, there in needs
+        if (missing := here.found.keys() - there.found.keys())
     ]
     if lonely:
         raise DataError("\n".join(lonely), "Each image needs its label map: a.jpg and a.png, say.")
-    stems = sorted(image_files)
-    listing = [f"{files[stem][0]}\0{files[stem][1]}" for files in (image_files, label_files) for stem in stems]
-    return FolderSplit(
-        root,
-        tuple(image_files[stem][0] for stem in stems),
-        tuple(label_files[stem][0] for stem in stems),
-        ids,
-        hashlib.sha256(os.fsencode("\0".join(listing))).hexdigest(),
-    )
+    keys = sorted(wanted.found)
+    chosen = [[files.found[key] for key in keys] for files in (images, labels)]
+    names = [tuple(name for name, _ in files) for files in chosen]
+    return FolderSplit(root, names[0], names[1], ids, _fingerprint(chosen[0] + chosen[1]), decode)
+
+
+def files_in(root: Path, folder: str, ending: str = "", suffixes: Iterable[str] = SUFFIXES) -> Files:
+    """Find the files in a folder; `ending`, the part of their names before the suffix, is not common to a pair.
+
+    Raises:
+        DataError: if the folder cannot be read, or two files differ in their suffixes only.
+    """
+    found: dict[str, tuple[str, int]] = {}
+    twice = []
+    with _readable(root / folder), os.scandir(root / folder) as entries:
+        for entry in entries:
+            stem, suffix = os.path.splitext(entry.name)
+            known = suffix.lower() in suffixes and stem.endswith(ending) and not stem.startswith(".")
+            if known and entry.is_file():
+                key = stem.removesuffix(ending)
+                twice += [stem] if key in found else []
+                found[key] = (f"{folder}/{entry.name}", entry.stat().st_size)
+    if twice:
+        raise DataError(_some(f"in {root / folder} with more than one ending", twice), "Keep one file per name.")
+    return Files(f"{folder}/*{ending}" if ending else folder, found)
+
+
+def files_below(root: Path, folder: str, ending: str) -> Files:
+    """Find the files in the folders of a folder; see `files_in`."""
+    with _readable(root / folder), os.scandir(root / folder) as entries:
+        inner = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    found = {key: file for name in inner for key, file in files_in(root, f"{folder}/{name}", ending).found.items()}
+    return Files(f"{folder}/*/*{ending}", found)
+
+
+def names_in(root: Path, file: str) -> Files:
+    """Read a list of images: one per line, with or without folder and suffix; a label map after it is passed over.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    with _readable(root / file):
+        lines = (root / file).read_text("utf-8", "replace").splitlines()
+    stems = [Path(line.split()[0]).stem for line in lines if line.strip()]
+    return Files(file, {stem: (stem, 0) for stem in stems})
 
 
 def data_root(name: str, path: str) -> Path:
@@ -149,22 +219,61 @@ def data_root(name: str, path: str) -> Path:
     return root
 
 
-def _files(root: Path, folder: str) -> dict[str, tuple[str, int]]:
-    """Return stem -> (path relative to root, bytes) of a folder's images."""
-    found: dict[str, tuple[str, int]] = {}
-    twice = []
+def layout_root(name: str, path: str, *, known_by: Sequence[str], inside: Sequence[str] = (), expected: str) -> Path:
+    """Return the folder that has one of the folders `known_by`: the data set's own, or the first of `inside` in it.
+
+    Raises:
+        UsageError: if there is no folder at all; see `data_root`.
+        DataError: if none is laid out like that.
+    """
+    root = data_root(name, path)
+    for place in (root, *(root / folder for folder in inside)):
+        if any((place / folder).is_dir() for folder in known_by):
+            return place
+    has = ", ".join(sorted(entry.name for entry in root.iterdir())[:10]) or "nothing"
+    raise DataError(f"{root} is not laid out as {name} is: it has {has}.", f"Expected {expected}.")
+
+
+def data_source(
+    name: str,
+    classes: tuple[str, ...],
+    palette: tuple[tuple[int, int, int], ...],
+    splits: Mapping[str, Split],
+    usual: Mapping[str, Sequence[int]],
+    warnings: Sequence[str] = (),
+) -> DataSource:
+    """Put a data set together; absent splits and numbers of images that are not in `usual` are warnings too."""
+    absent = [f"{name} has no {split} split here." for split in SPLITS if split in usual and split not in splits]
+    counts = {split: len(images.names) for split, images in splits.items()}
+    unusual = [
+        f"{name}'s {split} split has {count} images here; it usually has {' or '.join(map(str, usual[split]))}."
+        for split, count in counts.items()
+        if count not in usual[split]
+    ]
+    return DataSource(name, classes, palette, splits, (*warnings, *absent, *unusual))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        with os.scandir(root / folder) as entries:
-            for entry in entries:
-                stem, suffix = os.path.splitext(entry.name)
-                if suffix.lower() in SUFFIXES and not stem.startswith(".") and entry.is_file():
-                    twice += [stem] if stem in found else []
-                    found[stem] = (f"{folder}/{entry.name}", entry.stat().st_size)
+        yield
     except OSError as error:
-        raise DataError(f"{root / folder} cannot be read: {error.strerror}.") from None
-    if twice:
-        raise DataError(_some(f"in {root / folder} with more than one ending", twice), "Keep one file per name.")
-    return found
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _image_folder(root: Path, place: str, files: Sequence[tuple[str, int]]) -> ImageFolder:
+    if not files:
+        raise _no_images(root / place)
+    return ImageFolder(root, tuple(name for name, _ in files), _fingerprint(files))
+
+
+def _no_images(path: Path) -> DataError:
+    endings = ", ".join(sorted(SUFFIXES))
+    return DataError(f"{path} has no images.", f"A folder has files ({endings}), a list their names, one per line.")
+
+
+def _fingerprint(files: Iterable[tuple[str, int]]) -> str:
+    return hashlib.sha256(os.fsencode("\0".join(f"{name}\0{size}" for name, size in files))).hexdigest()
 
 
 def _some(what: str, names: Iterable[str], most: int = 10) -> str:

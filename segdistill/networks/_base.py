@@ -91,7 +91,7 @@ def count_macs(network: SegNetwork, size: tuple[int, int]) -> int:
     training = network.training
     # Fake tensors have shapes and no numbers: nothing is computed.
     with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter, torch.no_grad():
-        Deployed(network)(torch.zeros(1, 3, *size, device=network.mean.device))
+        Deployed(network)(torch.zeros(1, network.mean.shape[1], *size, device=network.mean.device))
     network.train(training)
     return int(counter.get_total_flops()) // 2
 

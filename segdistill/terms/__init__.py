@@ -3,15 +3,17 @@
 A term's module has `Options`, the table's own keys, and `build(options, pair)`, which returns the `Term`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from segdistill import losses
 from segdistill.config import TermConfig, find, validated
 from segdistill.distributed import share_of_step
+from segdistill.errors import UsageError
 from segdistill.types import Batch, Term
 
 
@@ -22,6 +24,8 @@ class Pair:
     student: nn.Module
     teacher: nn.Module
     num_classes: int
+    shared: dict[str, Any] = field(default_factory=dict)
+    """What several terms have in common: the first that needs it puts it here, under a name that they know."""
 
 
 class Weighted(NamedTuple):
@@ -37,6 +41,32 @@ def compared_at(batch: Batch, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     return valid, share_of_step(batch, lambda part: losses.at_size(part.compared(), size).sum())
 
 
+def last_channels(network: nn.Module, maps: int = 1) -> int:
+    """Return how many channels the last features of a network have, found by asking it for those of a small image.
+
+    Raises:
+        UsageError: if it has fewer than `maps` feature maps: some networks show nothing but their logits.
+    """
+    mean, training = network.get_buffer("mean"), network.training
+    with torch.no_grad():
+        output = network.eval()(mean.new_zeros(1, mean.shape[1], 64, 64))
+    network.train(training)
+    if len(output.features) < maps:
+        what = f"{type(network).__name__} has {len(output.features)} feature maps, and {maps} are compared."
+        raise UsageError(what, "Terms on logits, such as pixel or channel, need none.")
+    return int(output.features[-1].shape[1])
+
+
+def check_features(pair: Pair, maps: int = 1) -> None:
+    """Check that both networks have that many feature maps, for a term that needs no channels.
+
+    Raises:
+        UsageError: if one has fewer.
+    """
+    for network in (pair.student, pair.teacher):
+        last_channels(network, maps)
+
+
 def check_terms(terms: dict[str, TermConfig]) -> None:
     """Check every term's name and table, before anything is built.
 
@@ -44,16 +74,26 @@ def check_terms(terms: dict[str, TermConfig]) -> None:
         UsageError: an unknown term or key, with the nearest names.
     """
     for name, config in terms.items():
-        module = import_module(find("terms", name, "term"))
-        validated(module.Options, config.options(), f"[terms.{name}]")
+        _module_and_options(name, config)
 
 
 def build_terms(terms: dict[str, TermConfig], pair: Pair) -> dict[str, Weighted]:
-    """Build the terms that weigh something. A weight of 0 leaves a term out: it costs nothing and changes nothing."""
+    """Build the terms that weigh something. A weight of 0 leaves a term out: it costs nothing and changes nothing.
+
+    Raises:
+        UsageError: a term that does not know its options, or cannot compare these two networks, by its name.
+    """
     built = {}
     for name, config in terms.items():
-        module = import_module(find("terms", name, "term"))
-        options = validated(module.Options, config.options(), f"[terms.{name}]")
+        module, options = _module_and_options(name, config)
         if config.weight > 0:
-            built[name] = Weighted(config.weight, module.build(options, pair))
+            try:
+                built[name] = Weighted(config.weight, module.build(options, pair))
+            except UsageError as error:
+                raise UsageError(f"[terms.{name}] {error.what}", error.fix) from None
     return built
+
+
+def _module_and_options(name: str, config: TermConfig) -> tuple[Any, Any]:
+    module = import_module(find("terms", config.term or name, "term"))
+    return module, validated(module.Options, config.options(), f"[terms.{name}]")

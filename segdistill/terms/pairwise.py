@@ -7,7 +7,7 @@ from torch import Tensor
 
 from segdistill import losses
 from segdistill.config import Strict
-from segdistill.terms import Pair
+from segdistill.terms import Pair, check_features
 from segdistill.types import Batch, SegOutput, Term
 
 
@@ -34,4 +34,5 @@ class Pairwise(Term):
 
 def build(options: Options, pair: Pair) -> Term:
     """Build the term; it needs no adapter, a cosine matrix has the same size for any number of channels."""
+    check_features(pair)
     return Pairwise(options.pool, options.kind)

@@ -1,0 +1,55 @@
+"""COCO-Stuff 10K: 10,000 of COCO's images, the classes of `coco_stuff_164k`; https://github.com/nightrome/cocostuff10k.
+
+Read as cocostuff-10k-v1.1.zip has it: images/*.jpg, annotations/*.mat, imageLists/{train,test}.txt. A label map is the
+variable S of a MATLAB file and holds COCO's ids, 0 where nothing is labelled. Version 1.0, which had other ids, is in a
+newer format of MATLAB's and refused.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from scipy.io import loadmat
+
+from segdistill.data._base import DataSource
+from segdistill.data._folder import Ids, data_source, files_in, id_table, layout_root, names_in, paired
+from segdistill.data.coco_stuff_164k import CLASSES, COCO_IDS, PALETTE
+from segdistill.errors import DataError
+from segdistill.types import IGNORE
+
+LISTS = {"train": "imageLists/train.txt", "val": "imageLists/test.txt"}
+USUAL = {"train": (9000,), "val": (1000,)}
+"""Images per split."""
+
+
+def load(path: str) -> DataSource:
+    """Find train, and val, which its authors call test."""
+    root = layout_root(
+        "coco-stuff-10k",
+        path,
+        known_by=["imageLists"],
+        inside=["cocostuff-10k-v1.1"],
+        expected="images/, annotations/ and imageLists/ of cocostuff-10k-v1.1.zip",
+    )
+    images, labels = files_in(root, "images"), files_in(root, "annotations", suffixes=[".mat"])
+    ids = id_table({0: IGNORE} | {id_: i for i, id_ in enumerate(COCO_IDS)})
+    splits = {
+        split: paired(root, images, labels, ids, listed=names_in(root, file), decode=read_mat)
+        for split, file in LISTS.items()
+    }
+    return data_source("coco-stuff-10k", CLASSES, PALETTE, splits, USUAL)
+
+
+def read_mat(path: Path) -> Ids:
+    """Read the label map (H, W) in a MATLAB file.
+
+    Raises:
+        DataError: if it is damaged, or no such file.
+    """
+    expected = "Expected a file of cocostuff-10k-v1.1.zip, with the label map S in 8 or 16 bits."
+    try:
+        ids: Ids = loadmat(path, variable_names=["S"])["S"]
+    except Exception as error:  # SciPy's parser raises almost anything on damaged bytes
+        raise DataError(f"{path} cannot be read: {error}.", expected) from None
+    if ids.ndim != 2 or ids.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{path} holds no label map: S is {ids.dtype} of shape {ids.shape}.", expected)
+    return ids

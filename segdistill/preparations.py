@@ -1,0 +1,65 @@
+"""What a term had trained before the student: kept in the run's folder, found again for the same teacher and data."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+
+from segdistill.checkpoint import ModelInfo, weights_digest
+from segdistill.setting import Setting
+from segdistill.store import write_atomic
+from segdistill.types import Stage
+
+
+def key_of(setting: Setting, stage: Stage, teacher: ModelInfo) -> str:
+    """Return a sha256 of all that the stage's weights depend on, the order of the images aside."""
+    data = setting.config.data.model_dump(mode="json", exclude={"name", "unlabeled"})
+    parts = {
+        "stage": stage.name,
+        "shapes": {name: list(tensor.shape) for name, tensor in stage.model.state_dict().items()},
+        "teacher": teacher.sha256,
+        "images": [setting.data.fingerprint, data],
+        "optim": stage.optim.model_dump(),
+        "precision": setting.place.precision.name,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def keep(path: Path, stage: Stage, key: str, seconds: float) -> None:
+    """Write a trained stage's weights."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in stage.model.state_dict().items()}
+    header = {"key": key, "sha256": weights_digest(weights), "seconds": str(seconds)}
+    write_atomic(path, safetensors.torch.save(weights, {"segdistill-stage": json.dumps(header)}))
+
+
+def find(name: str, key: str, runs: Iterable[Path]) -> Path | None:
+    """Return a file of that stage in one of the runs' folders; damaged and other ones are passed over."""
+    for run in runs:
+        path = run / f"{name}.safetensors"
+        header = _header(path) if path.is_file() else {}
+        if header.get("key") == key and weights_digest(safetensors.torch.load_file(path)) == header["sha256"]:
+            return path
+    return None
+
+
+def load(path: Path, stage: Stage) -> float:
+    """Fill the stage's model from a file that `find` returned; return the seconds its training took."""
+    stage.model.load_state_dict(safetensors.torch.load_file(path))
+    return float(_header(path)["seconds"])
+
+
+def seconds_in(run: Path) -> float:
+    """Return the seconds that what is kept in a run's folder took to train, there or elsewhere."""
+    return sum(float(_header(path).get("seconds", 0)) for path in run.glob("*.safetensors"))
+
+
+def _header(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header: dict[str, str] = json.loads((file.metadata() or {}).get("segdistill-stage", "{}"))
+            return header
+    except (SafetensorError, OSError, ValueError):
+        return {}

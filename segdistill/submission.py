@@ -1,0 +1,106 @@
+"""Label maps as the Cityscapes benchmark's server takes them.
+
+By cityscapesScripts' evaluation/evalPixelLevelSemanticLabeling.py (`getPrediction`, `evaluatePair`), which also scores
+them on the validation images: for each image exactly one PNG of one channel and of the image's size, named
+<city>_123456_123456*.png, whose pixels are the ids of helpers/labels.py and not the 19 train ids.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from segdistill.data.cityscapes import CLASSES, LABEL_IDS
+from segdistill.engine import predict_labels
+from segdistill.errors import DataError, UsageError
+from segdistill.metrics import Scores
+from segdistill.store import write_atomic
+from segdistill.types import Batch
+
+SIZE = (1024, 2048)
+"""Of every image of Cityscapes, height and width."""
+MOST = 5
+"""Files in a message."""
+
+
+def plan_submission(images: Sequence[str], folder: Path, *, overwrite: bool) -> dict[str, Path]:
+    """Return where the label map of each image goes.
+
+    Args:
+        images: names of a split's samples.
+        folder: of all label maps, made where it is missing.
+        overwrite: replace label maps of these images that are there.
+
+    Raises:
+        UsageError: if the folder holds anything else, or they are there and `overwrite` was not asked for.
+        DataError: if an image has not the name of one of Cityscapes, or two have the same.
+    """
+    targets: dict[str, Path] = {}
+    owners: dict[str, str] = {}
+    for image in images:
+        name = re.match(r"[a-z-]+_\d{6}_\d{6}(?=_)", Path(image).name)
+        if name is None:
+            raise DataError(f"{image} is not named as Cityscapes' images are.", "Expected CITY_123456_123456_*.png.")
+        if (other := owners.setdefault(name[0], image)) != image:
+            raise DataError(f"{other} and {image} are both {name[0]}.", "The server takes one label map of each.")
+        targets[image] = folder / f"{name[0]}_labelIds.png"
+    there = set(folder.iterdir()) if folder.is_dir() else set()
+    if there and not overwrite:
+        raise UsageError(f"{folder} is not empty.", "Add --overwrite, or choose another --submission.")
+    if others := sorted(path.name for path in there - set(targets.values())):
+        more = ", ..." if len(others) > MOST else ""
+        raise UsageError(
+            f"{folder} holds what is no part of this submission: {', '.join(others[:MOST])}{more}.",
+            "The server would refuse it. Choose another --submission, or delete that.",
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{folder} cannot be made a folder: {error.strerror}.", "Choose another --submission."
+        ) from None
+    return targets
+
+
+@torch.no_grad()
+def write_submission(
+    predict: Callable[[Tensor], Tensor],
+    batches: Iterable[Batch],
+    targets: Mapping[str, Path],
+    on_batch: Callable[[int], None],
+) -> Scores:
+    """Write the label map of every image.
+
+    Args:
+        predict: images (B, 3, h, w) in 0..255 to logits (B, 19, h', w').
+        batches: of `evaluation_batches`.
+        targets: of `plan_submission`.
+        on_batch: called with the number of images done.
+
+    Returns:
+        The scores where there are labels.
+
+    Raises:
+        DataError: if an image has not Cityscapes' size.
+    """
+    ids, scores = np.array(LABEL_IDS, np.uint8), Scores.empty(len(CLASSES))
+    for batch in batches:
+        height, width = batch.label.shape[-2:]
+        if (height, width) != SIZE:
+            raise DataError(
+                f"{batch.names[0]} has {width}x{height} pixels.",
+                f"The server takes label maps of {SIZE[1]}x{SIZE[0]}: use the images as they are downloaded.",
+            )
+        prediction = predict_labels(predict, batch.image, SIZE)
+        scores += Scores.of(prediction, batch.label, len(CLASSES))
+        for name, classes in zip(batch.names, prediction.numpy(), strict=True):
+            content = BytesIO()
+            Image.fromarray(ids[classes]).save(content, "PNG")
+            write_atomic(targets[name], content.getvalue())
+        on_batch(len(batch.names))
+    return scores

@@ -1,0 +1,357 @@
+"""Knowledge adaptation: the auto-encoder comes first and then stays as it is; both terms compare with its code."""
+
+import math
+from collections.abc import Iterator
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import BF16, CLASSES, CPU, copied, differing, one_batch, optim, scenes, tiny, train
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segdistill import losses
+from segdistill.config import TermConfig, load_preset, preset_folder
+from segdistill.engine import Precision, Training
+from segdistill.networks import SegNetwork
+from segdistill.objectives import Distillation
+from segdistill.terms import Pair, build_terms
+from segdistill.terms._autoencoder import AutoEncoder, LatentTerm, Reconstruction, Settings
+from segdistill.terms.adaptation import Adaptation
+from segdistill.terms.adaptation import Options as AdaptationOptions
+from segdistill.terms.affinity import Affinity, bounded
+from segdistill.terms.affinity import Options as AffinityOptions
+from segdistill.types import IGNORE, Batch, Frozen, SegOutput, Stage
+
+STEPS = Settings(steps=3)
+KA = {"adaptation": 50.0, "affinity": 1.0}
+
+
+def ka(
+    student: SegNetwork, teacher: SegNetwork, weights: dict[str, float] = KA, **steps: int
+) -> tuple[Distillation, list[LatentTerm]]:
+    """Return the objective with the weighted terms, whose auto-encoders train for 3 steps or as `steps` has it."""
+    tables = {
+        name: TermConfig.model_validate({"weight": weight, "autoencoder": {"steps": steps.get(name, 3)}})
+        for name, weight in weights.items()
+    }
+    torch.manual_seed(7)
+    built = build_terms(tables, Pair(student, teacher, len(CLASSES)))
+    terms = [weighted.term for weighted in built.values() if isinstance(weighted.term, LatentTerm)]
+    return Distillation(0.4, Frozen(teacher), built), terms
+
+
+def ka_terms(teacher: SegNetwork) -> list[LatentTerm]:
+    pair = Pair(tiny(0), teacher, len(CLASSES))
+    return [
+        Adaptation(AdaptationOptions(autoencoder=STEPS), pair),
+        Affinity(AffinityOptions(autoencoder=STEPS), pair),
+    ]
+
+
+def stages(terms: list[LatentTerm], teacher: nn.Module) -> Iterator[Stage]:
+    for term in terms:
+        yield from term.before(teacher)
+
+
+def trained(student: SegNetwork, teacher: SegNetwork) -> tuple[Distillation, list[LatentTerm]]:
+    """Return objective and terms after the auto-encoder's stage."""
+    objective, terms = ka(student, teacher)
+    for stage in stages(terms, teacher):
+        train(stage, scenes(3))
+    return objective, terms
+
+
+def alone(options: AdaptationOptions | AffinityOptions, width: int = 2) -> LatentTerm:
+    """Return a term between maps of `width` channels that compares them as they are."""
+    student, teacher = tiny(0), tiny(1, width=width)
+    pair = Pair(student, teacher, len(CLASSES))
+    term = Adaptation(options, pair) if isinstance(options, AdaptationOptions) else Affinity(options, pair)
+    term.set_submodule("adapter", nn.Identity())
+    term.latent.encoder = nn.Sequential()
+    return term
+
+
+def maps(features: Tensor) -> SegOutput:
+    return SegOutput(features, (features,), None)
+
+
+def value(term: LatentTerm, student: Tensor, teacher: Tensor) -> Tensor:
+    result: Tensor = term(maps(student), maps(teacher), one_batch(len(student)))
+    return result
+
+
+# The auto-encoder
+
+
+def test_three_convolutions_halve_the_map_once_and_three_deconvolutions_enlarge_it_once() -> None:
+    layers = list(AutoEncoder(8, 4).modules())
+    convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+    assert [type(layer) for layer in convolutions] == 3 * [nn.Conv2d] + 3 * [nn.ConvTranspose2d]
+    assert [layer.stride[0] for layer in convolutions] == [2, 1, 1, 2, 1, 1]
+    assert {(layer.kernel_size, layer.padding) for layer in convolutions} == {((3, 3), (1, 1))}
+    assert [layer.out_channels for layer in convolutions] == [8, 4, 4, 4, 8, 8]
+    assert [type(layer) for layer in layers].count(nn.BatchNorm2d) == [type(x) for x in layers].count(nn.ReLU) == 6
+
+
+@pytest.mark.parametrize("size", [*product((1, 2, 7, 12), (1, 5, 16)), (65, 65)])
+def test_maps_of_any_size_are_rebuilt_at_their_own(size: tuple[int, int]) -> None:
+    features = torch.rand(2, 6, *size)
+    code, rebuilt = AutoEncoder(6, 3).eval()(features)
+    assert code.shape == (2, 3, math.ceil(size[0] / 2), math.ceil(size[1] / 2))
+    assert rebuilt.shape == features.shape
+    assert min(code.min(), rebuilt.min()) >= 0
+
+
+class Echo(nn.Module):
+    """A teacher whose features are the image."""
+
+    def forward(self, image: Tensor) -> SegOutput:
+        return maps(image)
+
+
+class Off(nn.Module):
+    """An auto-encoder whose code is a corner, and which rebuilds everything 0.5 too high."""
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return -features[:, :1, :1, :1], features + 0.5
+
+
+def test_the_reconstruction_is_the_squared_error_plus_a_ten_millionth_of_the_code_over_the_number_of_features() -> None:
+    image = torch.tensor([[[[3.0, -1.0]]], [[[5.0, 2.0]]]])  # two images of 1x2 positions, one channel
+    batch = Batch(image, torch.full((2, 1, 2), IGNORE), ("a", "b"), torch.arange(2))
+    step = Reconstruction(Frozen(Echo()))(Off(), batch)
+    assert list(step.terms) == ["reconstruction", "sparsity"]
+    assert step.terms["reconstruction"].item() == pytest.approx(4 * 0.5**2 / 4)
+    assert step.terms["sparsity"].item() == pytest.approx(1e-7 * (3 + 5) / 4)
+
+
+@pytest.mark.parametrize("precision", [CPU, BF16], ids=["fp32", "bf16"])
+def test_the_auto_encoder_learns_what_the_teacher_sees_and_the_teacher_stays_as_it_is(precision: Precision) -> None:
+    teacher = tiny(1, width=10)
+    _, (term,) = ka(tiny(0), teacher, {"affinity": 1.0}, affinity=25)
+    before = copied(teacher)
+    (stage,) = term.before(teacher)
+    assert (stage.name, stage.optim.steps, stage.optim.lr) == ("autoencoder", 25, 0.1)
+    reports = train(stage, scenes(25), precision=precision)
+    errors = [report.terms["reconstruction"].item() for report in reports]
+    assert errors[-1] < 0.3 * errors[0]
+    assert not differing(before, copied(teacher))
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_nothing_happens_to_the_teacher_before_a_stage_is_asked_for() -> None:
+    teacher = tiny(1)
+    terms = ka_terms(teacher)
+    coming = [term.before(teacher) for term in terms]
+    assert all(parameter.requires_grad for parameter in teacher.parameters())
+    assert [stage.name for one in coming for stage in one] == ["autoencoder"]
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+class Curious(Frozen):
+    """A teacher that reads more of the batch than its image."""
+
+    def forward(self, batch: Batch) -> SegOutput:
+        with torch.no_grad():
+            output: SegOutput = self.network(batch.image + batch.label[:, None])
+        return output
+
+
+def test_a_teacher_that_needs_the_batch_is_asked_with_it() -> None:
+    teacher = Curious(tiny(1))
+    (stage,) = stages(ka_terms(tiny(1)), teacher)
+    assert isinstance(stage.objective, Reconstruction)
+    assert stage.objective.teacher is teacher
+
+
+# One auto-encoder for both terms
+
+
+def test_both_terms_share_one_auto_encoder_which_is_trained_once() -> None:
+    teacher = tiny(1)
+    _, terms = ka(tiny(0), teacher)
+    assert terms[0].latent is terms[1].latent
+    assert [stage.name for stage in stages(terms, teacher)] == ["autoencoder"]
+    assert not list(stages(terms, teacher))
+
+
+@pytest.mark.parametrize("name", KA)
+def test_a_term_alone_has_its_auto_encoder_trained(name: str) -> None:
+    teacher = tiny(1)
+    _, terms = ka(tiny(0), teacher, dict.fromkeys(KA, 0.0) | {name: 1.0})
+    assert len(terms) == 1
+    assert [stage.name for stage in stages(terms, teacher)] == ["autoencoder"]
+    assert not terms[0].notes
+
+
+def test_terms_with_other_settings_have_an_auto_encoder_each() -> None:
+    teacher = tiny(1)
+    _, terms = ka(tiny(0), teacher, affinity=5)
+    found = [(stage.name, stage.optim.steps) for stage in stages(terms, teacher)]
+    assert found == [("autoencoder", 3), ("autoencoder-2", 5)]
+
+
+def test_weights_kept_from_another_run_make_the_same_code() -> None:
+    teacher, features = tiny(1), torch.rand(2, 12, 5, 7)
+    _, first = ka(tiny(0), teacher)
+    for stage in stages(first, teacher):
+        train(stage, scenes(3))
+        kept = copied(stage.model)
+    _, again = ka(tiny(5), teacher)
+    for stage in stages(again, teacher):
+        stage.model.load_state_dict(kept)
+    assert torch.equal(again[1].latent(maps(features)), first[0].latent(maps(features)))
+
+
+def test_a_term_whose_auto_encoder_is_not_trained_says_so() -> None:
+    teacher = tiny(1)
+    _, terms = ka(tiny(0), teacher)
+    assert all("autoencoder is not trained" in term.notes[0] for term in terms)
+    list(stages(terms, teacher))
+    assert not any(term.notes for term in terms)
+
+
+# The student's stage
+
+
+def test_the_encoder_is_the_same_bit_for_bit_after_the_student_s_training() -> None:
+    student, teacher = tiny(0), tiny(1)
+    objective, terms = ka(student, teacher)
+    for stage in stages(terms, teacher):
+        train(stage, scenes(3))
+        autoencoder = stage.model
+    encoder = terms[0].latent.encoder
+    before, features = copied(encoder), torch.rand(2, 12, 5, 7)
+    code = terms[0].latent(maps(features))
+    assert not differing(before, copied(autoencoder.get_submodule("encoder")))
+    train(Stage("student", student, objective, optim(3)), scenes(3))
+    objective.train()
+    autoencoder.train()(features)  # moves the statistics of its own batch norm
+    assert not differing(before, copied(encoder))
+    assert torch.equal(terms[0].latent(maps(features)), code)
+    assert not any(module.training for module in encoder.modules())
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_adapters_are_all_that_the_terms_add_to_what_is_trained_and_saved() -> None:
+    student, teacher = tiny(0), tiny(1)
+    objective, _ = trained(student, teacher)
+    own = [name for name, _ in objective.named_parameters() if not name.startswith("teacher.")]
+    assert own
+    assert all(name.startswith(("terms.adaptation.adapter.", "terms.affinity.adapter.")) for name in own)
+    training = Training(Stage("student", student, objective, optim(1)), BF16)
+    saved = {name for name in training.state()["weights"] if not name.startswith("model.")}
+    assert {name.split(".")[3] for name in saved} == {"adapter"}
+    assert len(training.parameters) == len(list(student.parameters())) + len(own)
+
+
+@pytest.mark.parametrize("name", KA)
+def test_each_term_moves_the_student_and_its_adapter_and_nothing_else(name: str) -> None:
+    student, teacher = tiny(0), tiny(1)
+    objective, terms = trained(student, teacher)
+    objective.train()
+    objective(student, one_batch(2)).terms[name].backward()
+    first = student.get_parameter("first.0.weight").grad
+    assert first is not None
+    assert first.abs().max() > 0
+    for own, parameter in objective.named_parameters():
+        assert (parameter.grad is not None) == own.startswith(f"terms.{name}.adapter."), own
+    assert all(parameter.grad is None for parameter in terms[0].latent.encoder.parameters())
+
+
+def test_a_student_comes_closer_to_the_code() -> None:
+    student, teacher = tiny(0), tiny(1)
+    objective, _ = trained(student, teacher)
+    reports = train(Stage("student", student, objective, optim(20, lr=0.02)), scenes(20))
+    for name in KA:
+        assert reports[-1].terms[name] < 0.8 * reports[0].terms[name]
+
+
+def test_images_without_labels_count_in_both_terms() -> None:
+    student, teacher, batch = tiny(0), tiny(1), one_batch(2)
+    objective, _ = trained(student, teacher)
+    without = batch._replace(label=torch.full_like(batch.label, IGNORE))
+    labelled, unlabelled = objective(student, batch).terms, objective(student, without).terms
+    assert unlabelled["cross_entropy"] == 0
+    for name in KA:
+        assert unlabelled[name] > 0
+        torch.testing.assert_close(unlabelled[name], labelled[name])
+
+
+# The terms
+
+
+def det(shape: tuple[int, ...], a: int, b: int, m: int) -> Tensor:
+    """Return the deterministic tensor behind the published values."""
+    return ((torch.arange(math.prod(shape)) * a + b) % m / m * 4 - 2).reshape(shape)
+
+
+STUDENT, CODE = det((2, 4, 4, 4), 7, 3, 11), det((2, 6, 4, 4), 5, 1, 13)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (AdaptationOptions(), 2.120380932 / 4),
+        (AdaptationOptions(per_element=False), 2.120380932),
+        (AdaptationOptions(p=2, per_element=False), 1.163170402),
+    ],
+)
+def test_adaptation_has_the_value_of_the_paper_s_equation(options: AdaptationOptions, expected: float) -> None:
+    assert value(alone(options), STUDENT, CODE[:, :4]).item() == pytest.approx(expected, rel=2e-6)
+
+
+def test_affinity_has_the_value_of_the_paper_s_equation() -> None:
+    assert value(alone(AffinityOptions()), STUDENT, CODE).item() == pytest.approx(2.247591411, rel=2e-6)
+
+
+@pytest.mark.parametrize("options", [AdaptationOptions(), AffinityOptions()], ids=["adaptation", "affinity"])
+def test_the_code_is_brought_to_the_student_s_size(options: AdaptationOptions | AffinityOptions) -> None:
+    code = CODE[:, :4]
+    larger = F.interpolate(STUDENT, size=(7, 9), mode="bilinear", align_corners=False)
+    resized = F.interpolate(code, size=(7, 9), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(value(alone(options), larger, code), value(alone(options), larger, resized))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 300))
+def test_maps_are_averaged_no_more_than_the_bound_needs(height: int, width: int, most: int) -> None:
+    features = torch.rand(1, 1, height, width)
+    h, w = bounded(features, most).shape[-2:]
+    assert h * w <= most
+    if height * width <= most:
+        assert (h, w) == (height, width)
+    else:
+        side = next(side for side in range(2, 71) if (math.ceil(height / side), math.ceil(width / side)) == (h, w))
+        assert math.ceil(height / (side - 1)) * math.ceil(width / (side - 1)) > most
+
+
+def test_averages_are_those_of_what_lies_inside_the_map() -> None:
+    averaged = bounded(torch.tensor([[[[1.0, 3.0, 10.0], [5.0, 7.0, 20.0], [2.0, 4.0, 9.0]]]]), 4)
+    assert averaged.tolist() == [[[[4.0, 15.0], [3.0, 9.0]]]]
+
+
+def test_affinity_of_too_many_positions_is_that_of_averages_and_says_so() -> None:
+    term, free = alone(AffinityOptions(max_positions=4)), alone(AffinityOptions())
+    halves = (F.avg_pool2d(STUDENT, 2), F.avg_pool2d(CODE, 2))
+    torch.testing.assert_close(value(term, STUDENT, CODE), losses.affinity(*halves))
+    assert term.notes[-1] == "affinity: 4x4 positions are averaged to 2x2, for its memory's sake"
+    value(free, STUDENT, CODE)
+    assert not any("averaged" in note for note in free.notes)
+
+
+def test_the_preset_states_the_paper_s_weights() -> None:
+    lines = (preset_folder() / "ka.toml").read_text(encoding="utf-8").splitlines()
+    for term, weight in KA.items():
+        line = lines[lines.index(f"[terms.{term}]") + 1]
+        assert line.startswith(f"weight = {weight} ")
+        assert line.endswith("# paper")
+
+
+@pytest.mark.parametrize("data", [None, "cityscapes", "camvid", "streets"])
+def test_the_preset_s_terms_share_their_auto_encoder(data: str | None) -> None:
+    terms = load_preset("ka", data=data).terms
+    assert terms["adaptation"].options()["autoencoder"] == terms["affinity"].options()["autoencoder"]

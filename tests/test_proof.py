@@ -1,0 +1,259 @@
+"""What stands around a distillation in the commands: unlabelled images, the plain twin, several seeds, preparations."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from commands import SMALL, contents, segdistill, write_camvid
+from PIL import Image
+from safetensors import safe_open
+
+from segdistill.checkpoint import load_state
+
+NETS = "--teacher pspnet18 --student resnet18-half"
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+@pytest.fixture(scope="module")
+def camvid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_camvid(tmp_path_factory.mktemp("data") / "CamVid", train=4, val=12)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, camvid: Path) -> Path:
+    out = tmp_path_factory.mktemp("teacher") / "run"
+    run = segdistill(f"train-teacher --preset tsl --teacher resnet18-half --data camvid:{camvid} {SMALL} --out {out}")
+    assert run.code == 0, run.err
+    return out
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(1)
+    (folder / "more").mkdir()
+    for name in ("a.png", "b.jpg", "more/c.png"):
+        Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+def distil(camvid: Path, teacher: Path | str, words: str, preset: str = "tsl") -> dict[str, Any]:
+    line = f"distill --preset {preset} --teacher {teacher} --student resnet18-half --data camvid:{camvid} {SMALL}"
+    run = segdistill(f"{line} {words} --json")
+    assert run.code == 0, run.err
+    result: dict[str, Any] = json.loads(run.out)
+    return result
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+# Unlabelled images
+
+
+def test_unlabelled_images_change_the_distilled_student_and_are_named_without_their_path(
+    camvid: Path, teacher: Path, photos: Path, tmp_path: Path
+) -> None:
+    without = distil(camvid, teacher, "--out without")
+    mixed = distil(camvid, teacher, f"--unlabeled {photos} --out mixed")
+    assert without["results"]["distilled"]["miou"] != mixed["results"]["distilled"]["miou"]
+    assert tomllib.loads(Path("mixed/config.toml").read_text())["data"]["unlabeled"] == [photos.name]
+    assert json.loads(Path("mixed/data.json").read_text())["images"] == {"train": 4, "val": 12, "auxiliary": 3}
+    shipped = ("config.toml", "data.json", "environment.json", "README.md", "model.safetensors")
+    assert not [name for name in shipped if str(photos).encode() in Path("mixed", name).read_bytes()]
+
+
+def test_batches_without_any_label_train_and_their_cross_entropy_is_0(
+    camvid: Path, teacher: Path, photos: Path
+) -> None:
+    distil(camvid, teacher, f"--unlabeled {photos} --set data.auxiliary_share=1.0 --baseline steps --out run")
+    (entry,) = (entry for entry in metrics(Path("run")) if "loss" in entry)
+    assert entry["cross_entropy"] == entry["aux"] == 0
+    assert entry["probability"] > 0
+    (plain,) = (entry for entry in metrics(Path("run/baseline")) if "loss" in entry)
+    assert plain["loss"] == 0
+
+
+def test_a_run_with_unlabelled_images_goes_on_with_the_same_ones_only(
+    camvid: Path, teacher: Path, photos: Path, tmp_path: Path
+) -> None:
+    distil(camvid, teacher, f"--unlabeled {photos} --out run")
+    line = f"distill --preset tsl --teacher {teacher} --student resnet18-half --data camvid:{camvid} {SMALL} --out run"
+    assert segdistill(f"{line} --unlabeled {photos} --resume").code == 0
+    fewer = tmp_path / photos.name
+    fewer.mkdir()
+    (fewer / "a.png").write_bytes((photos / "a.png").read_bytes())
+    Path("run/manifest.json").unlink()
+    other = segdistill(f"{line} --unlabeled {fewer} --resume")
+    assert other.code == 2
+    assert "data set has changed" in other.err
+
+
+@pytest.mark.parametrize(("make", "code"), [(False, 2), (True, 3)])
+def test_an_unlabelled_folder_that_is_missing_or_empty_is_told_at_once(
+    camvid: Path, teacher: Path, tmp_path: Path, make: bool, code: int
+) -> None:
+    folder = tmp_path / "nothing"
+    if make:
+        folder.mkdir()
+    run = segdistill(f"distill {NETS} --data camvid:{camvid} {SMALL} --unlabeled {folder} --out run")
+    assert run.code == code
+    assert str(folder) in run.err.replace("\n", "")
+    assert not Path("run").exists()
+
+
+# The plain twin and the seeds
+
+
+def test_the_gain_has_an_interval_and_a_verdict(camvid: Path, teacher: Path) -> None:
+    result = distil(camvid, teacher, "--baseline steps --out run")
+    gain, results = result["gain"], result["results"]
+    assert gain["gain"] == pytest.approx(results["distilled"]["miou"] - results["plain"]["miou"])
+    assert gain["low"] <= gain["gain"] <= gain["high"]
+    assert (gain["images"], gain["seeds"]) == (12, 1)
+    assert "at the same steps" in gain["sentence"]
+    assert json.loads(Path("run/gain.json").read_text()) == gain
+    assert gain["sentence"] in Path("run/README.md").read_text()
+    again = segdistill(
+        f"distill --preset tsl --teacher {teacher} --student resnet18-half --data camvid:{camvid} {SMALL} "
+        "--baseline steps --out run --resume"
+    )
+    assert again.code == 0
+    assert gain["sentence"] in again.out.replace("\n", " ")
+
+
+def test_with_all_weights_0_the_interval_contains_0(camvid: Path, teacher: Path) -> None:
+    weights = "--set terms.probability.weight=0 --set terms.consistency.weight=0"
+    gain = distil(camvid, teacher, f"--baseline steps {weights} --out run")["gain"]
+    assert gain["low"] <= 0 <= gain["high"]
+    assert gain["gain"] == 0
+    assert not gain["holds"]
+
+
+def test_in_the_same_time_the_plain_student_has_more_steps(camvid: Path, teacher: Path) -> None:
+    result = distil(camvid, teacher, "--set optim.steps=6 --steps 6 --baseline time --out run")
+    steps = tomllib.loads(Path("run/baseline/config.toml").read_text())["optim"]["steps"]
+    assert steps > 6
+    assert metrics(Path("run/baseline"))[-1]["step"] == steps
+    assert all(result["results"][name]["training_seconds"] > 0 for name in ("plain", "distilled"))
+    assert "in the same training time" in result["gain"]["sentence"]
+    before = contents(Path("run"))
+    distil(camvid, teacher, "--set optim.steps=6 --steps 6 --baseline time --out run --resume")
+    assert contents(Path("run")) == before
+
+
+def test_several_seeds_are_runs_of_their_own_with_mean_and_spread(camvid: Path, teacher: Path) -> None:
+    result = distil(camvid, teacher, "--baseline steps --seeds 2 --seed 5 --out run")
+    names = ["teacher", "plain", "distilled", "plain, seed 6", "distilled, seed 6"]
+    assert list(result["results"]) == names
+    values = [result["results"][name]["miou"] for name in ("distilled", "distilled, seed 6")]
+    assert result["spread"]["distilled"]["mean"] == pytest.approx(sum(values) / 2)
+    assert result["spread"]["distilled"]["std"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert result["gain"]["seeds"] == 2
+    for folder, seed in (("run", 5), ("run/seed-6", 6), ("run/seed-6/baseline", 6)):
+        assert tomllib.loads(Path(folder, "config.toml").read_text())["seed"] == seed
+        assert Path(folder, "manifest.json").exists()
+    alone = distil(camvid, teacher, "--baseline steps --seed 6 --out alone")["results"]
+    assert alone["distilled"]["miou"] == result["results"]["distilled, seed 6"]["miou"]
+    assert alone["plain"]["miou"] == result["results"]["plain, seed 6"]["miou"]
+
+
+# Knowledge adaptation: what is trained beforehand
+
+
+def test_the_auto_encoder_is_trained_once_per_teacher_and_found_again(camvid: Path, teacher: Path) -> None:
+    line = f"distill --preset ka --teacher {teacher} --student resnet18-half --data camvid:{camvid} {SMALL} --steps 3"
+    first = segdistill(f"{line} --out runs/one")
+    assert first.code == 0, first.err
+    assert "autoencoder: trained first, 3 steps" in first.err
+    assert [entry["step"] for entry in metrics(Path("runs/one")) if entry["stage"] == "autoencoder"][-1] == 3
+    second = segdistill(f"{line} --out runs/two")
+    assert "autoencoder: runs/one/autoencoder.safetensors, trained before" in second.err
+    kept = [Path(run, "autoencoder.safetensors").read_bytes() for run in ("runs/one", "runs/two")]
+    assert kept[0] == kept[1]
+    with safe_open("runs/one/model.safetensors", framework="pt") as file:
+        assert not [name for name in file.keys() if "encoder" in name or "adapt" in name]  # noqa: SIM118  # no dict
+
+
+def test_a_run_stopped_in_the_auto_encoder_ends_in_the_same_bits(
+    camvid: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segdistill import training
+    from segdistill.errors import Stopped
+
+    line = f"distill --preset ka --teacher {teacher} --student resnet18-half --data camvid:{camvid} {SMALL} --steps 4"
+    assert segdistill(f"{line} --out whole/run").code == 0
+    asked = training.Recorder.__call__
+
+    def stop_after_two(self: training.Recorder, report: Any) -> None:
+        asked(self, report)
+        if report.step == 2:
+            self._save(report)
+            raise Stopped("stopped", "resume", 15)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Recorder, "__call__", stop_after_two)
+        assert segdistill(f"{line} --out parts/run").code == 143
+    assert load_state(Path("parts/run/checkpoints/last"))["training"]["stage"] == "autoencoder"
+    assert segdistill(f"{line} --out parts/run --resume").code == 0
+    for name in ("metrics.jsonl", "model.safetensors"):
+        assert Path("whole/run", name).read_bytes() == Path("parts/run", name).read_bytes()
+
+
+# Label assistance
+
+
+def test_a_label_assisted_teacher_teaches_a_plain_student_and_its_score_is_never_accuracy(camvid: Path) -> None:
+    line = f"distill --preset lad {NETS} --data camvid:{camvid} {SMALL} --out run"
+    run = segdistill(f"{line} --json")
+    assert run.code == 0, run.err
+    results = json.loads(run.out)["results"]
+    assert results["teacher"]["miou"] is None
+    assert results["teacher"]["note"].startswith("This network sees the labels")
+    (trained,) = Path("runs").glob("train-teacher-lad-*")
+    evaluated = segdistill(f"evaluate {trained} --data camvid:{camvid} --workers 0")
+    assert evaluated.code == 0, evaluated.err
+    assert "sees the labels" in " ".join(evaluated.out.split())
+    assert "mIoU" not in evaluated.out
+    scores = json.loads(segdistill(f"evaluate {trained} --data camvid:{camvid} --workers 0 --json").out)
+    assert scores["miou"] is scores["pixel_accuracy"] is None
+    for command in (f"export {trained} --data camvid:{camvid}", f"infer {trained} {camvid}/val --out labels"):
+        refused = segdistill(command)
+        assert refused.code == 2
+        assert "labels" in refused.err
+    exported = segdistill(f"export run --data camvid:{camvid} --workers 0")
+    assert exported.code == 0, exported.err
+    (image,) = onnx.load("run/model.onnx").graph.input
+    assert image.type.tensor_type.shape.dim[1].dim_value == 3
+
+
+def test_a_teacher_of_the_other_kind_is_refused(camvid: Path, teacher: Path) -> None:
+    plain = segdistill(
+        f"distill --preset lad --teacher {teacher} --student resnet18-half --data camvid:{camvid} {SMALL} --out run"
+    )
+    assert plain.code == 2
+    assert "This teacher is plain" in plain.err
+    assert segdistill(f"train-teacher --preset lad {SMALL} --data camvid:{camvid} --out assisted").code == 0
+    assisted = segdistill(
+        f"distill --preset tsl --teacher assisted --student resnet18-half --data camvid:{camvid} {SMALL}"
+    )
+    assert assisted.code == 2
+    assert "label-assisted" in assisted.err
+
+
+# Every preset
+
+
+def test_every_preset_runs_from_the_command_line(camvid: Path, teacher: Path, tmp_path: Path) -> None:
+    from segdistill.config import preset_names
+
+    for preset in preset_names():
+        if preset != "lad":  # it has its own teacher, above
+            result = distil(camvid, teacher, f"--out {preset}", preset)
+            assert 0 <= result["results"]["distilled"]["miou"] <= 1
+            assert all(np.isfinite(entry["loss"]) for entry in metrics(tmp_path / preset) if "loss" in entry), preset
