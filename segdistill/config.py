@@ -86,6 +86,8 @@ class DataConfig(Strict):
     """Probability of mirroring left and right."""
     color: Fraction = 0.0
     """Strength of random brightness, contrast and saturation."""
+    labeled: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training images whose labels are used; the others count as unlabelled."""
     unlabeled: tuple[str, ...] = ()
     """Folders of images without labels, mixed in for the terms that need none."""
     auxiliary: tuple[str, ...] = ()

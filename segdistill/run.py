@@ -15,6 +15,7 @@ from segdistill.banner import banner
 from segdistill.checkpoint import ModelInfo, load_model, model_path, read_info
 from segdistill.comparison import Verdict, compare
 from segdistill.config import NetworkConfig, RunConfig, TeacherConfig
+from segdistill.data import AUXILIARY
 from segdistill.engine import probe
 from segdistill.errors import ModelError, UsageError
 from segdistill.label_codes import build_teacher, freeze
@@ -34,7 +35,7 @@ from segdistill.record import (
     run_folder,
     versions,
 )
-from segdistill.setting import Options, Setting, prepared, with_auxiliary, with_out
+from segdistill.setting import Options, Setting, prepared, with_out
 from segdistill.store import RunFolder, next_folder, write_json
 from segdistill.talk import Logged, Talk, duration
 from segdistill.teachers import RUNS, find_teacher, given_teacher, is_path
@@ -45,7 +46,7 @@ from segdistill.types import Objective, Stage, Term
 
 def train_teacher(config: RunConfig, options: Options, talk: Talk) -> Outcome:
     """Train the configuration's teacher network on its own."""
-    with prepared(config, options, talk) as setting:
+    with prepared(config, options, talk, unlabeled=False) as setting:
         out = options.out or distributed.same_for_all(
             next_folder(RUNS, f"train-teacher-{config.preset}-{config.teacher.network}")
         )
@@ -64,7 +65,7 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
     """
     if is_path(teacher) and model_path(Path(teacher)).suffix == ".onnx":  # told before all images are read
         raise UsageError(f"{teacher} is an exported graph, which cannot teach.", "Give the run's folder it came from.")
-    with prepared(config, options, talk) as setting:
+    with prepared(config, options, talk, unlabeled=True) as setting:
         out = options.out or distributed.same_for_all(
             next_folder(RUNS, f"distill-{config.preset}-{config.student.network}")
         )
@@ -278,7 +279,8 @@ def _obtain_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]
     """Find the run that trained this network so, or train it."""
     talk, options = setting.place.talk, setting.options
     labelled = setting.config.changed(**{"data.unlabeled": [], "data.auxiliary": []})
-    setting = replace(setting, config=labelled, data=with_auxiliary(setting.data, labelled.data))
+    splits = {name: split for name, split in setting.data.splits.items() if name != AUXILIARY}
+    setting = replace(setting, config=labelled, data=replace(setting.data, splits=splits))
     found = distributed.same_for_all(find_teacher(setting))
     path, trained = found or (
         next_folder(RUNS, f"train-teacher-{setting.config.preset}-{setting.config.teacher.network}"),

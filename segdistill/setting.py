@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 
 from segdistill import distributed
-from segdistill.config import DataConfig, RunConfig
-from segdistill.data import AUXILIARY, SPLITS, DataSource, Joined, check_files, image_folder, load_data
+from segdistill.config import RunConfig
+from segdistill.data import DataSource, check_files, load_data, mixture
 from segdistill.engine import resolve_device, resolve_precision
 from segdistill.errors import UsageError
 from segdistill.store import check_folder, sha256_of
@@ -57,8 +57,15 @@ class Setting:
 
 
 @contextmanager
-def prepared(config: RunConfig, options: Options, talk: Talk) -> Iterator[Setting]:
-    """Check everything that can be checked before networks are built: flags, device, terms, data."""
+def prepared(config: RunConfig, options: Options, talk: Talk, *, unlabeled: bool) -> Iterator[Setting]:
+    """Check everything that can be checked before networks are built: flags, device, terms, data.
+
+    Args:
+        config: resolved.
+        options: the rest of the command line.
+        talk: where to talk.
+        unlabeled: the training has a use for images without labels.
+    """
     if options.resume and options.overwrite:
         raise UsageError("--resume continues a run, --overwrite replaces it: give one of them.")
     if options.resume and options.out is None:
@@ -72,7 +79,7 @@ def prepared(config: RunConfig, options: Options, talk: Talk) -> Iterator[Settin
         talk = talk if distributed.is_main() else Silence()
         workers = options.workers if options.workers is not None else default_workers()
         place = Workplace(device, precision, workers, talk)
-        data = with_auxiliary(load_data(config.data.name), config.data)
+        data = mixture(load_data(config.data.name), config.data, unlabeled=unlabeled)
         for warning in data.warnings:
             talk.warn(warning)
         _check_batch(config, device)
@@ -80,13 +87,6 @@ def prepared(config: RunConfig, options: Options, talk: Talk) -> Iterator[Settin
             for warning in check_files(data, [name for name in data.splits if name != "test"]).warnings:
                 talk.warn(warning)
         yield Setting(config, options, data, place)
-
-
-def with_auxiliary(data: DataSource, config: DataConfig) -> DataSource:
-    """Return the data with its unlabelled and auxiliary images as a split of their own, which batches mix in."""
-    extra = [data.split(name) for name in config.auxiliary] + [image_folder(path) for path in config.unlabeled]
-    splits = {name: split for name, split in data.splits.items() if name in SPLITS}
-    return replace(data, splits=splits | ({AUXILIARY: Joined(tuple(extra))} if extra else {}))
 
 
 def default_workers() -> int:

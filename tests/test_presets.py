@@ -41,7 +41,7 @@ def test_a_preset_s_file_states_every_value_itself(name: str) -> None:
     resolved = RunConfig.model_validate(written).to_dict()
     if resolved["optim"]["algorithm"] == "sgd":
         del resolved["optim"]["beta2"]  # Adam's
-    for key in ("unlabeled", "auxiliary", "auxiliary_share"):
+    for key in ("labeled", "unlabeled", "auxiliary", "auxiliary_share"):
         if key not in written["data"]:
             del resolved["data"][key]  # for those who have such images
     for key in ("teacher", "student", "data", "optim", "checkpoint", "validate", "terms"):

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from commands import SMALL, contents, segdistill, write_camvid
+from commands import SMALL, contents, refused, segdistill, write_camvid
 from PIL import Image
 from safetensors import safe_open
 
 from segdistill.checkpoint import load_state
+from segdistill.config import DataConfig
+from segdistill.data import AUXILIARY, load_data, mixture
+from segdistill.data._base import UNLABELED
 
 NETS = "--teacher pspnet18 --student resnet18-half"
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -257,3 +260,25 @@ def test_every_preset_runs_from_the_command_line(camvid: Path, teacher: Path, tm
             result = distil(camvid, teacher, f"--out {preset}", preset)
             assert 0 <= result["results"]["distilled"]["miou"] <= 1
             assert all(np.isfinite(entry["loss"]) for entry in metrics(tmp_path / preset) if "loss" in entry), preset
+
+
+# Labels for a part of the images
+
+
+def test_a_quarter_of_the_labels_leaves_the_other_images_to_the_terms(camvid: Path, teacher: Path) -> None:
+    data = mixture(load_data(f"camvid:{camvid}"), DataConfig(crop=(8, 8), batch_size=4, labeled=0.5))
+    labelled, others = data.split("train"), data.split(AUXILIARY)
+    assert (labelled.names, others.names) == (("train/1.png", "train/3.png"), ("train/0.png", "train/2.png"))
+    assert (others.read(0).label == UNLABELED).all()
+    assert (labelled.read(0).label != UNLABELED).all()
+    alone = mixture(load_data(f"camvid:{camvid}"), DataConfig(crop=(8, 8), batch_size=4, labeled=0.5), unlabeled=False)
+    assert AUXILIARY not in alone.splits
+    assert len({split.fingerprint for split in (labelled, others, load_data(f"camvid:{camvid}").split("train"))}) == 3
+    result = distil(camvid, teacher, "--set data.labeled=0.5 --baseline steps --out run")
+    assert json.loads(Path("run/data.json").read_text())["images"] == {"train": 2, "val": 12, "auxiliary": 2}
+    assert result["gain"]["images"] == 12
+
+
+def test_no_label_at_all_is_refused(camvid: Path, teacher: Path) -> None:
+    line = f"distill --preset tsl --teacher {teacher} --student resnet18-half --data camvid:{camvid} {SMALL}"
+    refused(f"{line} --set data.labeled=0.1", "of 4 images is none")

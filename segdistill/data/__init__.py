@@ -10,8 +10,8 @@ from segdistill.config import find_data
 from segdistill.data._base import AUXILIARY, SPLITS, DataSource, Joined, Sample, Split
 from segdistill.data._batches import evaluation_batches, training_batches
 from segdistill.data._check import Census, check_files, take_census
-from segdistill.data._folder import image_folder
 from segdistill.data._image import SUFFIXES, read_image, read_label, to_size
+from segdistill.data._mixture import mixture
 
 __all__ = [
     "AUXILIARY",
@@ -24,8 +24,8 @@ __all__ = [
     "Split",
     "check_files",
     "evaluation_batches",
-    "image_folder",
     "load_data",
+    "mixture",
     "read_image",
     "read_label",
     "take_census",
