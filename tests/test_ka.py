@@ -17,11 +17,11 @@ from segdistill.config import TermConfig, load_preset, preset_folder
 from segdistill.engine import Precision, Training
 from segdistill.networks import SegNetwork
 from segdistill.objectives import Distillation
-from segdistill.terms import Pair, build_terms
+from segdistill.terms import Pair, bounded, build_terms
 from segdistill.terms._autoencoder import AutoEncoder, LatentTerm, Reconstruction, Settings
 from segdistill.terms.adaptation import Adaptation
 from segdistill.terms.adaptation import Options as AdaptationOptions
-from segdistill.terms.affinity import Affinity, bounded
+from segdistill.terms.affinity import Affinity
 from segdistill.terms.affinity import Options as AffinityOptions
 from segdistill.types import IGNORE, Batch, Frozen, SegOutput, Stage
 

@@ -12,7 +12,7 @@ from segdistill.config import RunConfig, components, find, load_preset, preset_f
 
 DATA = sorted({*components("data"), "cityscapes"})
 """The data sets that presets have tables for; NAME:PATH of any of them is the user's own."""
-ONE_TEACHER = ("at", "canonical", "cwd", "dsd", "fitnet", "ifvd", "tsl")
+ONE_TEACHER = ("at", "canonical", "cirkd", "cwd", "dsd", "fitnet", "ifvd", "ka", "tsl")
 """Presets that differ in nothing but their terms on the data sets with a short schedule."""
 
 

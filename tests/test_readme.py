@@ -4,8 +4,15 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import segdistill, write_camvid
+from PIL import Image
+
+from segdistill.config import load_preset, preset_folder
+from segdistill.data import load_data
+from segdistill.terms import check_terms
+from segdistill.types import IGNORE
 
 README = Path(__file__).parent.parent / "README.md"
 SMALLER = "--steps 2 --workers 0 --set data.size=[32,48] --set data.crop=[32,48] --set data.batch_size=2"
@@ -46,4 +53,25 @@ def test_the_tour_runs_as_it_is_shown(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "runs/camvid-student/model.onnx").exists()
     assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == [
         *("0.png", "0_overlay.png", "1.png", "1_overlay.png"),
+    ]
+
+
+def test_the_tables_it_shows_are_a_recipe_and_a_data_set(tmp_path: Path) -> None:
+    mix, own = re.findall(r"^```toml\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    preset = (preset_folder() / "canonical.toml").read_text(encoding="utf-8")
+    (tmp_path / "mine.toml").write_text(re.sub(r"^\[terms\..*?(?=^\[(?!terms))", mix + "\n", preset, flags=re.M | re.S))
+    config = load_preset(tmp_path / "mine.toml")
+    check_terms(config.terms)
+    assert list(config.terms) == ["pixel", "pairwise", "channel-features"]
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / split / kind).mkdir(parents=True)
+        Image.new("RGB", (4, 2)).save(tmp_path / split / "images" / "a.png")
+        Image.fromarray(np.array([[10, 20, 21, 30], [255, 10, 10, 10]], np.uint8)).save(
+            tmp_path / split / "labels/a.png"
+        )
+    (tmp_path / "data.toml").write_text(own)
+    assert load_data(str(tmp_path / "data.toml")).split("val").read(0).label.tolist() == [
+        [0, 1, 1, 2],
+        [IGNORE, 0, 0, 0],
     ]

@@ -22,7 +22,7 @@ from segdistill.types import IGNORE, Batch, SegOutput, Stage, Term
 TERMS = components("terms")
 VANISHING = (
     *("pairwise", "pixel", "probability", "consistency", "channel", "attention", "variation"),
-    *("residual-attention", "channel-correlation"),
+    *("residual-attention", "channel-correlation", "cross-image"),
 )
 """Zero where student and teacher are the same network."""
 OF_FEATURES = ("pairwise", "feature", "attention", "variation", "residual-attention")

@@ -5,10 +5,12 @@ A term's module has `Options`, the table's own keys, and `build(options, pair)`,
 
 from dataclasses import dataclass, field
 from importlib import import_module
+from itertools import count
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from segdistill import losses
 from segdistill.config import TermConfig, find, validated
@@ -39,6 +41,21 @@ def compared_at(batch: Batch, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Return which positions of a grid count, (B, h, w), and this batch's share of the step's mean over them."""
     valid = losses.at_size(batch.compared(), size)
     return valid, share_of_step(batch, lambda part: losses.at_size(part.compared(), size).sum())
+
+
+def bounded(features: Tensor, most: int) -> Tensor:
+    """Return features (B, D, h, w) average-pooled by the smallest kernel that leaves at most `most` positions."""
+    h, w = features.shape[-2:]
+    side = next(side for side in count(1) if -(-h // side) * -(-w // side) <= most)
+    return features if side == 1 else F.avg_pool2d(features, side, ceil_mode=True)
+
+
+def averaged(term: str, full: Tensor, pooled: Tensor) -> tuple[str, ...]:
+    """Return what a term's notes say where `bounded` pooled its features; nothing where it did not."""
+    (height, width), (h, w) = full.shape[-2:], pooled.shape[-2:]
+    if (height, width) == (h, w):
+        return ()
+    return (f"{term}: {height}x{width} positions are averaged to {h}x{w}, for its memory's sake",)
 
 
 def last_channels(network: nn.Module, maps: int = 1) -> int:

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from segdistill import losses
 from segdistill.config import Strict
-from segdistill.terms import Pair, check_features, compared_at
-from segdistill.terms.affinity import bounded
+from segdistill.terms import Pair, averaged, bounded, check_features, compared_at
 from segdistill.types import Batch, SegOutput, Term
 
 
@@ -44,11 +43,8 @@ class CrossImage(Term):
         """Return the mean over valid positions of the step."""
         full = student.features[-1]
         own, target = (bounded(x, self.options.max_positions) for x in (full, teacher.features[-1]))
-        size = own.shape[-2:]
-        if size != full.shape[-2:]:
-            (height, width), (h, w) = full.shape[-2:], size
-            self.averaged = (f"cross-image: {height}x{width} positions are averaged to {h}x{w}, for its memory's sake",)
-        valid, share = compared_at(batch, size)
+        self.averaged = averaged("cross-image", full, own)
+        valid, share = compared_at(batch, own.shape[-2:])
         return losses.cross_image(own, target, self.options.temperature, valid) * share
 
 
