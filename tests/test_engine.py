@@ -56,7 +56,14 @@ def everything(stage: Stage) -> dict[str, Tensor]:
 
 
 def without_labels(batch: Batch) -> Batch:
-    return batch._replace(label=torch.full_like(batch.label, IGNORE))
+    label = torch.full_like(batch.label, IGNORE)
+    return batch._replace(label=label, valid=torch.ones_like(label, dtype=torch.bool))
+
+
+def void(batch: Batch) -> Batch:
+    """Return the images as if all of them had been labelled void."""
+    unlabelled = without_labels(batch)
+    return unlabelled._replace(valid=torch.zeros_like(unlabelled.label, dtype=torch.bool))
 
 
 def not_finite(batch: Batch) -> Batch:
@@ -204,16 +211,22 @@ def test_a_batch_without_labels_gives_cross_entropy_no_gradient() -> None:
     assert [(r.terms["cross_entropy"].item(), r.gradient_norm) for r in reports] == [(0, 0), (0, 0)]
 
 
-def test_a_batch_without_labels_is_harmless_to_a_distillation_and_counts_nothing_beside_others() -> None:
+def test_a_batch_without_labels_follows_the_teacher_alone() -> None:
+    for report in train(skd_stage(2), repeated(without_labels(one_batch(4)), 2)):
+        assert report.terms["cross_entropy"] == report.terms["aux"] == 0
+        assert all(report.terms[name].abs() > 0 for name in ("pixel", "pairwise", "holistic"))
+
+
+def test_a_batch_of_void_is_harmless_to_a_distillation_and_counts_nothing_beside_others() -> None:
     batch = one_batch(4)
     empty, together = skd_stage(2), skd_stage(1, {"pixel": 10.0}, accumulate=2)
-    for report in train(empty, repeated(without_labels(batch), 2)):
+    for report in train(empty, repeated(void(batch), 2)):
         assert all(value.isfinite() for value in report.terms.values())
         assert report.terms["pixel"] == 0
         assert report.terms["pairwise"] > 0
     alone = train(skd_stage(1, {"pixel": 10.0}), repeated(batch, 1))
-    # the unlabelled micro-batch comes last: dropout draws for the first one as it does for the batch alone
-    both = train(together, iter([batch, without_labels(batch)]))
+    # the micro-batch of void comes last: dropout draws for the first one as it does for the batch alone
+    both = train(together, iter([batch, void(batch)]))
     for name in ("cross_entropy", "aux", "pixel"):
         torch.testing.assert_close(both[0].terms[name], alone[0].terms[name])
 
