@@ -6,6 +6,7 @@ from typing import cast
 import torch
 
 from segdistill import distributed
+from segdistill.data import AUXILIARY
 from segdistill.engine import probe
 from segdistill.networks import SegNetwork
 from segdistill.networks._base import count_macs, count_parameters
@@ -24,7 +25,9 @@ def banner(setting: Setting, job: Job, path: Path, name: str) -> None:
     found = probe(job.stage, config.data.crop, len(data.classes), images_here, place.precision)
     optim, crop = job.stage.optim, config.data.crop
     images = {split: len(data.split(split).names) for split in ("train", "val")}
-    epochs = optim.steps * config.data.batch_size / max(images["train"], 1)
+    mixed = data.splits.get(AUXILIARY)
+    labelled = config.data.batch_size - (0 if mixed is None else config.data.auxiliary_images)
+    epochs = optim.steps * labelled / max(images["train"], 1)
     size = "" if config.data.size is None else f" of images at {_size(config.data.size)}"
     cpu = place.device.type == "cpu"
     device = f"cpu ({cpu_name()})" if cpu else f"{place.device} ({torch.cuda.get_device_name(place.device)})"
@@ -32,7 +35,8 @@ def banner(setting: Setting, job: Job, path: Path, name: str) -> None:
         (
             "data",
             f"{data.name}: {images['train']} training and {images['val']} validation images, "
-            f"{len(data.classes)} classes",
+            f"{len(data.classes)} classes"
+            + ("" if mixed is None else f"; {len(mixed.names)} more, unlabelled or auxiliary"),
         ),
         ("crops", f"{_size(crop)}{size}, {config.data.batch_size} per step, {optim.steps} steps ({epochs:.1f} epochs)"),
         ("network", f"{describe(job.network, crop)} at a crop, output stride {job.info.network.output_stride}"),

@@ -35,7 +35,9 @@ class ModelInfo(Strict):
     palette: tuple[Color, ...]
     role: Literal["teacher", "student"]
     teacher: NetworkConfig | None = None
-    """Of a distilled student: the network whose speed it is compared with."""
+    """Of a student: the network whose speed it is compared with."""
+    terms: tuple[str, ...] = ()
+    """What a student was distilled by; none of a plain one and of a teacher."""
     label_codes: LabelCodes | None = None
     """Of a label-assisted teacher: how it sees the label beside the image."""
     size: Size | None
@@ -58,6 +60,12 @@ class ModelInfo(Strict):
     def label_assisted(self) -> bool:
         """Whether the network sees the label: its scores say how well it reads it, not how well it segments."""
         return self.label_codes is not None
+
+    def measured(self, miou: float, pixel_accuracy: float) -> dict[str, float]:
+        """Return scores by the names that they may have: a network that sees the labels has no accuracy."""
+        if self.label_assisted:
+            return {"agreement_with_seen_labels": pixel_accuracy}
+        return {"miou": miou, "pixel_accuracy": pixel_accuracy}
 
 
 def save_model(path: Path, network: SegNetwork, info: ModelInfo) -> ModelInfo:

@@ -203,7 +203,7 @@ def train_teacher(
 ) -> None:
     """Train a teacher on labelled images."""
     terminal = open_terminal(quiet=quiet, verbose=verbose)
-    config = checked(configuration(terminal, preset, data, steps, set_, seed, precision), teacher=teacher)
+    config = checked(configuration(terminal, preset, data, set_, seed, precision), steps, teacher=teacher)
     if print_config:
         return show_config(config)
     from segdistill import run
@@ -263,19 +263,18 @@ def distill(
     """Distil a teacher into a student."""
     terminal = open_terminal(quiet=quiet, verbose=verbose)
     folders = None if not unlabeled else [str(path) for path in unlabeled]
-    config = configuration(terminal, preset, data, steps, set_, seed, precision, folders)
+    config = configuration(terminal, preset, data, set_, seed, precision, folders)
     from segdistill import run
     from segdistill.setting import Options
     from segdistill.teachers import is_path
 
-    config = checked(config, teacher=None if is_path(teacher) else teacher, student=student)
+    config = checked(config, steps, teacher=None if is_path(teacher) else teacher, student=student)
     if print_config:
         return show_config(config)
     options = Options(
         *(out, device, workers, resume, overwrite, dry_run, pretrained, backbone_weights, init_weights),
         baseline=None if baseline is None else baseline.value,
         seeds=seeds,
-        max_steps=steps,
         command=words(),
     )
     return show_outcome(terminal, run.distill(config, teacher, options, terminal), as_json=json_)
@@ -292,7 +291,6 @@ def configuration(
     terminal: "Terminal",
     preset: str,
     data: str | None,
-    steps: int | None,
     overrides: list[str] | None,
     seed: int | None,
     precision: Precision | None,
@@ -313,7 +311,7 @@ def configuration(
         data = available_data(load_preset(preset, overrides).data.name)
         if data == "streets":
             terminal.say("No --data: the built-in scenes (streets) are used.")
-    config = load_preset(preset, overrides, data=data, flags=flags).capped(steps)
+    config = load_preset(preset, overrides, data=data, flags=flags)
     find_data(config.data.name)
     return config
 
@@ -327,16 +325,17 @@ def available_data(name: str) -> str:
     return name if there or ":" in name or name.endswith(".toml") else "streets"
 
 
-def checked(config: "RunConfig", *, teacher: str | None = None, student: str | None = None) -> "RunConfig":
-    """Check names of networks and tables of terms; return the configuration with the networks' full names."""
+def checked(
+    config: "RunConfig", steps: int | None, *, teacher: str | None = None, student: str | None = None
+) -> "RunConfig":
+    """Check networks and terms; return the configuration with full names and tables, no stage longer than `steps`."""
     from segdistill.networks import resolve_name
     from segdistill.terms import check_terms
 
-    check_terms(config.terms)
-
+    tables = {f"terms.{name}": table for name, table in check_terms(config.terms).items()}
     roles = {"teacher": (teacher, config.teacher.network), "student": (student, config.student.network)}
     names = {role: resolve_name(given or own, own.partition("-")[0]) for role, (given, own) in roles.items()}
-    return config.changed(**{f"{role}.network": name for role, name in names.items()})
+    return config.changed(**tables, **{f"{role}.network": name for role, name in names.items()}).capped(steps)
 
 
 def words() -> tuple[str, ...]:
@@ -385,7 +384,8 @@ def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool) -> 
         if outcome.gain is not None:
             terminal.result(outcome.gain["sentence"])
         terminal.result(f"Run: {outcome.folder}")
-        terminal.say(f"Next: segdistill export {outcome.folder}")
+        if not all("note" in result for result in outcome.results.values()):  # what sees labels has no export
+            terminal.say(f"Next: segdistill export {outcome.folder}")
     return None
 
 

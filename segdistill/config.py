@@ -192,6 +192,10 @@ class RunConfig(Strict):
         values = {"optim.steps": min(self.optim.steps, steps)}
         if self.teacher.steps is not None:
             values["teacher.steps"] = min(self.teacher.steps, steps)
+        for name, term in self.terms.items():  # a table of steps is a stage that the term trains beforehand
+            for key, table in term.options().items():
+                if isinstance(table, dict) and "steps" in table:
+                    values[f"terms.{name}.{key}.steps"] = min(table["steps"], steps)
         return self.changed(**values)
 
     def teacher_optim(self) -> OptimConfig:

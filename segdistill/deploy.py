@@ -92,8 +92,7 @@ def open_model(model: Path, device: str, precision: str) -> Opened:
 
 
 def as_deployed(network: SegNetwork, device: torch.device) -> Deployed:
-    """Return the network as it is shipped, on a device, in the memory format it is fast in, without TF32."""
-    torch.backends.cudnn.allow_tf32 = False
+    """Return the network as it is shipped, on a device, in the memory format it is fast in."""
     deployed = Deployed(network).to(device)
     return deployed.to(memory_format=torch.channels_last)
 
@@ -193,7 +192,7 @@ def export_model(
         raise UsageError(f"{file} exists.", "Add --overwrite, or choose another --output.")
     if not file.parent.is_dir():
         raise UsageError(f"There is no folder {file.parent}.", "Make it first, or choose another --output.")
-    where = torch.device("cpu") if device == "auto" else resolve_device(device)
+    where = resolve_device("cpu" if device == "auto" else device)
     network, info = load_model(path)
     _check_plain(path, info)
     data = data_of(model, info, given, talk)

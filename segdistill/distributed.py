@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 from segdistill.errors import UsageError
 from segdistill.types import Batch
 
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for each other: the first one reads every image before a run."""
+
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
@@ -20,7 +24,9 @@ def process_group(device: torch.device) -> Iterator[None]:
         yield
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, device_id=device if backend == "nccl" else None)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # objects that processes exchange travel by the current device
+    dist.init_process_group(backend, timeout=PATIENCE, device_id=device if backend == "nccl" else None)
     try:
         yield
     finally:

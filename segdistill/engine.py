@@ -53,6 +53,7 @@ class Report(NamedTuple):
 
 def resolve_device(name: str) -> torch.device:
     """Return the device that `--device` names; what is asked for and missing is an error."""
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32, in scores and in the critic
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = name.partition(":")
@@ -231,7 +232,7 @@ def probe(stage: Stage, crop: tuple[int, int], num_classes: int, images: int, pr
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         image, label = torch.rand(micro, 3, *crop) * 255, torch.randint(num_classes, (micro, *crop))
         batch = to_device(Batch(image, label, ("noise",) * micro, torch.arange(micro)), device)
-        while len(times) < PROBE_PASSES and sum(times) < PROBE_SECONDS:
+        while len(times) < PROBE_PASSES and (world_size() > 1 or sum(times) < PROBE_SECONDS):  # all processes alike
             start = time.perf_counter()
             _backward(training.trainee, training, batch, precision)
             if device.type == "cuda":

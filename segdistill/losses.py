@@ -185,8 +185,15 @@ def affinity(student: Tensor, latent: Tensor) -> Tensor:
 
 
 @_in_full_precision
-def adaptation(student: Tensor, latent: Tensor, p: float = 2, q: float = 2, per_element: bool = False) -> Tensor:
-    """Mean over positions of the p-norm between the two features, each divided by its own q-norm.
+def adaptation(
+    student: Tensor,
+    latent: Tensor,
+    p: float = 2,
+    q: float = 2,
+    per_element: bool = False,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Mean over valid positions of the p-norm between the two features, each divided by its own q-norm.
 
     He et al. 2019, adaptation term. The paper's values of p and q are not confirmed; with p = q = 2 the loss is never
     above 2. There is no authors' code; torchdistill takes p = 1, q = 2 and divides a whole image by one norm, while the
@@ -198,12 +205,13 @@ def adaptation(student: Tensor, latent: Tensor, p: float = 2, q: float = 2, per_
         p: norm of the difference.
         q: norm that each feature is divided by.
         per_element: divide by D too: with p = 1 the mean over all elements.
+        valid: bool (B, h, w), the positions that count; default all.
 
     Raises:
-        ShapeError: if batch or channels do not agree.
+        ShapeError: if batch, channels or the mask do not agree.
     """
     latent = _matched(latent, student)
-    distance = vector_norm(_unit(student, q) - _unit(latent, q), p, dim=1).mean()
+    distance = _mean(vector_norm(_unit(student, q) - _unit(latent, q), p, dim=1), valid)
     return distance / student.shape[1] if per_element else distance
 
 
@@ -562,11 +570,11 @@ def _similarity_kl(
     return torch.stack([checkpoint(of_image, *pair, use_reentrant=False) for pair in pairs])
 
 
-def _unit(x: Tensor, p: float = 2) -> Tensor:
-    """Return x divided by its p-norm over dimension 1, and 0 where that norm is 0."""
+def _unit(x: Tensor, p: float = 2, none: float = NO_LENGTH) -> Tensor:
+    """Return x divided by its p-norm over dimension 1, and 0 where that norm is 0: below `none`."""
     norm = vector_norm(x, p, dim=1, keepdim=True)
-    # A clamp would do for the value, but its gradient at 0 is 1 / NO_LENGTH.
-    return x / norm.masked_fill(norm < NO_LENGTH, math.inf)
+    # A clamp would do for the value, but its gradient at 0 is 1 / none.
+    return x / norm.masked_fill(norm < none, math.inf)
 
 
 def _attention(features: Tensor, size: tuple[int, ...], valid: Tensor | None) -> Tensor:
@@ -575,7 +583,7 @@ def _attention(features: Tensor, size: tuple[int, ...], valid: Tensor | None) ->
     if valid is not None:
         _check_mask(valid, energy)
         energy = energy.masked_fill(~valid, 0)
-    return _unit(energy.flatten(1))
+    return _unit(energy.flatten(1), none=NO_LENGTH**2)  # of squares: features of 1e-5 still have a direction
 
 
 def _cosines(features: Tensor) -> Tensor:

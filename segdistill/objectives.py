@@ -7,7 +7,7 @@ from segdistill import losses
 from segdistill.config import LabelCodes, OptimConfig
 from segdistill.distributed import share_of_step
 from segdistill.errors import UsageError
-from segdistill.label_codes import PATHS, with_random_codes
+from segdistill.label_codes import PATHS, LabelledFrozen, with_random_codes
 from segdistill.terms import Weighted
 from segdistill.types import IGNORE, Batch, Frozen, Objective, SegOutput, Step
 
@@ -16,6 +16,8 @@ class Distillation(Objective):
     """Cross entropy of the student (and its auxiliary head) plus weighted terms between student and teacher.
 
     Without terms it is plain training, and no teacher is asked: teachers and baselines run through the same code.
+    A label-assisted teacher would see nothing but void on an image without labels, which it was never trained on: with
+    one, labelled pixels alone are compared, and terms that leave ignored pixels out get nothing from such images.
     """
 
     def __init__(
@@ -50,8 +52,9 @@ class Distillation(Objective):
         student = model(batch.image)
         terms = _supervised([student], batch, self.aux_weight)
         teacher = None if self.teacher is None else self.teacher(batch)
+        compared = _labelled(batch) if isinstance(self.teacher, LabelledFrozen) else batch
         for name, term in self.terms.items():
-            terms[name] = self.weights[name] * term(student, teacher, batch)
+            terms[name] = self.weights[name] * term(student, teacher, compared)
         return Step(terms, student, teacher)
 
     def critic_loss(self, step: Step, batch: Batch) -> Tensor:
@@ -84,6 +87,12 @@ class LabelAssisted(Objective):
         ]
         terms = _supervised([one, other], batch, self.aux_weight)
         return Step(terms | {"consistency": self.options.consistency * (apart[0] + apart[1])}, None, None)
+
+
+def _labelled(batch: Batch) -> Batch:
+    """Return the batch, and its micro-batches, with teacher and student compared at labelled pixels alone."""
+    parts = tuple(map(_labelled, batch.parts))
+    return batch._replace(valid=batch.label != IGNORE, parts=parts)
 
 
 def _supervised(outputs: list[SegOutput], batch: Batch, aux_weight: float) -> dict[str, Tensor]:

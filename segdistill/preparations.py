@@ -39,7 +39,7 @@ def find(name: str, key: str, runs: Iterable[Path]) -> Path | None:
     """Return a file of that stage in one of the runs' folders; damaged and other ones are passed over."""
     for run in runs:
         path = run / f"{name}.safetensors"
-        header = _header(path) if path.is_file() else {}
+        header = _header(path)
         if header.get("key") == key and weights_digest(safetensors.torch.load_file(path)) == header["sha256"]:
             return path
     return None
@@ -53,7 +53,7 @@ def load(path: Path, stage: Stage) -> float:
 
 def seconds_in(run: Path) -> float:
     """Return the seconds that what is kept in a run's folder took to train, there or elsewhere."""
-    return sum(float(_header(path).get("seconds", 0)) for path in run.glob("*.safetensors"))
+    return sum(float(_header(path).get("seconds", 0)) for path in run.glob("autoencoder*.safetensors"))
 
 
 def _header(path: Path) -> dict[str, str]:

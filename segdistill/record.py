@@ -6,7 +6,7 @@ import statistics
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +21,7 @@ from segdistill.comparison import Verdict
 from segdistill.data import DataSource
 from segdistill.errors import ModelError, UsageError
 from segdistill.metrics import Scores
-from segdistill.setting import Setting, weights_used
+from segdistill.setting import Setting, init_weights_used, weights_used
 from segdistill.store import RunFolder, open_run, seal, verify_file, write_atomic, write_json
 
 
@@ -36,8 +36,8 @@ class Row:
     """mIoU of the best checkpoint, beside that of the last step."""
     parameters: int
     macs: int
-    training_seconds: float = 0.0
-    """In steps, without validation and checkpoints."""
+    training_seconds: float | None = None
+    """In steps, without validation and checkpoints; None where it was not trained here."""
     preparation_seconds: float = 0.0
     """Of what a term had trained before."""
     label_assisted: bool = False
@@ -46,7 +46,7 @@ class Row:
     @property
     def seconds(self) -> float:
         """Of all training that the network took."""
-        return self.training_seconds + self.preparation_seconds
+        return (self.training_seconds or 0.0) + self.preparation_seconds
 
     def to_json(self, classes: tuple[str, ...]) -> dict[str, Any]:
         """Return the row in numbers."""
@@ -95,16 +95,19 @@ def run_folder(setting: Setting, path: Path, kind: str) -> Iterator[RunFolder | 
     if options.dry_run or not distributed.is_main():
         yield None
         return
-    inner = kind == "baseline"
+    inner = kind in ("baseline", "seed")
     resume = options.resume and (not inner or (path / "config.toml").exists())
-    with open_run(path, resume=resume, overwrite=options.overwrite) as folder:
-        settings = folder_config(setting)
+    # a folder inside that was left before its configuration was written is begun anew
+    with open_run(path, resume=resume, overwrite=options.overwrite or (options.resume and not resume)) as folder:
         if resume:
-            _refuse_changes(path, settings, setting.data)
+            _refuse_changes(path, setting)
+            (folder / "manifest.json").unlink(missing_ok=True)  # it is not finished until it is sealed again
         else:
             write_json(folder / "data.json", describe_data(setting.data))
             write_json(folder / "environment.json", {"kind": kind, **environment(setting)})
-            write_atomic(folder / "config.toml", tomli_w.dumps(settings))
+            write_atomic(folder / "config.toml", tomli_w.dumps(folder_config(setting)))
+        if resume and setting.options.baseline:
+            write_json(folder / "environment.json", _environment_of(path) | {"baseline": setting.options.baseline})
         yield folder
 
 
@@ -126,6 +129,8 @@ def environment(setting: Setting) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processes": distributed.world_size(),
         "weights": weights_used(setting.options),
+        "init_weights": init_weights_used(setting.options),
+        "baseline": setting.options.baseline,
     }
 
 
@@ -164,7 +169,11 @@ def finished(setting: Setting, path: Path, teacher: ModelInfo | None = None) -> 
     wanted += [folder / "baseline" for folder in wanted] if options.baseline else []
     if not options.resume or not all((folder / "manifest.json").exists() for folder in wanted):
         return None
-    _refuse_changes(path, folder_config(setting), setting.data)
+    _refuse_changes(path, setting)
+    for folder in wanted[1:]:
+        seed = int(folder.name[5:]) if folder.name.startswith("seed-") else None
+        if seed is not None:
+            _refuse_changes(folder, replace(setting, config=setting.config.changed(seed=seed)))
     if teacher is not None:
         refuse_other_teacher(path, teacher)
     setting.place.talk.say(f"Already finished: {path}")
@@ -188,6 +197,8 @@ def finish(folder: RunFolder, setting: Setting, rows: list[Row], gain: Verdict |
     write_json(folder / "scores.json", results(setting, rows))
     if gain is not None:
         write_json(folder / "gain.json", described(gain))
+    else:
+        (folder / "gain.json").unlink(missing_ok=True)
     info = read_info(folder / "model.safetensors")
     report.draw_curves(folder / "metrics.jsonl", folder / "curves.png")
     own = next((row for row in rows if row.name == "distilled"), rows[-1])
@@ -212,13 +223,19 @@ def refuse_other_teacher(folder: Path, info: ModelInfo) -> None:
         )
 
 
-def _refuse_changes(folder: Path, settings: dict[str, Any], data: DataSource) -> None:
+def _refuse_changes(folder: Path, setting: Setting) -> None:
+    """Refuse to continue a run with other settings, weights, baseline or data; warn where bits may differ."""
     try:
         before = _flat(tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")))
         data_before = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+        place_before = _environment_of(folder)
     except (OSError, ValueError) as error:
         raise ModelError(f"The run in {folder} cannot be continued: {error}", "Start a new one.") from None
-    now = _flat(settings)
+    now, place = _flat(folder_config(setting)), environment(setting)
+    for key, flag in (("weights", "--pretrained or --backbone-weights"), ("init_weights", "--init-weights")):
+        before[flag], now[flag] = place_before.get(key, "none"), place[key]
+    if place_before.get("baseline") and place["baseline"]:
+        before["--baseline"], now["--baseline"] = place_before["baseline"], place["baseline"]
     changed = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
     if changed:
         lines = "\n".join(f"  {key}: {before.get(key)} -> {now.get(key)}" for key in changed)
@@ -226,10 +243,20 @@ def _refuse_changes(folder: Path, settings: dict[str, Any], data: DataSource) ->
             f"--resume continues the same run, but these settings differ:\n{lines}",
             "Start a new run with another --out.",
         )
-    if data_before != describe_data(data):
+    if data_before != describe_data(setting.data):
         raise UsageError(
             "The data set has changed since this run began.", "Restore it, or start a new run with another --out."
         )
+    others = [key for key in ("device", "precision", "threads", "processes") if place_before.get(key) != place[key]]
+    for key in others:
+        setting.place.talk.warn(
+            f"This run began with {key} {place_before.get(key)}, now {place[key]}: it will not end in the same bits."
+        )
+
+
+def _environment_of(folder: Path) -> dict[str, Any]:
+    environment: dict[str, Any] = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    return environment
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -195,16 +195,18 @@ def model_card(
         for name, value in zip(info.classes, own.iou, strict=True)
     )
     remarks = "\n\n".join(text for text in (SEES_LABELS if info.label_assisted else "", verdict) if text)
+    tags = ["semantic-segmentation", *(["knowledge-distillation", info.preset] if info.terms else [])]
+    how = f"Distilled ({', '.join(info.terms)})" if info.terms else "Trained without distillation"
     size = "their own size" if info.size is None else f"{info.size[0]}x{info.size[1]}"
     return f"""---
 library_name: segdistill
 pipeline_tag: image-segmentation
-tags: [semantic-segmentation, knowledge-distillation, {info.preset}]
+tags: [{", ".join(tags)}]
 ---
 
 # {info.network.network}, {info.role}
 
-Trained by segdistill {info.versions.get("segdistill", "")} with the preset `{info.preset}` on `{_cell(info.data)}`,
+{how} by segdistill {info.versions.get("segdistill", "")} with the preset `{info.preset}` on `{_cell(info.data)}`,
 {info.steps} steps. Images enter as RGB in 0..255 at {size}; normalisation is part of the model.
 
 ## Measured

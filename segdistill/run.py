@@ -1,10 +1,12 @@
 """The composition root: one function per training command, from a resolved configuration to what it returns."""
 
+import statistics
+import time
 import tomllib
-from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from segdistill.checkpoint import ModelInfo, load_model, model_path, read_info
 from segdistill.comparison import Verdict, compare
 from segdistill.config import NetworkConfig, RunConfig, TeacherConfig
 from segdistill.data import AUXILIARY
-from segdistill.engine import probe
+from segdistill.engine import fit
 from segdistill.errors import ModelError, UsageError
 from segdistill.label_codes import build_teacher, freeze
 from segdistill.metrics import Scores
@@ -40,8 +42,11 @@ from segdistill.store import RunFolder, next_folder, write_json
 from segdistill.talk import Logged, Talk, duration
 from segdistill.teachers import RUNS, find_teacher, given_teacher, is_path
 from segdistill.terms import Pair, build_terms
-from segdistill.training import Job, Preparation, load_last, prepare, score, train
+from segdistill.training import Job, Preparation, in_progress, load_last, prepare, score, train, training_stream
 from segdistill.types import Objective, Stage, Term
+
+WARM_UP, TIMED = 3, 9
+"""Steps before and in a measurement of a step's time."""
 
 
 def train_teacher(config: RunConfig, options: Options, talk: Talk) -> Outcome:
@@ -71,9 +76,11 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
         )
         _start(setting, config.student, options.init_weights)  # what does not fit is told before there is a folder
         given = given_teacher(setting, teacher) if is_path(teacher) else None
+        if given is not None:
+            config = _with_teacher(config, given[1])
+        setting = replace(setting, config=config, options=with_out(options, out))
         if outcome := finished(setting, out, given and given[1]):
             return outcome
-        setting = replace(setting, options=with_out(options, out))
         with run_folder(setting, out, "student") as folder:
             network, info = given or _obtain_teacher(setting, teacher)
             if folder is not None:
@@ -101,6 +108,13 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
                 report.draw_comparison(folder / "picture.png", networks, setting.data, config.data.size)
                 finish(folder, setting, rows, gain)
             return _outcome(setting, out, rows, gain)
+
+
+def _with_teacher(config: RunConfig, info: ModelInfo) -> RunConfig:
+    """Return a configuration that says of a given teacher what its file does."""
+    own = {f"teacher.{key}": value for key, value in info.network.model_dump().items()}
+    codes = {} if info.label_codes is None else {"teacher.label_codes": info.label_codes.model_dump()}
+    return config.changed(**own, **codes)
 
 
 def _verdict(rows: list[Row], options: Options) -> Verdict | None:
@@ -136,40 +150,41 @@ def _twins(
     networks["distilled"], row = _student_run(setting, folder, path, teacher, "distilled")
     rows += [] if row is None else [row]
     if options.baseline == "time":
-        plain(_steps_in_time(setting, path, networks["distilled"], teacher, row))
+        plain(_steps_in_time(setting, path, row))
     return networks, sorted(rows, key=lambda row: row.name, reverse=True)
 
 
-def _steps_in_time(
-    setting: Setting, path: Path, distilled: SegNetwork, teacher: tuple[SegNetwork, ModelInfo], row: Row | None
-) -> int:
+def _steps_in_time(setting: Setting, path: Path, row: Row | None) -> int:
     """Return how many steps the plain student has in the time that the distilled one took, preparations included.
 
-    The seconds of a distilled step are measured in training; those of a plain one follow from a probe of both.
+    Both are measured: the distilled student's time in its training, a plain step in a few real ones beforehand.
     """
-    config, place = setting.config, setting.place
     settled = path / "baseline" / "config.toml"
     if setting.options.resume and settled.exists():
         return int(tomllib.loads(settled.read_text(encoding="utf-8"))["optim"]["steps"])
-    images = config.data.batch_size // distributed.world_size()
-    whole_objective = _distillation(setting, distilled, teacher)
-    for term in whole_objective.terms.values():
-        assert isinstance(term, Term)
-        deque(term.before(whole_objective.teacher or teacher[0]), maxlen=0)  # untrained: only time is asked
-    objectives = (Distillation(config.aux_weight), whole_objective)
-    plain, whole = (
-        probe(
-            Stage("student", distilled, objective, config.optim),
-            config.data.crop,
-            len(setting.data.classes),
-            images,
-            place.precision,
-        ).seconds
-        for objective in objectives
-    )
-    share = 1.0 if row is None else 1 + row.preparation_seconds / row.training_seconds
-    steps: int = distributed.same_for_all(max(1, round(config.optim.steps * whole / plain * share)))
+    if row is None:  # a dry run
+        return setting.config.optim.steps
+    if row.training_seconds is None:
+        raise ModelError(f"{path} does not say how long its student was trained.", "Start a new run.")
+    steps: int = distributed.same_for_all(max(1, round(row.seconds / _plain_step(setting))))
     return steps
+
+
+def _plain_step(setting: Setting) -> float:
+    """Return the median seconds of a few steps of the plain student, with loader and optimiser."""
+    config, place = setting.config, setting.place
+    student, steps = _start(setting, config.student, setting.options.init_weights), WARM_UP + TIMED
+    optim = config.optim.model_copy(update={"steps": steps})
+    stage = Stage("timing", student, Distillation(config.aux_weight), optim)
+    times = [time.perf_counter()]
+    fit(
+        stage,
+        training_stream(Preparation(stage, config, setting.data), place),
+        precision=place.precision,
+        seed=config.seed,
+        on_step=lambda report: times.append(time.perf_counter()),
+    )
+    return statistics.median(after - before for before, after in pairwise(times[WARM_UP:]))
 
 
 def _teacher_run(setting: Setting, path: Path) -> Outcome:
@@ -199,6 +214,7 @@ def _student_run(
     objective = _distillation(setting, student, teacher)
     stage = Stage("student", student, objective, config.optim)
     info = _info(setting, config.student, "student", stage.optim.steps, student)
+    info = info.model_copy(update={"terms": tuple(objective.weights)})
     if not teacher[1].label_assisted:  # such a teacher is not timed: it cannot run on images alone
         info = info.model_copy(update={"teacher": teacher[1].network})
     job = Job(stage, student, info, config, setting.data)
@@ -227,14 +243,14 @@ def _prepare(
     for term in objective.terms.values():
         assert isinstance(term, Term)
         torch.manual_seed(setting.config.seed)
-        for whole in term.before(objective.teacher or teacher[0]):
-            steps = min(whole.optim.steps, options.max_steps or whole.optim.steps)
-            stage = replace(whole, optim=whole.optim.model_copy(update={"steps": steps}))
+        for stage in term.before(objective.teacher or teacher[0]):
             if options.dry_run:
                 place.talk.say(f"{stage.name}: would be trained first, {stage.optim.steps} steps, unless found.")
                 continue
             key = preparations.key_of(setting, stage, teacher[1])
-            runs = [path, *sorted(RUNS.glob("*/")), *sorted(path.parent.glob("*/"))]
+            runs = [path]
+            if not (folder is not None and options.resume and in_progress(folder, stage)):
+                runs += [path.parent, *sorted(RUNS.glob("*/")), *sorted(path.parent.glob("*/"))]
             found = distributed.same_for_all(preparations.find(stage.name, key, runs))
             if found is None:
                 place.talk.say(f"{stage.name}: trained first, {stage.optim.steps} steps, and kept for this teacher.")
@@ -242,7 +258,7 @@ def _prepare(
                 took = prepare(job, folder, place, resume=options.resume, command=options.again)
             else:
                 took = preparations.load(found, stage)
-                place.talk.say(f"{stage.name}: {found}, trained before for this teacher.")
+                place.talk.say(f"{stage.name}: that of {found.parent.name}, trained before for this teacher.")
             if folder is not None and found != path / f"{stage.name}.safetensors":
                 preparations.keep(path / f"{stage.name}.safetensors", stage, key, took)
 
@@ -264,7 +280,7 @@ def _run(
         job.network.load_state_dict(network.state_dict())
         place.talk.say(f"{name}: already trained")
         state = None if folder is None else load_last(folder, place.talk)
-        seconds = 0.0 if state is None else state["seconds"]
+        seconds = distributed.same_for_all(None if state is None else state["seconds"])
         return _row(name, job.network, info, _score(setting, job.network, info), setting, path, seconds)
     before(setting)
     banner(setting, job, path, name)
@@ -279,6 +295,11 @@ def _obtain_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]
     """Find the run that trained this network so, or train it."""
     talk, options = setting.place.talk, setting.options
     labelled = setting.config.changed(**{"data.unlabeled": [], "data.auxiliary": []})
+    backbones = {network.network.partition("-")[2] for network in (labelled.teacher, labelled.student)}
+    if options.backbone_weights is not None and len(backbones) > 1:
+        talk.warn(f"--backbone-weights are the student's: a {text} trained on the way starts without.")
+        options = replace(options, backbone_weights=None)
+        setting = replace(setting, options=options)
     splits = {name: split for name, split in setting.data.splits.items() if name != AUXILIARY}
     setting = replace(setting, config=labelled, data=replace(setting.data, splits=splits))
     found = distributed.same_for_all(find_teacher(setting))
@@ -345,7 +366,7 @@ def _row(
     scores: Scores,
     setting: Setting,
     path: Path | None = None,
-    seconds: float = 0.0,
+    seconds: float | None = None,
 ) -> Row:
     return Row(
         name,

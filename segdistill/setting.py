@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 
 from segdistill import distributed
+from segdistill.checkpoint import model_path
 from segdistill.config import RunConfig
 from segdistill.data import DataSource, check_files, load_data, mixture
 from segdistill.engine import resolve_device, resolve_precision
@@ -38,8 +39,6 @@ class Options:
     """Also train the plain student: for as many steps, or for as long."""
     seeds: int = 1
     """How many students, from the configuration's seed upwards."""
-    max_steps: int | None = None
-    """No stage runs longer; the configuration's own stages are capped already."""
     command: tuple[str, ...] = ()
     """The command line, without the program's name."""
     again: str = ""
@@ -99,7 +98,9 @@ def with_out(options: Options, out: Path) -> Options:
     """Return options that know the run's folder and the command that continues it."""
     words = [word for word in options.command if word not in ("--resume", "--overwrite")]
     words += [] if any(word == "--out" or word.startswith("--out=") for word in words) else ["--out", str(out)]
-    return replace(options, out=out, again=options.again or shlex.join(["segdistill", *words, "--resume"]))
+    world = distributed.world_size()
+    program = ["segdistill"] if world == 1 else ["torchrun", f"--nproc-per-node={world}", "-m", "segdistill"]
+    return replace(options, out=out, again=options.again or shlex.join([*program, *words, "--resume"]))
 
 
 def weights_used(options: Options) -> str:
@@ -107,6 +108,11 @@ def weights_used(options: Options) -> str:
     if options.backbone_weights is not None:
         return sha256_of(options.backbone_weights)
     return "imagenet" if options.pretrained else "none"
+
+
+def init_weights_used(options: Options) -> str:
+    """Return which model a student starts from: none, or a file's sha256."""
+    return "none" if options.init_weights is None else sha256_of(model_path(options.init_weights))
 
 
 def _check_batch(config: RunConfig, device: torch.device) -> None:

@@ -1,7 +1,7 @@
 """A run's folder: one way to write a file, one lock, one manifest.
 
 config.toml environment.json data.json train.log metrics.jsonl manifest.json README.md model.safetensors
-checkpoints/{last,last.prev,best}   baseline/ (a folder of the same kind)
+checkpoints/{last,last.prev,best}   baseline/ and seed-N/ (folders of the same kind)
 """
 
 import errno
@@ -33,7 +33,6 @@ OWN_FILES = (
         "model.onnx",
         "scores.json",
         "gain.json",
-        "autoencoder.safetensors",
         "curves.png",
         "picture.png",
     ),
@@ -138,7 +137,7 @@ def seal(folder: Path) -> None:
     """Write the manifest: size and sha256 of each file the run wrote. A folder with a manifest is finished."""
     files = {
         name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
-        for name in OWN_FILES
+        for name in _own_files(folder)
         if name != "manifest.json" and (folder / name).is_file()
     }
     write_json(folder / "manifest.json", {"schema": 1, "files": files})
@@ -238,13 +237,19 @@ def next_folder(parent: Path, stem: str) -> Path:
 
 def _clear(path: Path) -> None:
     """Delete what an earlier run wrote, and only that. Links in the folder are removed, not followed."""
-    for folder in (path / "baseline", path):
+    seeds = [entry for entry in path.glob("seed-*") if entry.name[5:].isdigit()]
+    for folder in [*(run / "baseline" for run in (*seeds, path)), *seeds, path]:
         for own in (folder, folder / "checkpoints"):
             if own.is_symlink() and own != path:
                 own.unlink()
-        for name in OWN_FILES:
+        for name in _own_files(folder):
             if os.path.lexists(folder / name) and not (folder / name).is_dir():
                 (folder / name).unlink()
+
+
+def _own_files(folder: Path) -> list[str]:
+    """Return what a run may have written into a folder; terms name what they had trained beforehand."""
+    return [*OWN_FILES, *sorted(path.name for path in folder.glob("autoencoder*.safetensors"))]
 
 
 def _umask() -> int:

@@ -24,8 +24,8 @@ from segdistill.label_codes import with_labels
 from segdistill.metrics import Scores
 from segdistill.networks import Deployed, SegNetwork
 from segdistill.store import RunFolder
-from segdistill.talk import Advance, Talk
-from segdistill.types import Stage
+from segdistill.talk import Advance, Silence, Talk
+from segdistill.types import Batch, Stage
 
 LOG_EVERY = 10
 """Steps between two lines of metrics.jsonl; reading a value waits for the device."""
@@ -99,8 +99,9 @@ def train(job: Job, folder: RunFolder | None, place: Workplace, *, resume: bool,
         recorder = _run_stage(job, folder, place, resume, command, stopped, check)
         scores = check.scores or check.score(place.exact())
         if folder is not None:
-            best = {"best_miou": check.best, "best_step": float(check.best_step)} if check.best_step else {}
-            metrics = {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy, **best}
+            metrics = job.info.measured(scores.miou, scores.pixel_accuracy)
+            if check.best_step and not job.info.label_assisted:
+                metrics |= {"best_miou": check.best, "best_step": float(check.best_step)}
             save_model(folder / "model.safetensors", job.network, job.info.model_copy(update={"metrics": metrics}))
         distributed.barrier()
         _stop_late(stopped, job, place, command)
@@ -133,31 +134,35 @@ def _run_stage(
     own = state if state is not None and state["training"]["stage"] == job.stage.name else None
     done = 0 if own is None else int(own["training"]["step"])
     stage, config = job.stage, job.config
-    batches = training_batches(
-        job.data.split("train"),
-        config.data,
-        auxiliary=job.data.splits.get(AUXILIARY),
-        seed=config.seed,
-        start_step=done,
-        steps=stage.optim.steps,
-        accumulate=stage.optim.accumulate,
-        rank=distributed.rank(),
-        world=distributed.world_size(),
-        workers=place.workers,
-        device=place.device,
-    )
     with place.talk.progress(job.title, stage.optim.steps, done) as advance:
         recorder = Recorder(job, folder, place, advance, stopped, command, check)
         recorder.load(state, resume=resume, same_stage=own is not None)
         fit(
             stage,
-            batches,
+            training_stream(job, place, done),
             precision=place.precision,
             seed=config.seed,
             on_step=recorder,
             resume=None if own is None else own["training"],
         )
     return recorder
+
+
+def training_stream(job: Job | Preparation, place: Workplace, done: int = 0) -> Iterator[Batch]:
+    """Return this process's batches of a stage, from the first step that is not done."""
+    return training_batches(
+        job.data.split("train"),
+        job.config.data,
+        auxiliary=job.data.splits.get(AUXILIARY),
+        seed=job.config.seed,
+        start_step=done,
+        steps=job.stage.optim.steps,
+        accumulate=job.stage.optim.accumulate,
+        rank=distributed.rank(),
+        world=distributed.world_size(),
+        workers=place.workers,
+        device=place.device,
+    )
 
 
 def _stop_late(stopped: Callable[[], int | None], job: Job | Preparation, place: Workplace, command: str) -> None:
@@ -208,7 +213,7 @@ class Recorder:
         self.seconds += time.perf_counter() - self._since
         if self.check is not None and (report.step % config.validate_.every == 0 or last):
             scores = self.check(report, self.place.exact() if last else self.place.precision)
-            self._write(report, {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy})
+            self._write(report, self.check.job.info.measured(scores.miou, scores.pixel_accuracy))
         asked = distributed.any_process(self.stopped() is not None, self.place.device)
         if report.step % config.checkpoint.every == 0 or last or asked:
             self._save(report)
@@ -260,13 +265,20 @@ class Check:
         if scores.miou > self.best:
             self.best, self.best_step = scores.miou, report.step
             if self.folder is not None:
-                info = self.job.info.model_copy(update={"metrics": {"miou": self.best, "step": float(self.best_step)}})
+                own = self.job.info.measured(scores.miou, scores.pixel_accuracy) | {"step": float(report.step)}
+                info = self.job.info.model_copy(update={"metrics": own})
                 save_model(self.folder / "checkpoints/best", self.job.network, info)
         return scores
 
     def score(self, precision: Precision) -> Scores:
         """Return the scores of the weights as they are."""
         return score(self.job.network, self.job.info, self.job.data, self.place, precision)
+
+
+def in_progress(folder: RunFolder, stage: Stage) -> bool:
+    """Whether a run was stopped in this stage."""
+    state = load_last(folder, Silence())
+    return state is not None and bool(state["training"]["stage"] == stage.name)
 
 
 def load_last(folder: RunFolder, talk: Talk) -> dict[str, Any] | None:

@@ -78,8 +78,13 @@ def maps(features: Tensor) -> SegOutput:
     return SegOutput(features, (features,), None)
 
 
-def value(term: LatentTerm, student: Tensor, teacher: Tensor) -> Tensor:
-    result: Tensor = term(maps(student), maps(teacher), one_batch(len(student)))
+def labelled(label: Tensor) -> Batch:
+    return Batch(torch.zeros(len(label), 3, *label.shape[1:]), label, ("",) * len(label), torch.arange(len(label)))
+
+
+def value(term: LatentTerm, student: Tensor, teacher: Tensor, batch: Batch | None = None) -> Tensor:
+    batch = batch or labelled(torch.zeros_like(student[:, 0], dtype=torch.int64))
+    result: Tensor = term(maps(student), maps(teacher), batch)
     return result
 
 
@@ -113,19 +118,50 @@ class Echo(nn.Module):
 
 
 class Off(nn.Module):
-    """An auto-encoder whose code is a corner, and which rebuilds everything 0.5 too high."""
+    """An auto-encoder whose code is a corner, and which rebuilds everything twice as large."""
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        return -features[:, :1, :1, :1], features + 0.5
+        return -features[:, :1, :1, :1], 2 * features
 
 
-def test_the_reconstruction_is_the_squared_error_plus_a_ten_millionth_of_the_code_over_the_number_of_features() -> None:
-    image = torch.tensor([[[[3.0, -1.0]]], [[[5.0, 2.0]]]])  # two images of 1x2 positions, one channel
-    batch = Batch(image, torch.full((2, 1, 2), IGNORE), ("a", "b"), torch.arange(2))
+def two_images(first: list[int], second: list[int]) -> Batch:
+    """Return two images of 1x2 positions and one channel, with these labels."""
+    image = torch.tensor([[[[3.0, -1.0]]], [[[5.0, 2.0]]]])
+    return labelled(torch.tensor([[first], [second]]))._replace(image=image)
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "length"),
+    [
+        (two_images([0, 1], [0, 0]), (9 + 1 + 25 + 4) / 4, (3 + 5) / 4),
+        (two_images([IGNORE, IGNORE], [0, 0]), (9 + 1 + 25 + 4) / 4, (3 + 5) / 4),
+        (two_images([IGNORE, 0], [0, 0]), (1 + 25 + 4) / 3, 5 / 3),
+    ],
+    ids=["labelled", "an image without label", "a void pixel"],
+)
+def test_the_reconstruction_is_the_squared_error_plus_a_ten_millionth_of_the_code_over_the_number_of_features(
+    batch: Batch, error: float, length: float
+) -> None:
     step = Reconstruction(Frozen(Echo()))(Off(), batch)
     assert list(step.terms) == ["reconstruction", "sparsity"]
-    assert step.terms["reconstruction"].item() == pytest.approx(4 * 0.5**2 / 4)
-    assert step.terms["sparsity"].item() == pytest.approx(1e-7 * (3 + 5) / 4)
+    assert step.terms["reconstruction"].item() == pytest.approx(error)
+    assert step.terms["sparsity"].item() == pytest.approx(1e-7 * length)
+
+
+def halves(batch: Batch) -> list[Batch]:
+    """Return the two images of a batch as the micro-batches of a step."""
+    parts = tuple(
+        Batch(batch.image[i : i + 1], batch.label[i : i + 1], batch.names[i : i + 1], batch.seeds[i : i + 1])
+        for i in range(2)
+    )
+    return [part._replace(parts=parts) for part in parts]
+
+
+def test_micro_batches_are_rebuilt_like_the_whole_batch() -> None:
+    objective, batch = Reconstruction(Frozen(Echo())), two_images([0, IGNORE], [0, 0])
+    whole, first, second = (objective(Off(), part).terms for part in (batch, *halves(batch)))
+    for name, expected in whole.items():
+        torch.testing.assert_close((first[name] + second[name]) / 2, expected)
 
 
 @pytest.mark.parametrize("precision", [CPU, BF16], ids=["fp32", "bf16"])
@@ -192,6 +228,9 @@ def test_terms_with_other_settings_have_an_auto_encoder_each() -> None:
     _, terms = ka(tiny(0), teacher, affinity=5)
     found = [(stage.name, stage.optim.steps) for stage in stages(terms, teacher)]
     assert found == [("autoencoder", 3), ("autoencoder-2", 5)]
+    assert not terms[0].notes
+    (note,) = terms[1].notes
+    assert note.startswith("autoencoder-2 is one more to train")
 
 
 def test_weights_kept_from_another_run_make_the_same_code() -> None:
@@ -273,12 +312,12 @@ def test_a_student_comes_closer_to_the_code() -> None:
 def test_images_without_labels_count_in_both_terms() -> None:
     student, teacher, batch = tiny(0), tiny(1), one_batch(2)
     objective, _ = trained(student, teacher)
-    without = batch._replace(label=torch.full_like(batch.label, IGNORE))
-    labelled, unlabelled = objective(student, batch).terms, objective(student, without).terms
+    without, whole = (batch._replace(label=torch.full_like(batch.label, label), valid=None) for label in (IGNORE, 0))
+    unlabelled, everywhere = objective(student, without).terms, objective(student, whole).terms
     assert unlabelled["cross_entropy"] == 0
     for name in KA:
         assert unlabelled[name] > 0
-        torch.testing.assert_close(unlabelled[name], labelled[name])
+        torch.testing.assert_close(unlabelled[name], everywhere[name])
 
 
 # The terms
@@ -306,6 +345,17 @@ def test_adaptation_has_the_value_of_the_paper_s_equation(options: AdaptationOpt
 
 def test_affinity_has_the_value_of_the_paper_s_equation() -> None:
     assert value(alone(AffinityOptions()), STUDENT, CODE).item() == pytest.approx(2.247591411, rel=2e-6)
+
+
+def test_ignored_positions_do_not_count_in_adaptation() -> None:
+    code, label = CODE[:, :4], torch.zeros(2, 4, 4, dtype=torch.int64)
+    label[0, :, 1:] = label[1, 3] = IGNORE
+    distances = (F.normalize(STUDENT) - F.normalize(code)).abs().mean(1)
+    batch, term = labelled(label), alone(AdaptationOptions())
+    expected = distances[label != IGNORE].mean()
+    torch.testing.assert_close(value(term, STUDENT, code, batch), expected)
+    first, second = (value(term, STUDENT[i : i + 1], code[i : i + 1], part) for i, part in enumerate(halves(batch)))
+    torch.testing.assert_close((first + second) / 2, expected)
 
 
 @pytest.mark.parametrize("options", [AdaptationOptions(), AffinityOptions()], ids=["adaptation", "affinity"])
@@ -351,7 +401,12 @@ def test_the_preset_states_the_paper_s_weights() -> None:
         assert line.endswith("# paper")
 
 
-@pytest.mark.parametrize("data", [None, "cityscapes", "camvid", "streets"])
-def test_the_preset_s_terms_share_their_auto_encoder(data: str | None) -> None:
-    terms = load_preset("ka", data=data).terms
-    assert terms["adaptation"].options()["autoencoder"] == terms["affinity"].options()["autoencoder"]
+@pytest.mark.parametrize(
+    ("data", "images"),
+    [("voc", 10582), ("cityscapes", 2975), ("pascal-context", 4998), ("camvid", 367), ("streets", 500)],
+)
+def test_the_preset_s_terms_share_their_auto_encoder_which_trains_for_one_epoch(data: str, images: int) -> None:
+    config = load_preset("ka", data=data)
+    settings = [config.terms[name].options()["autoencoder"] for name in KA]
+    assert settings[0] == settings[1]
+    assert abs(settings[0]["steps"] * config.data.batch_size - images) <= config.data.batch_size / 2

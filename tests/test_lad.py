@@ -30,6 +30,7 @@ from segdistill.label_codes import (
 from segdistill.networks import Deployed, SegNetwork
 from segdistill.objectives import Distillation, LabelAssisted
 from segdistill.terms import Weighted
+from segdistill.terms.channel import Channel
 from segdistill.terms.pixel import Pixel
 from segdistill.types import IGNORE, Batch, Frozen, Stage
 
@@ -256,6 +257,30 @@ def test_the_student_sees_no_label_though_its_teacher_does() -> None:
     assert torch.equal(one.student.logits, other.student.logits)
     assert not torch.allclose(one.teacher.logits, other.teacher.logits)
     assert student.state_dict()["first.0.weight"].shape[1] == 3
+
+
+@pytest.mark.parametrize("micro", [False, True], ids=["one batch", "two micro-batches"])
+def test_images_without_labels_teach_nothing_where_the_teacher_reads_labels(micro: bool) -> None:
+    student, batch = tiny(1, norm=StillNorm), one_batch(2)
+    batch.label[1] = IGNORE
+    valid = batch.label != IGNORE
+    valid[1] = True  # as images without labels come, padding aside
+    batch = batch._replace(valid=valid)
+    first, second = (
+        Batch(batch.image[i : i + 1], batch.label[i : i + 1], batch.names[i : i + 1], batch.seeds[i : i + 1])
+        for i in range(2)
+    )
+    terms = {"pixel": Weighted(1.0, Pixel(1.0)), "channel": Weighted(1.0, Channel(4.0))}
+    objective = Distillation(0.02, LabelledFrozen(assisted(0), CODES), terms)
+    alone = objective(student, first).terms
+    batches = [part._replace(parts=(first, second)) for part in (first, second)] if micro else [batch]
+    found = [objective(student, each).terms for each in batches]
+    for name, images in (("pixel", 1), ("channel", 2)):  # means over the positions that count, and over images
+        total = torch.stack([each[name] for each in found]).mean()
+        torch.testing.assert_close(total, alone[name] / images)
+        assert total > 0
+    plain = Distillation(0.02, Frozen(tiny(0)), terms)(student, second).terms
+    assert plain["pixel"] > 0
 
 
 def test_a_label_assisted_teacher_stays_as_it_is_in_the_training_of_a_student() -> None:

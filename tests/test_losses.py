@@ -35,6 +35,7 @@ MASKABLE: dict[str, Callable[..., Tensor]] = {
     "consistency": losses.consistency,
     "channel_kl": losses.channel_kl,
     "feature_l2": losses.feature_l2,
+    "adaptation": losses.adaptation,
     "attention_transfer": losses.attention_transfer,
     "residual_attention": residual,
 }
@@ -154,6 +155,12 @@ BY_HAND: dict[str, tuple[Callable[[], Tensor], float]] = {
     "adaptation, p = 1": (lambda: losses.adaptation(pixels((5, 0)), pixels((0, 2)), p=1), 2),
     "adaptation per element": (lambda: losses.adaptation(pixels((5, 0)), pixels((0, 2)), p=1, per_element=True), 1),
     "adaptation, q = 1": (lambda: losses.adaptation(pixels((1, 3)), pixels((1, 1)), p=1, q=1), 1 / 4 + 1 / 4),
+    "adaptation of one pixel in two": (
+        lambda: losses.adaptation(
+            pixels((5, 0), (1, 0)), pixels((0, 2), (3, 4)), valid=torch.tensor([[[True, False]]])
+        ),
+        math.sqrt(2),
+    ),
     "channel kl at T = 4": (
         lambda: losses.channel_kl(4 * pixels((0,), (math.log(3),)), pixels((0,), (0,))),
         16 * math.log(4 / 3) / 2,
@@ -489,9 +496,10 @@ def test_a_batch_costs_the_mean_of_its_images(loss: Loss) -> None:
 
 
 @over(RELATIONS | {"intra_class_variation": ALL["intra_class_variation"]})
-def test_relations_see_neither_the_scale_nor_the_channels_of_the_teacher(loss: Loss) -> None:
+@pytest.mark.parametrize(("own", "other"), [(10, 0.1), (1e-5, 1e-6)])
+def test_relations_see_neither_the_scale_nor_the_channels_of_the_teacher(loss: Loss, own: float, other: float) -> None:
     student, teacher = pair()
-    torch.testing.assert_close(loss(10 * student, 0.1 * torch.cat([teacher, teacher], 1)), loss(student, teacher))
+    torch.testing.assert_close(loss(own * student, other * torch.cat([teacher, teacher], 1)), loss(student, teacher))
 
 
 @pytest.mark.parametrize("loss", [losses.pairwise, losses.affinity], ids=["pairwise", "affinity"])

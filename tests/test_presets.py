@@ -36,6 +36,22 @@ def test_a_preset_has_tables_for_known_data_sets_only(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", preset_names())
+def test_a_data_set_s_table_changes_something(name: str) -> None:
+    tables, own = table(name)["on"], load_preset(name, data="ade20k").to_dict()
+    assert "ade20k" not in tables
+    for data in tables:
+        config = load_preset(name, data=data).to_dict()
+        config["data"]["name"] = "ade20k"
+        assert config != own, data
+
+
+@pytest.mark.parametrize("name", ["at", "canonical", "cirkd", "cwd", "dsd", "fitnet", "ifvd"])
+def test_pascal_voc_has_square_crops_in_the_presets_of_cirkd_s_recipe(name: str) -> None:
+    assert load_preset(name, data="voc").data.crop == (512, 512)
+    assert load_preset(name).data.crop == (512, 1024)
+
+
+@pytest.mark.parametrize("name", preset_names())
 def test_a_preset_s_file_states_every_value_itself(name: str) -> None:
     written = {key: value for key, value in table(name).items() if key != "on"}
     resolved = RunConfig.model_validate(written).to_dict()
@@ -73,6 +89,8 @@ def test_methods_are_compared_at_one_recipe_and_can_share_a_teacher(data: str) -
         assert (config.student, config.data, config.optim) == (skd.student, skd.data, skd.optim)
         assert (config.aux_weight, config.precision, config.seed) == (skd.aux_weight, skd.precision, skd.seed)
         assert config.teacher == configs[0].teacher
+    lad = load_preset("lad", data=data)
+    assert (lad.student, lad.data, lad.optim) == (skd.student, skd.data, skd.optim)
 
 
 def test_a_preset_may_list_one_term_twice() -> None:

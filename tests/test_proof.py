@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from commands import SMALL, contents, refused, segdistill, write_camvid
 from PIL import Image
 from safetensors import safe_open
 
-from segdistill.checkpoint import load_state
+from segdistill import training
+from segdistill.checkpoint import load_state, read_info
 from segdistill.config import DataConfig
 from segdistill.data import AUXILIARY, load_data, mixture
 from segdistill.data._base import UNLABELED
+from segdistill.engine import Report
+from segdistill.errors import Stopped
 
 NETS = "--teacher pspnet18 --student resnet18-half"
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -50,6 +54,19 @@ def distil(camvid: Path, teacher: Path | str, words: str, preset: str = "tsl") -
     assert run.code == 0, run.err
     result: dict[str, Any] = json.loads(run.out)
     return result
+
+
+def stop_after(steps: int) -> Callable[[training.Recorder, Report], None]:
+    """Return what stops a training after so many steps of a stage, as a signal would."""
+    asked = training.Recorder.__call__
+
+    def call(self: training.Recorder, report: Report) -> None:
+        asked(self, report)
+        if report.step == steps:
+            self._save(report)
+            raise Stopped("Stopped.", "Resume.", 15)
+
+    return call
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
@@ -176,7 +193,7 @@ def test_the_auto_encoder_is_trained_once_per_teacher_and_found_again(camvid: Pa
     assert "autoencoder: trained first, 3 steps" in first.err
     assert [entry["step"] for entry in metrics(Path("runs/one")) if entry["stage"] == "autoencoder"][-1] == 3
     second = segdistill(f"{line} --out runs/two")
-    assert "autoencoder: runs/one/autoencoder.safetensors, trained before" in second.err
+    assert "autoencoder: that of one, trained before for this teacher" in second.err
     kept = [Path(run, "autoencoder.safetensors").read_bytes() for run in ("runs/one", "runs/two")]
     assert kept[0] == kept[1]
     with safe_open("runs/one/model.safetensors", framework="pt") as file:
@@ -186,21 +203,10 @@ def test_the_auto_encoder_is_trained_once_per_teacher_and_found_again(camvid: Pa
 def test_a_run_stopped_in_the_auto_encoder_ends_in_the_same_bits(
     camvid: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from segdistill import training
-    from segdistill.errors import Stopped
-
     line = f"distill --preset ka --teacher {teacher} --student resnet18-half --data camvid:{camvid} {SMALL} --steps 4"
     assert segdistill(f"{line} --out whole/run").code == 0
-    asked = training.Recorder.__call__
-
-    def stop_after_two(self: training.Recorder, report: Any) -> None:
-        asked(self, report)
-        if report.step == 2:
-            self._save(report)
-            raise Stopped("stopped", "resume", 15)
-
     with monkeypatch.context() as patch:
-        patch.setattr(training.Recorder, "__call__", stop_after_two)
+        patch.setattr(training.Recorder, "__call__", stop_after(2))
         assert segdistill(f"{line} --out parts/run").code == 143
     assert load_state(Path("parts/run/checkpoints/last"))["training"]["stage"] == "autoencoder"
     assert segdistill(f"{line} --out parts/run --resume").code == 0
@@ -282,3 +288,71 @@ def test_a_quarter_of_the_labels_leaves_the_other_images_to_the_terms(camvid: Pa
 def test_no_label_at_all_is_refused(camvid: Path, teacher: Path) -> None:
     line = f"distill --preset tsl --teacher {teacher} --student resnet18-half --data camvid:{camvid} {SMALL}"
     refused(f"{line} --set data.labeled=0.1", "of 4 images is none")
+
+
+# What goes on, and what does not
+
+
+def test_several_seeds_go_on_where_the_first_was_stopped(
+    camvid: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"distill --preset tsl --teacher {teacher} --student resnet18-half --data camvid:{camvid} {SMALL} --seeds 2"
+    assert segdistill(f"{line} --out whole").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Recorder, "__call__", stop_after(1))
+        assert segdistill(f"{line} --out parts").code == 143
+    assert not Path("parts/seed-1").exists()
+    assert segdistill(f"{line} --out parts --resume").code == 0
+    for name in ("model.safetensors", "seed-1/model.safetensors"):
+        assert Path("whole", name).read_bytes() == Path("parts", name).read_bytes()
+
+
+def test_a_finished_run_given_a_baseline_is_not_finished_until_it_has_one(
+    camvid: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"distill --preset tsl --teacher {teacher} --student resnet18-half --data camvid:{camvid} {SMALL} --out run"
+    assert segdistill(line).code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Recorder, "__call__", stop_after(1))
+        assert segdistill(f"{line} --baseline steps --resume").code == 143
+    assert not Path("run/manifest.json").exists()
+    done = segdistill(f"{line} --baseline steps --resume --json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["gain"]["images"] == 12
+
+
+def test_another_kind_of_baseline_or_other_first_weights_are_another_run(camvid: Path, teacher: Path) -> None:
+    line = f"distill --preset tsl --teacher {teacher} --student resnet18-half --data camvid:{camvid} {SMALL} --out run"
+    assert segdistill(f"{line} --baseline steps").code == 0
+    refused(f"{line} --baseline time --resume", "--baseline: steps -> time")
+    refused(f"{line} --baseline steps --init-weights run --resume", "--init-weights: none ->")
+
+
+def test_overwriting_a_run_leaves_no_seed_behind(camvid: Path, teacher: Path) -> None:
+    distil(camvid, teacher, "--seeds 2 --baseline steps --out run")
+    distil(camvid, teacher, "--out run --overwrite")
+    left = [path for path in Path("run").rglob("*") if path.is_file() and path.name != ".lock"]
+    assert left
+    assert not [path for path in left if "seed-" in str(path)]
+
+
+def test_scores_of_what_has_seen_the_labels_have_another_name_everywhere(camvid: Path) -> None:
+    run = segdistill(f"train-teacher --preset lad {SMALL} --data camvid:{camvid} --out run --json")
+    result = json.loads(run.out)["results"]["teacher"]
+    assert result["best_miou"] is result["miou"] is None
+    assert not [entry for entry in metrics(Path("run")) if "miou" in entry or "pixel_accuracy" in entry]
+    for name in ("model.safetensors", "checkpoints/best"):
+        assert not {"miou", "pixel_accuracy", "best_miou"} & read_info(Path("run", name)).metrics.keys()
+
+
+def test_a_plain_twin_does_not_call_itself_distilled(camvid: Path, teacher: Path) -> None:
+    distil(camvid, teacher, "--baseline steps --out run")
+    cards = [Path(folder, "README.md").read_text() for folder in ("run", "run/baseline")]
+    assert ["knowledge-distillation" in card for card in cards] == [True, False]
+    assert ["Distilled (probability, consistency)" in card for card in cards] == [True, False]
+
+
+def test_a_run_s_own_configuration_caps_what_it_trained_beforehand(camvid: Path, teacher: Path) -> None:
+    distil(camvid, teacher, "--out run", "ka")
+    terms = tomllib.loads(Path("run/config.toml").read_text())["terms"]
+    assert [terms[name]["autoencoder"]["steps"] for name in ("adaptation", "affinity")] == [2, 2]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from segdistill import losses
 from segdistill.config import NetworkConfig, TermConfig, components, find
-from segdistill.errors import UsageError
+from segdistill.errors import ShapeError, UsageError
 from segdistill.networks import SegNetwork, build_network
 from segdistill.terms import Pair, build_terms, check_terms, last_channels
 from segdistill.terms.holistic import Critic, Holistic, Options, critic_input
@@ -323,6 +323,12 @@ def test_consistency_is_of_probabilities_unless_logits_are_asked_for() -> None:
     batch, networks = labelled(torch.zeros(2, 16, 16, dtype=torch.int64)), pair()
     expected = losses.consistency(student.logits.softmax(1), teacher.logits.softmax(1))
     torch.testing.assert_close(make("consistency", networks)(student, teacher, batch).double(), expected)
+
+
+def test_maps_without_an_inner_position_have_no_consistency() -> None:
+    maps, batch = outputs(torch.zeros(1, 3, 2, 5)), labelled(torch.zeros(1, 16, 40, dtype=torch.int64))
+    with pytest.raises(ShapeError, match="eight neighbours"):
+        make("consistency", pair())(maps, maps, batch)
 
 
 # Pixel-wise

@@ -73,6 +73,7 @@ class StillNorm(nn.BatchNorm2d):
         super().__init__(channels)
         nn.init.uniform_(self.get_buffer("running_mean"), -0.5, 0.5)
         nn.init.uniform_(self.get_buffer("running_var"), 0.5, 2.0)
+        self.train()
 
     def train(self, mode: bool = True) -> "StillNorm":
         super().train(False)

@@ -84,14 +84,17 @@ def check_features(pair: Pair, maps: int = 1) -> None:
         last_channels(network, maps)
 
 
-def check_terms(terms: dict[str, TermConfig]) -> None:
-    """Check every term's name and table, before anything is built.
+def check_terms(terms: dict[str, TermConfig]) -> dict[str, dict[str, Any]]:
+    """Check every term's name and table, before anything is built; return the tables with all of their keys.
 
     Raises:
         UsageError: an unknown term or key, with the nearest names.
     """
-    for name, config in terms.items():
-        _module_and_options(name, config)
+    return {
+        name: config.model_dump(mode="json", exclude_none=True)
+        | _module_and_options(name, config)[1].model_dump(mode="json", exclude_none=True)
+        for name, config in terms.items()
+    }
 
 
 def build_terms(terms: dict[str, TermConfig], pair: Pair) -> dict[str, Weighted]:

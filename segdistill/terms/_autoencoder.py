@@ -10,10 +10,10 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from segdistill import losses
 from segdistill.config import OptimConfig, Strict
-from segdistill.terms import Pair, last_channels
+from segdistill.terms import Pair, compared_at, last_channels
 from segdistill.types import Batch, Frozen, Objective, SegOutput, Stage, Step, Term
 
 SPARSITY = 1e-7
@@ -75,7 +75,7 @@ class Reconstruction(Objective):
     """What an auto-encoder minimises: ||features - rebuilt||^2 + 1e-7 * ||code||_1, over the number of features.
 
     Dividing both of the paper's sums by that number keeps their proportion, and makes the rate independent of sizes.
-    Every position of every image counts, void and unlabelled ones too: no label is asked.
+    Positions whose pixel is ignored do not count, of features and code alike; images without labels do.
     """
 
     def __init__(self, teacher: Frozen) -> None:
@@ -87,9 +87,11 @@ class Reconstruction(Objective):
         output = self.teacher(batch)
         features = output.features[-1]
         code, rebuilt = model(features)
-        error = F.mse_loss(rebuilt.float(), features.float())
-        length = code.float().abs().sum() / features.numel()
-        return Step({"reconstruction": error, "sparsity": SPARSITY * length}, None, output)
+        valid, share = compared_at(batch, features.shape[-2:])
+        error = losses.feature_l2(rebuilt, features, valid)
+        counted = losses.at_size(batch.compared(), code.shape[-2:]).unsqueeze(1)
+        length = (code.float().abs() * counted).sum() / (features.shape[1] * valid.sum().clamp(min=1))
+        return Step({"reconstruction": error * share, "sparsity": SPARSITY * length * share}, None, output)
 
 
 class Latent:
@@ -132,6 +134,7 @@ class LatentTerm(Term):
     def __init__(self, settings: Settings, pair: Pair) -> None:
         super().__init__()
         latents = pair.shared.setdefault("latents", {})
+        self.one_more = bool(latents) and settings not in latents
         if settings not in latents:
             name = f"autoencoder-{len(latents) + 1}" if latents else "autoencoder"
             latents[settings] = Latent(name, settings, pair.teacher)
@@ -139,8 +142,12 @@ class LatentTerm(Term):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Say so where the code means nothing yet."""
-        return () if self.latent.trained else (f"{self.latent.name} is not trained: the student would learn noise",)
+        """Say so where the code means nothing yet, and where the terms' settings cost one more auto-encoder."""
+        name = self.latent.name
+        found = [] if self.latent.trained else [f"{name} is not trained: the student would learn noise"]
+        if self.one_more:
+            found.append(f"{name} is one more to train: terms whose `autoencoder` tables are equal share one")
+        return tuple(found)
 
     def before(self, teacher: nn.Module) -> Iterator[Stage]:
         """Yield the auto-encoder's training, unless another term has had it trained."""

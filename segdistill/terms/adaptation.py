@@ -8,7 +8,7 @@ from torch import Tensor
 from segdistill import losses
 from segdistill.config import Strict
 from segdistill.networks._base import conv_bn_relu
-from segdistill.terms import Pair, last_channels
+from segdistill.terms import Pair, compared_at, last_channels
 from segdistill.terms._autoencoder import LatentTerm, Settings
 from segdistill.types import Batch, SegOutput, Term
 
@@ -30,9 +30,9 @@ class Options(Strict):
 
 
 class Adaptation(LatentTerm):
-    """Distance of unit features, mean over all positions of all images.
+    """Distance of unit features, mean over valid positions of the step.
 
-    Void and unlabelled positions count too: a feature stands for a region, not for a pixel, and no label is asked.
+    Positions whose pixel is ignored do not count; images without labels do.
     """
 
     def __init__(self, options: Options, pair: Pair) -> None:
@@ -44,7 +44,8 @@ class Adaptation(LatentTerm):
     def forward(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
         """Return the mean distance."""
         adapted, code, own = self.adapter(student.features[-1]), self.latent(teacher), self.options
-        return losses.adaptation(adapted, code, own.p, own.q, own.per_element)
+        valid, share = compared_at(batch, adapted.shape[-2:])
+        return losses.adaptation(adapted, code, own.p, own.q, own.per_element, valid) * share
 
 
 def build(options: Options, pair: Pair) -> Term:

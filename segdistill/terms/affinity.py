@@ -21,7 +21,10 @@ class Options(Strict):
 
 
 class Affinity(LatentTerm):
-    """Distance of the affinity matrices' rows, summed over all positions, void ones too; mean over images."""
+    """Distance of the affinity matrices' rows, summed over all positions; mean over images.
+
+    Ignored positions count: the sum grows with the positions, so leaving some out would weigh images unequally.
+    """
 
     def __init__(self, options: Options, pair: Pair) -> None:
         super().__init__(options.autoencoder, pair)

@@ -33,12 +33,13 @@ class Consistency(Term):
     def forward(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
         """Return the mean squared difference."""
         size = student.logits.shape[-2:]
-        share = share_of_step(batch, lambda part: losses.surrounded(losses.at_size(part.compared(), size)).sum())
         maps = [output.logits.float() for output in (student, teacher)]
         if self.options.on == "probabilities":
             maps = [logits.softmax(1) for logits in maps]
-        valid = losses.at_size(batch.compared(), size)
-        return losses.consistency(maps[0], maps[1], self.options.neighbours, valid) * share
+        # before the share, which cannot be counted on maps that the loss refuses
+        mean = losses.consistency(maps[0], maps[1], self.options.neighbours, losses.at_size(batch.compared(), size))
+        share = share_of_step(batch, lambda part: losses.surrounded(losses.at_size(part.compared(), size)).sum())
+        return mean * share
 
 
 def build(options: Options, pair: Pair) -> Term:

@@ -31,7 +31,7 @@ class Options(Strict):
     penalty: Annotated[float, Field(ge=0)] = 10.0
     """Weight of the gradient penalty."""
     lr: Annotated[float, Field(gt=0)] = 4e-4
-    """Learning rate of the critic's Adam; its schedule is the student's."""
+    """Learning rate of the critic's Adam; its schedule is as long as the student's, with power 0.9 and no warm-up."""
 
 
 class SelfAttention(nn.Module):
