@@ -16,7 +16,6 @@ from segdistill.deploy import as_deployed
 from segdistill.export import OnnxModel, export_onnx
 from segdistill.latency import measure, torch_subject
 from segdistill.networks import build_network
-from segdistill.networks._base import IMAGENET_MEAN, IMAGENET_STD
 from segdistill.record import cpu_name, versions
 
 CLASSES = 11
@@ -41,8 +40,6 @@ def main() -> None:
         palette=((0, 0, 0),) * CLASSES,
         role="student",
         size=None,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
         data="noise",
         preset="none",
         steps=1,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import safetensors.torch
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 
 from segdistill.config import LabelCodes, NetworkConfig, Size, Strict
@@ -42,9 +42,6 @@ class ModelInfo(Strict):
     """Of a label-assisted teacher: how it sees the label beside the image."""
     size: Size | None
     """Images are brought to this size (height, width) before the network; None leaves them at their own."""
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    """RGB, in units of 0..255."""
     data: str
     """The data set's name."""
     preset: str
@@ -55,6 +52,16 @@ class ModelInfo(Strict):
     """Of the weights, in the order of their sorted names."""
     header_sha256: str = ""
     """Of this header's text without it; empty where nobody took it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _statistics(cls, header: Any) -> Any:
+        """Move mean and deviation into the network's table: older headers have them beside it."""
+        if not (isinstance(header, dict) and isinstance(header.get("network"), dict) and "mean" in header):
+            return header
+        header = dict(header)
+        own = {key: header.pop(key) for key in ("mean", "std") if key in header}
+        return header | {"network": header["network"] | {"input": own}}
 
     @property
     def label_assisted(self) -> bool:
@@ -123,8 +130,6 @@ def load_model(path: Path) -> tuple[SegNetwork, ModelInfo]:
         raise ModelError(f"{path} does not hold a {info.network.network}: {error}") from None
     if weights_digest(weights) != info.sha256:
         raise ModelError(f"{path} is damaged: its weights are not those its header names.", RESTORE)
-    network.mean[:, :3] = torch.tensor(info.mean).view(1, 3, 1, 1)
-    network.std[:, :3] = torch.tensor(info.std).view(1, 3, 1, 1)
     return network.eval(), info
 
 

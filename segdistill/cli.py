@@ -203,7 +203,7 @@ def train_teacher(
 ) -> None:
     """Train a teacher on labelled images."""
     terminal = open_terminal(quiet=quiet, verbose=verbose)
-    config = checked(configuration(terminal, preset, data, set_, seed, precision), steps, teacher=teacher)
+    config = checked(configuration(terminal, preset, data, set_, seed, precision), steps, set_, teacher=teacher)
     if print_config:
         return show_config(config)
     from segdistill import run
@@ -268,7 +268,7 @@ def distill(
     from segdistill.setting import Options
     from segdistill.teachers import is_path
 
-    config = checked(config, steps, teacher=None if is_path(teacher) else teacher, student=student)
+    config = checked(config, steps, set_, teacher=None if is_path(teacher) else teacher, student=student)
     if print_config:
         return show_config(config)
     options = Options(
@@ -326,16 +326,32 @@ def available_data(name: str) -> str:
 
 
 def checked(
-    config: "RunConfig", steps: int | None, *, teacher: str | None = None, student: str | None = None
+    config: "RunConfig",
+    steps: int | None,
+    overrides: list[str] | None,
+    *,
+    teacher: str | None = None,
+    student: str | None = None,
 ) -> "RunConfig":
-    """Check networks and terms; return the configuration with full names and tables, no stage longer than `steps`."""
-    from segdistill.networks import resolve_name
+    """Check networks and terms; return the configuration with full names and tables, no stage longer than `steps`.
+
+    The preset's choices about its own networks do not hold for one that is named instead and has no such choice.
+    """
+    from segdistill.networks import missing_options, resolve, resolve_name
     from segdistill.terms import check_terms
 
-    tables = {f"terms.{name}": table for name, table in check_terms(config.terms).items()}
-    roles = {"teacher": (teacher, config.teacher.network), "student": (student, config.student.network)}
-    names = {role: resolve_name(given or own, own.partition("-")[0]) for role, (given, own) in roles.items()}
-    return config.changed(**tables, **{f"{role}.network": name for role, name in names.items()}).capped(steps)
+    values: dict[str, Any] = {f"terms.{name}": table for name, table in check_terms(config.terms).items()}
+    asked = {text.partition("=")[0].strip() for text in overrides or []}
+    for role, own, given in (("teacher", config.teacher, teacher), ("student", config.student, student)):
+        name = values[f"{role}.network"] = resolve_name(given or own.network, own.network)
+        if given is not None:
+            missing = missing_options(own.model_copy(update={"network": name}))
+            unset = {f"{role}.{option}": type(own).model_fields[option].default for option in missing}
+            values |= {key: value for key, value in unset.items() if key not in asked}
+    config = config.changed(**values).capped(steps)
+    resolve(config.teacher)
+    resolve(config.student)
+    return config
 
 
 def words() -> tuple[str, ...]:
@@ -563,7 +579,7 @@ def networks(
     classes: Annotated[int, typer.Option("--classes", metavar="N", min=1, help="Number of classes.")] = 19,
     json_: JsonFlag = False,
 ) -> None:
-    """List the networks with their costs. FLOPs are twice the MACs; output stride 8, no auxiliary head."""
+    """List the networks with their costs. As published, without auxiliary head; FLOPs are twice the MACs."""
     from segdistill.networks import list_networks
 
     shape = parse_size(size) or (512, 1024)
@@ -571,11 +587,19 @@ def networks(
     if json_:
         return typer.echo(json.dumps(entries, indent=2))
     rows = [
-        [e["name"], f"{e['parameters'] / 1e6:.3f}", f"{e['macs'] / 1e9:.2f}", f"{e['flops'] / 1e9:.2f}"]
+        [
+            e["name"],
+            str(e["output_stride"]),
+            f"{e['parameters'] / 1e6:.3f}",
+            f"{e['macs'] / 1e9:.2f}",
+            f"{e['flops'] / 1e9:.2f}",
+        ]
         for e in entries
     ]
     return open_terminal().table(
-        f"{classes} classes, at {shape[0]}x{shape[1]}", ["network", "parameters M", "GMACs", "GFLOPs"], rows
+        f"{classes} classes, at {shape[0]}x{shape[1]}",
+        ["network", "output stride", "parameters M", "GMACs", "GFLOPs"],
+        rows,
     )
 
 

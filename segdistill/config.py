@@ -19,7 +19,12 @@ from segdistill.errors import UsageError, nearest
 PACKAGE = Path(__file__).parent
 MAX_PRESET_BYTES = 1 << 20
 
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+"""RGB statistics of ImageNet in units of 0..255, as torchvision's weights expect them."""
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
 Size = tuple[Annotated[int, Field(ge=1, le=65536)], Annotated[int, Field(ge=1, le=65536)]]
 """(height, width)"""
 
@@ -30,20 +35,49 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class InputConfig(Strict):
+    """How a network wants its images, which are RGB in 0..255 everywhere else: (channel - mean) / std / divide."""
+
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Red, green, blue, whatever the order below."""
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+    divide: Positive = 1.0
+    order: Literal["rgb", "bgr"] = "rgb"
+    """Of the channels that the first layer sees."""
+
+
 class NetworkConfig(Strict):
-    """A network as `segdistill networks` names it, with what can be chosen about it."""
+    """A network as `segdistill networks` names it, with what can be chosen about it.
+
+    None leaves a choice to the network: its file in `networks/` says what it takes, and which choices it has.
+    """
 
     network: str
-    output_stride: Literal[8, 16, 32] = 8
+    output_stride: Literal[1, 2, 4, 8, 16, 32] | None = None
+    """Of the backbone's last features."""
     aux: bool = True
-    """An auxiliary head on stage 3, in training only."""
+    """The auxiliary head, in training only, of a network that has one."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Before the classifier."""
+    stem: Literal["plain", "deep"] | None = None
+    """A ResNet's: one 7x7 convolution, which is the default, or three 3x3."""
+    dilation: Literal["late", "early"] | None = None
+    """Where a ResNet's stage that lost its stride dilates: after the convolution that lost it, as torchvision and CIRKD
+    have it, which is the default; or from its first convolution on, as Liu et al. 2019 and DeepLab-v2 do."""
+    head_width: Annotated[int, Field(ge=1)] | None = None
+    """Channels of the features that feed the classifier."""
+    aspp: bool | None = None
+    """Whether a DeepLabV3 has its atrous convolutions; the default is yes."""
+    align_corners: bool | None = None
+    """How maps are enlarged, in the network and at its end: bilinear, with corners or (the default) areas aligned."""
+    input: InputConfig | None = None
+    """The default is ImageNet's RGB."""
 
 
 class LabelCodes(Strict):
     """How a label-assisted teacher sees the label: as a number per class, in a further channel (Qiu et al. 2024)."""
 
-    scale: Annotated[float, Field(gt=0)] = 1.75
+    scale: Positive = 1.75
     """Multiplies the channel, so that it deviates somewhat more than the normalised image beside it."""
     noise: Annotated[float, Field(ge=0)] = 0.2
     """Deviation of the pixel noise while it teaches, in distances between two codes."""
@@ -53,7 +87,7 @@ class LabelCodes(Strict):
     """Deviation of the first weights that the channel meets."""
     consistency: Annotated[float, Field(ge=0)] = 5.0
     """Weight of the two paths' agreement while it is trained."""
-    temperature: Annotated[float, Field(gt=0)] = 4.0
+    temperature: Positive = 4.0
     """Divides the logits whose agreement is measured."""
 
 
@@ -62,7 +96,7 @@ class TeacherConfig(NetworkConfig):
 
     steps: Annotated[int, Field(ge=1)] | None = None
     """Where it differs from `optim.steps`."""
-    lr: Annotated[float, Field(gt=0)] | None = None
+    lr: Positive | None = None
     """Where it differs from `optim.lr`."""
     aux_weight: Annotated[float, Field(ge=0)] | None = None
     """Where it differs from the student's."""
@@ -80,7 +114,7 @@ class DataConfig(Strict):
     crop: Size
     batch_size: Annotated[int, Field(ge=1)]
     """Images per optimiser step, over all processes and micro-batches."""
-    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
+    scale: tuple[Positive, Positive] = (0.5, 2.0)
     """Random scaling before the crop, uniform between the two."""
     flip: Fraction = 0.5
     """Probability of mirroring left and right."""
@@ -105,7 +139,7 @@ class OptimConfig(Strict):
     """One optimiser and its schedule: lr * (1 - step / steps) ** power."""
 
     algorithm: Literal["sgd", "adam"] = "sgd"
-    lr: Annotated[float, Field(gt=0)]
+    lr: Positive
     momentum: Fraction = 0.9
     """Adam's first beta where the algorithm is adam."""
     beta2: Fraction = 0.99

@@ -100,7 +100,9 @@ def _supervised(outputs: list[SegOutput], batch: Batch, aux_weight: float) -> di
     share = share_of_step(batch, lambda part: (part.label != IGNORE).sum())
 
     def total(logits: list[Tensor]) -> Tensor:
-        return torch.stack([losses.cross_entropy(one, batch.label) for one in logits]).sum() * share
+        aligned = outputs[0].align_corners
+        each = [losses.cross_entropy(one, batch.label, align_corners=aligned) for one in logits]
+        return torch.stack(each).sum() * share
 
     terms = {"cross_entropy": total([output.logits for output in outputs])}
     if aux := [output.aux for output in outputs if output.aux is not None]:

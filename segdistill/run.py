@@ -22,7 +22,7 @@ from segdistill.engine import fit
 from segdistill.errors import ModelError, UsageError
 from segdistill.label_codes import build_teacher, freeze
 from segdistill.metrics import Scores
-from segdistill.networks import SegNetwork, build_network, load_backbone
+from segdistill.networks import SegNetwork, build_network, load_backbone, resolve
 from segdistill.networks._base import count_macs, count_parameters
 from segdistill.objectives import Distillation, LabelAssisted
 from segdistill.record import (
@@ -70,6 +70,7 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
     """
     if is_path(teacher) and model_path(Path(teacher)).suffix == ".onnx":  # told before all images are read
         raise UsageError(f"{teacher} is an exported graph, which cannot teach.", "Give the run's folder it came from.")
+    config = _with_start(config, options.init_weights)
     with prepared(config, options, talk, unlabeled=True) as setting:
         out = options.out or distributed.same_for_all(
             next_folder(RUNS, f"distill-{config.preset}-{config.student.network}")
@@ -115,6 +116,14 @@ def _with_teacher(config: RunConfig, info: ModelInfo) -> RunConfig:
     own = {f"teacher.{key}": value for key, value in info.network.model_dump().items()}
     codes = {} if info.label_codes is None else {"teacher.label_codes": info.label_codes.model_dump()}
     return config.changed(**own, **codes)
+
+
+def _with_start(config: RunConfig, init_weights: Path | None) -> RunConfig:
+    """Return a configuration whose student, where it says nothing else, takes images as the weights it starts from."""
+    if init_weights is None:
+        return config
+    own = read_info(model_path(init_weights)).network.model_dump(include={"input", "align_corners"})
+    return config.changed(**{f"student.{key}": own[key] for key in own if getattr(config.student, key) is None})
 
 
 def _verdict(rows: list[Row], options: Options) -> Verdict | None:
@@ -196,7 +205,7 @@ def _teacher_run(setting: Setting, path: Path) -> Outcome:
         if codes is not None:
             objective = LabelAssisted(aux_weight, codes, len(setting.data.classes))
         stage = Stage("teacher", network, objective, config.teacher_optim())
-        info = _info(setting, config.teacher, "teacher", stage.optim.steps, network)
+        info = _info(setting, config.teacher, "teacher", stage.optim.steps)
         job = Job(stage, network, info, config, setting.data)
         row = _run(setting, job, folder, path, "teacher")
         rows = [] if row is None else [row]
@@ -213,7 +222,7 @@ def _student_run(
     student = _start(setting, config.student, setting.options.init_weights)
     objective = _distillation(setting, student, teacher)
     stage = Stage("student", student, objective, config.optim)
-    info = _info(setting, config.student, "student", stage.optim.steps, student)
+    info = _info(setting, config.student, "student", stage.optim.steps)
     info = info.model_copy(update={"terms": tuple(objective.weights)})
     if not teacher[1].label_assisted:  # such a teacher is not timed: it cannot run on images alone
         info = info.model_copy(update={"teacher": teacher[1].network})
@@ -295,7 +304,8 @@ def _obtain_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]
     """Find the run that trained this network so, or train it."""
     talk, options = setting.place.talk, setting.options
     labelled = setting.config.changed(**{"data.unlabeled": [], "data.auxiliary": []})
-    backbones = {network.network.partition("-")[2] for network in (labelled.teacher, labelled.student)}
+    names = (labelled.teacher.network, labelled.student.network)
+    backbones = {name.partition("-")[2] or name for name in names}
     if options.backbone_weights is not None and len(backbones) > 1:
         talk.warn(f"--backbone-weights are the student's: a {text} trained on the way starts without.")
         options = replace(options, backbone_weights=None)
@@ -314,7 +324,7 @@ def _obtain_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]
         talk.say(f"Teacher: no finished {text} with these settings on this data under {RUNS}/, so it is trained first.")
         if options.dry_run:
             network = build_teacher(setting.config.teacher, len(setting.data.classes))
-            return network, _info(setting, setting.config.teacher, "teacher", 0, network)
+            return network, _info(setting, setting.config.teacher, "teacher", 0)
         own = replace(options, out=path, resume=found is not None, overwrite=False)
         _teacher_run(replace(setting, options=own), path)
     network, info = load_model(model_path(path))
@@ -337,17 +347,15 @@ def _start(setting: Setting, config: NetworkConfig, init_weights: Path | None = 
     return network
 
 
-def _info(setting: Setting, network: NetworkConfig, role: Any, steps: int, built: SegNetwork) -> ModelInfo:
-    mean, std = (tuple(buffer.flatten().tolist()[:3]) for buffer in (built.mean, built.std))
+def _info(setting: Setting, network: NetworkConfig, role: Any, steps: int) -> ModelInfo:
+    plain = NetworkConfig.model_validate(network.model_dump(include=set(NetworkConfig.model_fields)))
     return ModelInfo(
-        network=NetworkConfig.model_validate(network.model_dump(include=set(NetworkConfig.model_fields))),
+        network=resolve(plain),
         classes=setting.data.classes,
         palette=setting.data.palette,
         role=role,
         label_codes=network.label_codes if isinstance(network, TeacherConfig) else None,
         size=setting.config.data.size,
-        mean=mean,
-        std=std,
         data=setting.data.name,
         preset=setting.config.preset,
         steps=steps,

@@ -113,7 +113,7 @@ def test_the_usual_names_of_two_commands_work_too() -> None:
 def test_results_as_json_are_alone_on_stdout(camvid: Path) -> None:
     keys = {
         "presets list --json": {"name", "about", "paper", "terms"},
-        "networks --json --size 32x48": {"name", "parameters", "macs", "flops"},
+        "networks --json --size 32x48": {"name", "output_stride", "parameters", "macs", "flops"},
         "doctor --json": {"name", "value", "ok", "cure"},
     }
     for line, expected in keys.items():
@@ -251,6 +251,20 @@ def test_a_printed_configuration_is_a_preset(tmp_path: Path) -> None:
     again = segdistill("distill --preset printed.toml --teacher pspnet18 --student resnet18-half --print-config")
     assert again.out == printed.out
     assert files(tmp_path) == {"printed.toml"}
+
+
+def test_a_preset_s_choices_do_not_hold_for_a_named_network_that_has_none() -> None:
+    choices = 'network = "pspnet-resnet18"\nstem = "deep"\nhead_width = 64\ninput = { order = "bgr" }'
+    text = succeeds("presets show ka").out
+    assert text.count('network = "pspnet-resnet18"') == 1
+    Path("mine.toml").write_text(text.replace('network = "pspnet-resnet18"', choices))
+    line = "distill --preset mine.toml --data voc:somewhere --teacher pspnet18 --print-config"
+    own = read_back(succeeds(f"{line} --student resnet34").out).student
+    assert (own.network, own.stem, own.head_width, own.output_stride) == ("pspnet-resnet34", "deep", 64, 16)
+    other = read_back(succeeds(f"{line} --student mobilenetv2plus").out).student
+    assert (other.stem, other.head_width, other.output_stride, other.input) == (None, None, None, own.input)
+    refused(f"{line} --student mobilenetv2plus --set student.stem=deep", "stem: it has none to choose")
+    refused(f"{line} --student mobilenetv2plus --set student.output_stride=32", "it has 8, not 32")
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:

@@ -39,8 +39,6 @@ def info(config: NetworkConfig) -> ModelInfo:
         palette=tuple((i, 10 * i, 255 - i) for i in range(len(CLASSES))),
         role="student",
         size=(96, 128),
-        mean=(123.675, 116.28, 103.53),
-        std=(58.395, 57.12, 57.375),
         data="streets",
         preset="skd",
         steps=7,

@@ -56,15 +56,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     torch.manual_seed(0)
     network = build_network(NetworkConfig(network=NETWORK), len(CLASSES))
-    mean, std = (tuple(buffer.flatten().tolist()) for buffer in (network.mean, network.std))
     info = ModelInfo(
         network=NetworkConfig(network=NETWORK),
         classes=CLASSES,
         palette=PALETTE,
         role="student",
         size=(64, 128),
-        mean=mean,
-        std=std,
         data="cityscapes",
         preset="skd",
         steps=1,

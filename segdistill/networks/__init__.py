@@ -1,9 +1,14 @@
 """Networks by name: each file here without a leading underscore is an architecture.
 
-An architecture's module has `BACKBONES` and `build(config, num_classes, in_channels)`. Its networks are called
-ARCHITECTURE-BACKBONE, so the architecture's own name has no dash.
+An architecture's module has
+    BACKBONES                                   its variants: a network is called ARCHITECTURE-VARIANT, so the
+                                                architecture's own name has no dash, or ARCHITECTURE alone for ""
+    STRIDES                                     the output strides it can have, that of its publication first
+    OPTIONS                                     which fields of `NetworkConfig` it has, beside those that all have
+    build(config, num_classes, in_channels)     of a configuration with the full name and an output stride
 """
 
+from collections import Counter
 from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path
@@ -12,27 +17,44 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from segdistill.config import NetworkConfig, components, find
+from segdistill.config import InputConfig, NetworkConfig, components, find
 from segdistill.errors import ModelError, UsageError, nearest
 from segdistill.networks._base import Backbone, Deployed, SegNetwork, count_macs, count_parameters
 
-__all__ = ["Deployed", "SegNetwork", "build_network", "list_networks", "load_backbone", "network_names", "resolve_name"]
+__all__ = [
+    "Deployed",
+    "SegNetwork",
+    "build_network",
+    "list_networks",
+    "load_backbone",
+    "missing_options",
+    "network_names",
+    "resolve",
+    "resolve_name",
+]
+
+COMMON = {"network", "output_stride", "aux", "align_corners", "input"}
+"""What every network has of a `NetworkConfig`."""
 
 
 def network_names() -> list[str]:
     """Return the full names of all networks, such as pspnet-resnet18."""
-    modules = {name: import_module(find("networks", name, "architecture")) for name in components("networks")}
-    return [f"{name}-{backbone}" for name, module in modules.items() for backbone in module.BACKBONES]
+    names = [(name, variant) for name in components("networks") for variant in _module(name).BACKBONES]
+    return [f"{name}-{variant}" if variant else name for name, variant in names]
 
 
 def list_networks(size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:
-    """Return name, parameters, MACs and FLOPs of every network, at output stride 8 without auxiliary head."""
+    """Return name, output stride, parameters, MACs and FLOPs of every network as published, without auxiliary head."""
     entries = []
     for name in network_names():
-        network = build_network(NetworkConfig(network=name, aux=False), num_classes)
+        config = resolve(NetworkConfig(network=name, aux=False))
+        with FakeTensorMode():  # shapes without numbers: nothing is drawn
+            network = build_network(config, num_classes)
         macs = count_macs(network, size)
-        entries.append({"name": name, "parameters": count_parameters(network), "macs": macs, "flops": 2 * macs})
+        entry = {"name": name, "output_stride": config.output_stride, "parameters": count_parameters(network)}
+        entries.append(entry | {"macs": macs, "flops": 2 * macs})
     return entries
 
 
@@ -40,48 +62,99 @@ def resolve_name(text: str, default_decoder: str = "") -> str:
     """Return a network's full name from the name a user typed.
 
     Args:
-        text: a full name; a short one, pspnet101 for pspnet-resnet101; or a backbone alone, resnet18.
-        default_decoder: the architecture that a backbone alone is meant for, or any network of that architecture.
+        text: a full name; a short one, pspnet101 for pspnet-resnet101; or a variant alone, such as resnet18, where only
+            one architecture has it, or the default one.
+        default_decoder: the architecture that a variant alone is meant for, or any network of that architecture.
 
     Raises:
         UsageError: if there is no such network, with the nearest names.
     """
+    names = network_names()
+    owners = Counter(name.partition("-")[2] for name in names)
     spellings: dict[str, str] = {}
-    for name in network_names():
-        architecture, _, backbone = name.partition("-")
-        spellings |= {name: name, name.replace("-resnet", ""): name}
-        if architecture == default_decoder.partition("-")[0]:
-            spellings[backbone] = name
+    for name in names:
+        architecture, _, variant = name.partition("-")
+        spellings[name.replace("-resnet", "")] = name
+        if architecture == default_decoder.partition("-")[0] or owners[variant] == 1:
+            spellings[variant] = name
+    spellings |= {name: name for name in names}
     if text not in spellings:
         raise UsageError(f"Unknown network {text!r}.", nearest(text, spellings))
     return spellings[text]
+
+
+def resolve(config: NetworkConfig) -> NetworkConfig:
+    """Return the configuration with the network's full name, its output stride and what it wants of images.
+
+    Raises:
+        UsageError: if there is no such network, or it does not have an option that is set.
+    """
+    name = resolve_name(config.network)
+    config = config.model_copy(update={"network": name})
+    if missing := missing_options(config):
+        raise UsageError(
+            f"{name} cannot be built so: " + "; ".join(f"{key}: {why}" for key, why in missing.items()) + ".",
+            "Leave that out, or choose another network.",
+        )
+    own = {
+        "output_stride": config.output_stride or _module(name).STRIDES[0],
+        "align_corners": bool(config.align_corners),
+        "input": config.input or InputConfig(),
+    }
+    return config.model_copy(update=own)
+
+
+def missing_options(config: NetworkConfig) -> dict[str, str]:
+    """Return the options that are set and that the network, given by its full name, does not have, and why."""
+    module = _module(config.network)
+    plain = NetworkConfig(network=config.network)
+    missing = {
+        name: "it has none to choose"
+        for name in NetworkConfig.model_fields.keys() - COMMON - {*module.OPTIONS}
+        if getattr(config, name) != getattr(plain, name)
+    }
+    if config.output_stride not in (None, *module.STRIDES):
+        missing["output_stride"] = f"it has {' or '.join(map(str, module.STRIDES))}, not {config.output_stride}"
+    return dict(sorted(missing.items()))
 
 
 def build_network(config: NetworkConfig, num_classes: int, in_channels: int = 3) -> SegNetwork:
     """Build the network that the configuration names, with random weights drawn from torch's global generator.
 
     Raises:
-        UsageError: if there is no such network.
+        UsageError: if there is no such network, or it does not have an option that is set.
     """
-    name = resolve_name(config.network)
-    module = import_module(find("networks", name.partition("-")[0], "architecture"))
-    network: SegNetwork = module.build(config.model_copy(update={"network": name}), num_classes, in_channels)
+    config = resolve(config)
+    network: SegNetwork = _module(config.network).build(config, num_classes, in_channels)
+    assert config.input is not None, "resolved"
+    network.expect(config.input, align_corners=bool(config.align_corners))
     return network
+
+
+def _module(name: str) -> Any:
+    """Return the module of the architecture that a network's name begins with."""
+    return import_module(find("networks", name.partition("-")[0], "architecture"))
 
 
 def load_backbone(network: SegNetwork, *, pretrained: bool, weights_file: Path | None) -> None:
     """Fill the network's backbone, from the file if there is one, else with torchvision's ImageNet weights if wanted.
 
     Raises:
-        UsageError: if there are no such weights, no such file, or they cannot be downloaded.
+        UsageError: if there are no such weights, they want other images, there is no such file, or they cannot be
+            downloaded.
         ModelError: if the file is damaged or its tensors are not the backbone's; the network is as before.
     """
     if weights_file is None and not pretrained:
         return
     backbone = network.backbone
+    if weights_file is None and network.images != InputConfig():
+        raise UsageError(
+            f"torchvision's ImageNet weights of {backbone.name} expect images otherwise than this network's `input`.",
+            "Leave --pretrained or `input` out.",
+        )
     file = weights_file or _downloaded(backbone)
     own = backbone.state_dict()
-    found = {name: tensor for name, tensor in _read(file).items() if not name.startswith("fc.")}
+    found = {name: tensor for name, tensor in _read(file).items() if not name.startswith(backbone.beyond)}
     in_channels = network.mean.shape[1]
     for name in own.keys() & found.keys():
         if own[name].shape[1:2] == (in_channels,) and found[name].shape == own[name][:, :3].shape:
@@ -94,10 +167,11 @@ def load_backbone(network: SegNetwork, *, pretrained: bool, weights_file: Path |
         "misshaped": [name for name in own.keys() & found.keys() if own[name].shape != found[name].shape],
     }
     if any(problems.values()):
+        beside = " and ".join(f"{part}*" for part in backbone.beyond)
         raise ModelError(
             f"{file} does not hold a {backbone.name}: "
             + "; ".join(f"{len(names)} tensors {kind}, {_few(names)}" for kind, names in problems.items() if names),
-            f"Give the weights of a {backbone.name}: torchvision's tensor names, and at most fc.* besides.",
+            f"Give the weights of a {backbone.name}: the published tensor names, and at most {beside} besides.",
         )
     backbone.load_state_dict(found, strict=False)
 
