@@ -12,7 +12,7 @@ LAYERS = (
     {"types"},
     {"losses", "metrics", "distributed", "store"},
     {"terms", "networks", "checkpoint"},
-    {"label_codes", "comparison"},
+    {"label_codes", "comparison", "import_weights"},
     {"engine", "data", "latency", "objectives"},
     {"training", "export", "inference", "report", "submission"},
     {"setting"},
