@@ -241,7 +241,8 @@ def distill(
         typer.Option("--baseline", help="Also train the plain student: as many steps, or as much time; terms off."),
     ] = None,
     seeds: Annotated[
-        int, typer.Option("--seeds", metavar="N", min=1, help="Students, one per seed: mean and spread.")
+        int,
+        typer.Option("--seeds", metavar="N", min=1, help="Students, one per seed (three or more): mean and spread."),
     ] = 1,
     pretrained: PretrainedFlag = False,
     backbone_weights: BackboneFlag = None,

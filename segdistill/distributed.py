@@ -46,6 +46,11 @@ def local_device(device: torch.device) -> torch.device:
     return torch.device("cuda", local)
 
 
+def cores() -> int:
+    """Return the number of this machine's cores that the process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def rank() -> int:
     """Return this process's number; 0 logs and writes."""
     return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))

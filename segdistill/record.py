@@ -161,7 +161,7 @@ def describe_data(data: DataSource) -> dict[str, Any]:
     return {"name": data.name, "classes": list(data.classes), "images": counts, "sha256": data.fingerprint}
 
 
-def finished(setting: Setting, path: Path, teacher: ModelInfo | None = None) -> Outcome | None:
+def finished(setting: Setting, path: Path) -> Outcome | None:
     """Return the results of a run that has come to its end, if that is what `--resume` was given; write nothing."""
     options = setting.options
     seeds = range(setting.config.seed + 1, setting.config.seed + options.seeds)
@@ -174,8 +174,6 @@ def finished(setting: Setting, path: Path, teacher: ModelInfo | None = None) -> 
         seed = int(folder.name[5:]) if folder.name.startswith("seed-") else None
         if seed is not None:
             _refuse_changes(folder, replace(setting, config=setting.config.changed(seed=seed)))
-    if teacher is not None:
-        refuse_other_teacher(path, teacher)
     setting.place.talk.say(f"Already finished: {path}")
     return Outcome(path, _json(path, "scores.json"), _json(path, "gain.json"))
 

@@ -79,8 +79,10 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
         given = given_teacher(setting, teacher) if is_path(teacher) else None
         if given is not None:
             config = _with_teacher(config, given[1])
+            if options.resume:
+                refuse_other_teacher(out, given[1])
         setting = replace(setting, config=config, options=with_out(options, out))
-        if outcome := finished(setting, out, given and given[1]):
+        if outcome := finished(setting, out):
             return outcome
         with run_folder(setting, out, "student") as folder:
             network, info = given or _obtain_teacher(setting, teacher)

@@ -1,6 +1,5 @@
 """What every training command starts from: what was asked for, the data, and a place to work, all checked."""
 
-import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,9 @@ from segdistill.store import check_folder, sha256_of
 from segdistill.talk import Silence, Talk
 from segdistill.terms import check_terms
 from segdistill.training import Workplace
+
+MANY = 300
+"""Images that take a moment to read."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +84,16 @@ def prepared(config: RunConfig, options: Options, talk: Talk, *, unlabeled: bool
         for warning in data.warnings:
             talk.warn(warning)
         _check_batch(config, device)
+        contents: dict[str, str] = {}
         if distributed.is_main():
-            for warning in check_files(data, [name for name in data.splits if name != "test"]).warnings:
-                talk.warn(warning)
+            contents = _read_files(data, talk)
+        data = replace(data, contents=distributed.same_for_all(contents))
         yield Setting(config, options, data, place)
 
 
 def default_workers() -> int:
     """Return the number of loader processes per training process: one for each core but one, at most eight."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, max(1, cores // distributed.world_size() - 1))
+    return min(8, max(1, distributed.cores() // distributed.world_size() - 1))
 
 
 def with_out(options: Options, out: Path) -> Options:
@@ -113,6 +115,17 @@ def weights_used(options: Options) -> str:
 def init_weights_used(options: Options) -> str:
     """Return which model a student starts from: none, or a file's sha256."""
     return "none" if options.init_weights is None else sha256_of(model_path(options.init_weights))
+
+
+def _read_files(data: DataSource, talk: Talk) -> dict[str, str]:
+    """Read every file, warn of what is unusual, and return what identifies the labels."""
+    images = sum(len(split.names) for split in data.splits.values())
+    shown = talk if images > MANY and not data.generated else Silence()
+    with shown.progress(f"reading {data.name}", images) as advance:
+        census = check_files(data, data.splits, lambda count: advance(count, ""))
+    for warning in census.warnings:
+        talk.warn(warning)
+    return census.contents
 
 
 def _check_batch(config: RunConfig, device: torch.device) -> None:

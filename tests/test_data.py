@@ -9,8 +9,9 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 import cv2
@@ -22,18 +23,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from segdistill import distributed
 from segdistill.config import DataConfig, components
 from segdistill.data import (
+    DataSource,
+    Joined,
     Sample,
     _batches,
     check_files,
     evaluation_batches,
     load_data,
+    mixture,
     read_image,
     read_label,
     to_size,
     training_batches,
 )
+from segdistill.data._check import AT_ONCE
+from segdistill.data._folder import image_folder
+from segdistill.data._mixture import Part
 from segdistill.data._transforms import Augment
 from segdistill.errors import DataError, ResourceError, UsageError
 from segdistill.types import IGNORE, Batch
@@ -77,7 +85,7 @@ def png(width: int, height: int, depth: int, rows: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A split that needs no files: image i is filled with i, and what `on_read` does happens first."""
+    """A split that needs no files: image i is filled with i (of 256), and what `on_read` does happens first."""
 
     count: int
     on_read: Callable[[int], object] = abs
@@ -92,7 +100,7 @@ class Drawn:
         self.on_read(index)
         height, width = self.sizes[index % len(self.sizes)]
         ramp = np.arange(height * width, dtype=np.uint8).reshape(height, width)
-        return Sample(np.full((height, width, 3), index, np.uint8), ramp, self.names[index])
+        return Sample(np.full((height, width, 3), index % 256, np.uint8), ramp, f"{index}.png")
 
 
 def config(**changes: object) -> DataConfig:
@@ -144,6 +152,25 @@ def test_a_label_map_in_colours_is_refused(tmp_path: Path, mode: str) -> None:
 def test_a_label_map_in_jpeg_is_refused_because_jpeg_changes_ids(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="compression"):
         read_label(write(tmp_path / "label.jpg", ids()))
+
+
+def test_a_label_map_in_a_tiff_is_read_unless_jpeg_has_changed_its_ids(tmp_path: Path) -> None:
+    label = ids()
+    for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits"):
+        Image.fromarray(label).save(tmp_path / "label.tif", compression=compression)
+        assert np.array_equal(read_label(tmp_path / "label.tif"), label)
+    Image.fromarray(label).save(tmp_path / "label.tif", compression="jpeg")
+    with pytest.raises(DataError, match=r"label\.tif has JPEG's compression"):
+        read_label(tmp_path / "label.tif")
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(np.int32, "I"), (np.float32, "F")])
+def test_a_label_map_of_32_bits_is_refused_with_what_to_save_instead(
+    tmp_path: Path, kind: type[np.generic], mode: str
+) -> None:
+    with pytest.raises(DataError, match=rf"label\.tif has 32 bits per pixel \(mode {mode}\)") as caught:
+        read_label(write(tmp_path / "label.tif", ids().astype(kind)))
+    assert "8 or 16 bits" in caught.value.fix
 
 
 def test_images_of_every_kind_become_rgb(tmp_path: Path) -> None:
@@ -203,6 +230,14 @@ def test_another_format_behind_an_image_s_name_is_refused(tmp_path: Path, start:
     assert (start[:8].hex(" ") or "empty") in caught.value.what
 
 
+def test_of_a_file_that_is_no_image_the_first_bytes_are_read_and_no_more(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.touch()
+    os.truncate(path, 1 << 40)  # a terabyte that is nothing but a hole
+    with pytest.raises(DataError, match="begins with the bytes 00 00 00 00 00 00 00 00"):
+        read_image(path)
+
+
 def test_formats_outside_the_list_are_not_parsed_even_if_pillow_could(tmp_path: Path) -> None:
     Image.fromarray(ids()).save(tmp_path / "a.png", format="GIF")
     with Image.open(tmp_path / "a.png") as file:
@@ -236,6 +271,15 @@ def test_an_image_is_turned_as_its_exif_tag_says(tmp_path: Path) -> None:
     exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
     assert np.array_equal(read_image(tmp_path / "turned.png"), np.rot90(pixels, -1))
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_a_label_map_with_a_tag_of_its_own_is_turned_like_its_image(tmp_path: Path, ending: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    label = ids(2, 3)
+    Image.fromarray(label).save(tmp_path / f"label.{ending}", exif=exif)
+    assert np.array_equal(read_label(tmp_path / f"label.{ending}"), np.rot90(label, -1))
 
 
 def test_halving_an_image_averages_each_square_of_four(tmp_path: Path) -> None:
@@ -288,6 +332,25 @@ def test_a_turned_image_with_a_label_that_is_not_turned_is_refused_with_the_reas
         load_data(f"camvid:{tmp_path}").split("train").read(0)
 
 
+@pytest.mark.parametrize(("height", "width"), [(12, 16), (12, 12)])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_that_was_turned_is_named_where_its_size_does_not_tell_whether_its_label_was(
+    tmp_path: Path, orientation: int, height: int, width: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    camvid(tmp_path)
+    Image.fromarray(picture(height, width)).save(tmp_path / "train" / "00.png", exif=exif)
+    shown = (height, width) if orientation < 5 else (width, height)
+    write(tmp_path / "trainannot" / "00.png", ids(*shown))
+    warnings = check_files(load_data(f"camvid:{tmp_path}"), ["train", "val"]).warnings
+    told = [warning for warning in warnings if "EXIF" in warning]
+    assert bool(told) == (orientation in (2, 3, 4) or (orientation > 4 and height == width))
+    assert not told or told[0].endswith(
+        "(1), whose labels must have been made for them as they are shown: train/00.png."
+    )
+
+
 def test_files_without_partners_are_counted_and_the_first_ten_named(tmp_path: Path) -> None:
     camvid(tmp_path, train=13)
     for i in range(12):
@@ -304,8 +367,21 @@ def test_files_without_partners_are_counted_and_the_first_ten_named(tmp_path: Pa
 
 def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
     write(camvid(tmp_path) / "train" / "03.jpg", picture())
-    with pytest.raises(DataError, match="more than one ending: 03"):
+    with pytest.raises(DataError, match="more than one ending: 03") as caught:
         load_data(f"camvid:{tmp_path}")
+    assert "Images and label maps belong in folders of their own." in caught.value.fix
+
+
+def test_links_are_followed_and_a_broken_one_is_named(tmp_path: Path) -> None:
+    camvid(tmp_path)
+    (tmp_path / "train" / "00.png").rename(tmp_path / "moved.png")
+    (tmp_path / "train" / "00.png").symlink_to(tmp_path / "moved.png")
+    assert len(load_data(f"camvid:{tmp_path}").split("train").names) == 5
+    (tmp_path / "moved.png").unlink()
+    (tmp_path / "trainannot" / "00.png").unlink()  # the pair would vanish
+    with pytest.raises(DataError, match=r"train/00\.png cannot be read: No such file") as caught:
+        load_data(f"camvid:{tmp_path}")
+    assert caught.value.fix == f"It is a link to {tmp_path}/moved.png."
 
 
 def test_odd_names_and_endings_work_and_what_is_no_image_is_passed_over(tmp_path: Path) -> None:
@@ -372,6 +448,15 @@ def test_a_name_alone_is_looked_for_in_the_data_folder(tmp_path: Path, monkeypat
         load_data(f"camvid:{tmp_path}/camvid/train/00.png")
 
 
+def test_the_home_of_nobody_is_a_path_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="path not found: ~nobody-at-all/camvid does not exist"):
+        load_data("camvid:~nobody-at-all/camvid")
+    with pytest.raises(UsageError, match=r"There is no data file ~nobody-at-all/data\.toml"):
+        load_data("~nobody-at-all/data.toml")
+    with pytest.raises(UsageError, match="There is no folder of unlabelled images ~nobody-at-all"):
+        image_folder("~nobody-at-all")
+
+
 def test_an_unknown_data_set_gets_the_nearest_name() -> None:
     with pytest.raises(UsageError, match="Did you mean camvid"):
         load_data("camvit:/somewhere")
@@ -392,7 +477,61 @@ def test_the_fingerprint_follows_the_files_and_not_their_place(tmp_path: Path) -
     assert fingerprint("a") != before
 
 
+def test_the_content_of_label_maps_tells_data_apart_where_names_and_sizes_do_not(tmp_path: Path) -> None:
+    def read() -> tuple[dict[str, str], str]:
+        source = load_data(f"camvid:{tmp_path}")
+        contents = check_files(source, ["train", "val"]).contents
+        return contents, replace(source, contents=contents).fingerprint
+
+    camvid(tmp_path)
+    folder = tmp_path / "trainannot"
+    for i in range(2):
+        (folder / f"{i:02}.png").unlink()
+        write(folder / f"{i:02}.bmp", np.full((12, 16), i, np.uint8))
+    before, first = read()
+    assert read() == (before, first)
+    names = load_data(f"camvid:{tmp_path}").fingerprint
+    for i in range(2):
+        write(folder / f"{i:02}.bmp", np.full((12, 16), 1 - i, np.uint8))  # the same maps in another order
+    swapped, second = read()
+    assert load_data(f"camvid:{tmp_path}").fingerprint == names
+    assert (swapped["train"] == before["train"], swapped["val"] == before["val"]) == (False, True)
+    assert second != first
+
+
+def test_what_a_training_does_not_read_is_no_part_of_its_data(tmp_path: Path) -> None:
+    camvid(tmp_path)
+    before = mixture(load_data(f"camvid:{tmp_path}"), config())
+    write(tmp_path / "test" / "00.png", picture())
+    write(tmp_path / "testannot" / "00.png", ids())
+    after = mixture(load_data(f"camvid:{tmp_path}"), config())
+    assert list(after.splits) == ["train", "val"]
+    assert after.fingerprint == before.fingerprint
+
+
 # The check before a run
+
+
+def test_the_check_reads_as_many_images_at_once_as_there_are_cores_and_in_order() -> None:
+    lock, here, most = Lock(), 0, 0
+
+    def read(index: int) -> None:
+        nonlocal here, most
+        with lock:
+            here += 1
+            most = max(most, here)
+        time.sleep(0.0005)
+        with lock:
+            here -= 1
+
+    drawn = Drawn(2 * AT_ONCE + 10, read)
+    source = DataSource("drawn", ("a", "b"), ((0, 0, 0), (1, 1, 1)), {"train": drawn})
+    done: list[int] = []
+    census = check_files(source, ["train"], done.append)
+    assert (len(done), census.sizes["train"]) == (len(drawn.names), {(8, 10): len(drawn.names)})
+    assert most <= distributed.cores()
+    assert census.contents == check_files(source, ["train"]).contents
+    assert census.pixels["train"].tolist() == [len(drawn.names)] * 2
 
 
 def test_the_check_counts_the_pixels_of_each_class(tmp_path: Path) -> None:
@@ -428,6 +567,34 @@ def test_an_image_in_two_splits_is_a_warning(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "train" / "03.png", tmp_path / "val" / "01.png")
     warning = check_files(load_data(f"camvid:{tmp_path}"), ["train", "val"]).warnings[-1]
     assert warning == "Images in two splits (1): train/03.png = val/01.png."
+
+
+def test_the_names_of_splits_made_of_others_are_put_together_once() -> None:
+    for split in (Joined((Drawn(3), Drawn(2))), Part(Drawn(9), (1, 4), labels=True)):
+        assert split.names is split.names
+    assert Joined((Drawn(2), Part(Drawn(9), (1, 4), labels=True))).names == ("0.png", "1.png", "1.png", "4.png")
+
+
+# Images without labels
+
+
+def test_unlabelled_images_are_found_through_links_but_not_in_hidden_folders_and_none_twice(tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    for name in ("b/1.png", "a.PNG", ".hidden/2.png", "__MACOSX/b/1.png", "b/.thumbs/3.png", "b/._1.png"):
+        write(tmp_path / "x.png", picture())
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "x.png", root / name)
+    write(tmp_path / "other" / "4.jpg", picture())
+    (root / "c").symlink_to(tmp_path / "other")
+    (root / "d.png").symlink_to(tmp_path / "x.png")
+    (root / "b" / "again").symlink_to(root)
+    (tmp_path / "other" / "round").symlink_to(tmp_path / "other")
+    (root / "notes.txt").touch()
+    assert image_folder(str(root)).names == ("a.PNG", "b/1.png", "c/4.jpg", "d.png")
+    (tmp_path / "other" / "4.jpg").unlink()
+    (root / "e.png").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"e\.png cannot be read: No such file"):
+        image_folder(str(root))
 
 
 # Augmentation

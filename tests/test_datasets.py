@@ -316,6 +316,30 @@ def test_the_test_images_have_no_labels_even_where_dummies_are_there(tmp_path: P
     assert test.read(0).label.tolist() == [[UNLABELED] * 3]
 
 
+def test_images_of_a_split_without_a_folder_of_labels_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        cityscapes(tmp_path, split, "0", [7])
+    shutil.rmtree(tmp_path / "gtFine" / "val")
+    source = load("cityscapes", tmp_path)
+    assert list(source.splits) == ["train", "test"]
+    assert source.warnings[:2] == (
+        "cityscapes's val images are left out: there is no gtFine/val/ here.",
+        "cityscapes has no val split here.",
+    )
+    shutil.rmtree(tmp_path / "gtFine")
+    assert list(load("cityscapes", tmp_path).splits) == ["test"]
+    shutil.rmtree(tmp_path / "leftImg8bit" / "test")
+    with pytest.raises(DataError, match="has images and no labels"):
+        load("cityscapes", tmp_path)
+
+
+def test_a_link_to_a_city_that_is_gone_is_named(tmp_path: Path) -> None:
+    cityscapes(tmp_path, "val", "0", [7])
+    (tmp_path / "leftImg8bit" / "val" / "bonn").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"val/bonn cannot be read: No such file"):
+        load("cityscapes", tmp_path)
+
+
 def test_a_folder_without_images_is_refused_with_the_pattern_of_their_names(tmp_path: Path) -> None:
     picture(tmp_path / "leftImg8bit" / "test" / "ulm" / "renamed.png", 3)
     with pytest.raises(DataError, match=r"leftImg8bit/test/\*/\*_leftImg8bit has no images"):
@@ -377,10 +401,12 @@ def test_voc_trains_on_the_augmented_list_where_it_is_there_and_says_so(file: st
     for i in range(2):
         voc(tmp_path, "train", f"{i}", [3 + i], file=file, folder="SegmentationClassAug")
     source = load("voc", tmp_path)
-    expected = f"voc trains on ImageSets/Segmentation/{file}.txt with the labels in SegmentationClassAug/."
-    assert source.warnings[0] == expected
+    expected = f"ImageSets/Segmentation/{file}.txt with the labels in SegmentationClassAug/ or SegmentationClass/."
+    assert source.warnings[0] == f"voc trains on {expected}"
     assert [source.split("train").read(i).label.tolist() for i in range(2)] == [[[3]], [[4]]]
     assert source.split("val").read(0).label.tolist() == [[2]]
+    voc(tmp_path, "train", "2", [5], file=file)  # SBD has no label for it
+    assert load("voc", tmp_path).split("train").read(2).label.tolist() == [[5]]
     shutil.rmtree(tmp_path / "SegmentationClassAug")
     assert load("voc", tmp_path).warnings[0] == plain
 
@@ -405,6 +431,8 @@ def test_lists_may_name_files_with_folders_and_label_maps_and_have_empty_lines(t
     plain = load("voc", tmp_path).fingerprint
     file.write_text("\n/JPEGImages/2007_train0.jpg /SegmentationClass/2007_train0.png\r\n\n")
     assert load("voc", tmp_path).fingerprint == plain
+    file.write_bytes(b"\xef\xbb\xbfJPEGImages\\2007_train0.jpg SegmentationClass\\2007_train0.png\r\n")
+    assert load("voc", tmp_path).fingerprint == plain
 
 
 def test_a_missing_list_is_refused_by_its_name(tmp_path: Path) -> None:
@@ -420,6 +448,17 @@ def test_images_outside_the_lists_are_passed_over(tmp_path: Path) -> None:
     assert len(load("pascal-context", tmp_path).split("train").names) == 2
 
 
+def test_of_two_files_of_one_name_it_matters_only_whether_they_are_wanted(tmp_path: Path) -> None:
+    tree(tmp_path, "pascal-context")
+    for ending in ("jpg", "png"):
+        picture(tmp_path / "JPEGImages" / f"2008_unlisted.{ending}", 2)
+        label(tmp_path / "SegmentationClassContext" / f"2008_other.{ending}", [1])
+    assert len(load("pascal-context", tmp_path).split("train").names) == 2
+    picture(tmp_path / "JPEGImages" / "2008_train000001.png", 2)
+    with pytest.raises(DataError, match=r"1 file is in .*JPEGImages with more than one ending: 2008_train000001\n"):
+        load("pascal-context", tmp_path)
+
+
 # COCO-Stuff: two places for label maps, MATLAB files
 
 
@@ -428,6 +467,16 @@ def test_label_maps_may_lie_in_annotations_beside_those_that_another_tool_conver
     coco_stuff_164k(tmp_path, "train", "0", [11], maps="annotations", ending="_labelTrainIds")
     source = load("coco-stuff-164k", tmp_path)
     assert source.classes[source.split("train").read(0).label[0, 0]] == "stop sign"
+
+
+def test_coco_s_images_may_lie_as_its_archives_unpack(tmp_path: Path) -> None:
+    tree(tmp_path, "coco-stuff-164k")
+    for split in ("train", "val"):
+        (tmp_path / "images" / f"{split}2017").rename(tmp_path / f"{split}2017")
+    (tmp_path / "images").rmdir()
+    source = load("coco-stuff-164k", tmp_path)
+    assert source.split("val").read(0).name == "val2017/000000.jpg"
+    assert len(source.split("train").names) == 2
 
 
 def test_both_cuts_of_coco_stuff_give_an_image_the_same_label(tmp_path: Path) -> None:
@@ -439,6 +488,18 @@ def test_both_cuts_of_coco_stuff_give_an_image_the_same_label(tmp_path: Path) ->
     assert small.split("val").read(0).label.tolist() == [[IGNORE, *range(171)]]
     assert np.array_equal(small.split("train").read(0).label, large.split("train").read(0).label)
     assert (small.classes, small.palette) == (large.classes, large.palette)
+
+
+def test_label_maps_of_matlab_are_counted_and_told_apart_like_others(tmp_path: Path) -> None:
+    ids = np.array([[1, 2, 3], [92, 182, 0]])
+    for kind in (np.uint8, np.uint16):
+        path = coco_stuff_10k(tmp_path, "train", "0", [1])
+        coco_stuff_10k(tmp_path, "val", "0", [1])
+        write(tmp_path / "images" / "COCO_train2014_train0.jpg", np.zeros((2, 3, 3), np.uint8))
+        savemat(path, {"S": ids.astype(kind)})  # which are read column by column
+        census = check_files(load("coco-stuff-10k", tmp_path), ["train"])
+        assert {i for i in range(171) if census.pixels["train"][i]} == {0, 1, 2, 80, 170}
+        assert census.ignored == {"train": 1}
 
 
 def test_a_damaged_matlab_file_is_refused_with_its_name(tmp_path: Path) -> None:

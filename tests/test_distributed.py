@@ -14,8 +14,11 @@ from typing import Any
 
 import pytest
 import torch
+from test_ka import ka
+from test_lad import CODES, assisted
 from test_training import Listener, a_job, camvid, configuration, terminate, untrained_teacher
 from tiny import (
+    CLASSES,
     CPU,
     SKD,
     StillNorm,
@@ -36,11 +39,15 @@ from segdistill import distributed
 from segdistill.checkpoint import load_model
 from segdistill.engine import Report, Trainee, evaluate, gather_scores
 from segdistill.errors import Stopped, UsageError
+from segdistill.label_codes import LabelledFrozen
 from segdistill.networks import Deployed
+from segdistill.objectives import Distillation, LabelAssisted
 from segdistill.store import open_run
+from segdistill.terms import Weighted
+from segdistill.terms.channel import Channel
 from segdistill.training import Workplace
 from segdistill.training import train as train_job
-from segdistill.types import IGNORE, Batch, Stage
+from segdistill.types import IGNORE, Batch, Objective, Stage
 
 WORLD = 2
 STEPS = 10
@@ -57,22 +64,50 @@ def trained(
     aux_weight: float = 0.4,
     **options: Any,
 ) -> Result:
-    """Train the same networks as everyone; return all tensors and each step's terms, averaged over the processes."""
+    """Train the same networks as everyone."""
     student, teacher = tiny(0, norm=norm), tiny(1, width=10)
-    objective = with_sgd_critic(distillation(student, teacher, weights, loss, aux_weight))
+    return fitted(student, distillation(student, teacher, weights, loss, aux_weight), batches, steps, **options)
+
+
+def by_knowledge_adaptation(batches: Iterator[Batch], steps: int) -> Result:
+    """Train with ka's terms, whose auto-encoder is as it was drawn, and whose adapters do not couple the images."""
+    student, teacher = tiny(0, norm=StillNorm), tiny(1, width=10)
+    objective, terms = ka(student, teacher)
+    for term in terms:
+        for name, module in list(term.named_modules()):
+            if isinstance(module, nn.BatchNorm2d):
+                term.set_submodule(name, StillNorm(module.num_features))
+    return fitted(student, objective, batches, steps, lr=0.005)
+
+
+def under_an_assisted_teacher(batches: Iterator[Batch], steps: int) -> Result:
+    """Train with lad's term."""
+    student = tiny(0, norm=StillNorm)
+    terms = {"channel": Weighted(3.0, Channel(4.0))}
+    return fitted(student, Distillation(0.02, LabelledFrozen(assisted(1), CODES), terms), batches, steps)
+
+
+def assisted_teacher(batches: Iterator[Batch], steps: int) -> Result:
+    """Train a teacher of lad."""
+    return fitted(assisted(0), LabelAssisted(0.4, CODES, len(CLASSES)), batches, steps, lr=0.01)
+
+
+def fitted(model: nn.Module, objective: Objective, batches: Iterator[Batch], steps: int, **options: Any) -> Result:
+    """Train; return all tensors and each step's terms, averaged over the processes."""
+    with_sgd_critic(objective)
     terms: list[dict[str, float]] = []
 
     def note(report: Report) -> None:
         terms.append(distributed.mean_across(report.terms))
 
-    reports = train(Stage("student", student, objective, optim(steps, **options)), batches, note)
+    reports = train(Stage("student", model, objective, optim(steps, **options)), batches, note)
     state = reports[-1].training.state()
     momenta = {
         f"{optimizer}.{i}": moments["momentum_buffer"]
         for optimizer in ("optimizer", "critic_optimizer")
         for i, moments in (state[optimizer] or {"state": {}})["state"].items()
     }
-    return {"tensors": copied(Trainee(student, objective)), "momenta": momenta, "terms": terms}
+    return {"tensors": copied(Trainee(model, objective)), "momenta": momenta, "terms": terms}
 
 
 def mine(**options: Any) -> dict[str, Any]:
@@ -104,6 +139,11 @@ def equal_to_one_process() -> dict[str, Result]:
         "one half without labels": trained(
             half_without_labels(scenes(3, 4, **mine())), 3, weights=SKD | {"holistic": 0}
         ),
+        "ka": by_knowledge_adaptation(scenes(STEPS, 4, **mine()), STEPS),
+        "ka, one half without labels": by_knowledge_adaptation(half_without_labels(scenes(3, 4, **mine())), 3),
+        "lad": under_an_assisted_teacher(scenes(STEPS, 4, **mine()), STEPS),
+        "lad, one half without labels": under_an_assisted_teacher(half_without_labels(scenes(3, 4, **mine())), 3),
+        "lad's teacher": assisted_teacher(scenes(STEPS, 4, **mine()), STEPS),
         "plain, no weight on the auxiliary head": trained(scenes(3, 4, **mine()), 3, weights={}, aux_weight=0),
     }
 
@@ -224,7 +264,7 @@ def test_two_processes_equal_one_in_every_term_and_every_tensor(
 
 def test_both_processes_hold_the_same_bits(both: list[dict[str, Any]]) -> None:
     first, second = ({**results["equal"], **results["several"]} for results in both)
-    assert len(first) == 7
+    assert len(first) == 12
     for name, result in first.items():
         for kind in ("tensors", "momenta"):
             assert not differing(result[kind], second[name][kind]), name

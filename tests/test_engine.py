@@ -149,7 +149,8 @@ def test_what_is_random_in_a_network_changes_from_step_to_step() -> None:
 def test_accumulated_micro_batches_equal_one_large_batch() -> None:
     def run(accumulate: int) -> tuple[dict[str, Tensor], list[Report]]:
         student = tiny(0, norm=StillNorm)
-        objective = with_sgd_critic(distillation(student, tiny(1, norm=StillNorm)))
+        objective = distillation(student, tiny(1, norm=StillNorm))
+        with_sgd_critic(objective)
         stage = Stage("student", student, objective, optim(3, accumulate=accumulate))
         reports = train(stage, scenes(3, 4, accumulate=accumulate))
         return everything(stage), reports

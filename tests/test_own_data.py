@@ -113,6 +113,15 @@ def test_lists_of_files_are_paired_by_their_order_and_may_lie_anywhere(tmp_path:
     assert source.warnings == ("yard has no val split.",)
 
 
+def test_a_file_from_windows_is_read_as_any_other(tmp_path: Path) -> None:
+    text = CLASSES + "[train]\nimages = ['images\\train\\1.png']\nlabels = ['labels\\train\\1.png']\n"
+    text += "[val]\nimages = 'images\\val'\nlabels = 'labels\\val'\n"
+    (tmp_path / own(text)).write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    source = load_data("yard/data.toml")
+    assert source.split("train").names == ("images/train/1.png",)
+    assert source.split("val").names == ("images/val/0.png", "images/val/1.png")
+
+
 def test_folders_may_be_absolute(tmp_path: Path) -> None:
     text = CLASSES + SPLITS.replace('"images/', f'"{tmp_path}/yard/images/').replace('"labels/val"', '"labels/val/"')
     assert labels_of(load_data(own(text))) == [LABEL.tolist()] * 4
@@ -179,6 +188,17 @@ def test_a_split_of_colours_survives_the_way_into_a_fresh_process() -> None:
         (CLASSES + SPLITS + '[ids]\n1 = "ground"\n2 = "plant"\n', ("ids: none is 'tool'",)),
         (CLASSES + SPLITS + '[colors]\n"#ff0000" = "tool"\n', ("'#ff0000' is no colour", '"128,64,128"')),
         (CLASSES + SPLITS + '[colors]\n"1,2,256" = "tool"\n', ("less than or equal to 255",)),
+        (CLASSES + SPLITS + IDS + '021 = "tool"\n', ("ids: 21 is both 'plant' and 'tool'",)),
+        (CLASSES + SPLITS + IDS + '21 = "tool"\n', ("is not valid TOML", "line")),
+        (CLASSES + SPLITS + COLORS + '"0,255, 0" = "tool"\n', ("colors: (0, 255, 0) is both 'plant' and 'tool'",)),
+        (
+            'name = "yard"\nclasses = [{name = "a", color = [1, 2, 3]}, {name = "b", color = [1, 2, 3]}]\n' + SPLITS,
+            ("classes: 'a' and 'b' have the same colour [1, 2, 3]",),
+        ),
+        (
+            CLASSES + SPLITS.replace("labels/train", "images/train/"),
+            ("train: images and labels are the same", '"a.png"'),
+        ),
         (CLASSES + SPLITS + IDS + COLORS, ("label maps hold colours or ids, not both",)),
         ("ignore = [9]\n" + CLASSES + SPLITS + COLORS, ("not both", '"ignore" in [colors]')),
     ],
@@ -290,6 +310,31 @@ def test_a_network_is_trained_and_scored_on_it() -> None:
     assert (scored["data"], scored["images"], list(scored["iou"])) == ("yard", 2, ["ground", "plant", "tool"])
     assert all("yard/" not in Path(path).read_text() for path in ("run/config.toml", "run/data.json"))
     refused("evaluate run --workers 0", "Unknown data set 'yard'", "the path of a data.toml")
+
+
+def test_a_run_does_not_go_on_with_labels_of_other_content() -> None:
+    text = CLASSES + SPLITS.replace('labels = "labels/train"', 'labels = ["a.bmp", "b.bmp"]').replace(
+        'images = "images/train"', 'images = ["images/train/0.png", "images/train/1.png"]'
+    )
+    label = np.kron([[0, 1], [2, 1]], np.ones((16, 24))).astype(np.uint8)
+    data = own(text, label)
+    for name in "ab":
+        write(Path(f"yard/{name}.bmp"), label)
+    line = f"train-teacher --teacher {NETWORK} {SMALL} --out run --data {data}"
+    succeeds(line)
+    assert "Already finished" in succeeds(f"{line} --resume").err
+    write(Path("yard/a.bmp"), label[::-1])
+    refused(f"{line} --resume", "The data set has changed since this run began.")
+
+
+def test_files_that_take_a_while_to_read_are_counted_on_the_way() -> None:
+    pairs = {kind: json.dumps([f"{kind}/train/{i % 2}.png" for i in range(301)]) for kind in ("images", "labels")}
+    many = f"[train]\nimages = {pairs['images']}\nlabels = {pairs['labels']}\n"
+    line = f"train-teacher --teacher {NETWORK} {SMALL} --dry-run --data"
+    validation = SPLITS.partition("[val]")[2]
+    label = np.kron([[0, 1], [2, 1]], np.ones((16, 24))).astype(np.uint8)
+    assert "reading yard 303/303" in succeeds(f"{line} {own(f'{CLASSES}{many}[val]{validation}', label)}").err
+    assert "reading" not in succeeds(f"{line} {own(label=label)}").err
 
 
 def test_a_preset_can_name_it() -> None:

@@ -181,6 +181,7 @@ def test_test_images_have_no_labels_and_so_no_scores(cityscapes: Path, model: Pa
     assert result.out == "No labels, no scores.\n"
     assert "Label maps: out. The server takes them in one .zip file." in result.err
     assert files(Path("out")) == {f"{name}_labelIds.png" for name in TEST}
+    assert "cityscapes's test split has 1 images here; it usually has 1525." in result.err
     again = json.loads(succeeds(f"{line} --submission out --overwrite --json").out)
     assert (again["images"], again["miou"], again["pixel_accuracy"], set(again["iou"].values())) == (
         1,
@@ -188,6 +189,14 @@ def test_test_images_have_no_labels_and_so_no_scores(cityscapes: Path, model: Pa
         None,
         {None},
     )
+
+
+def test_no_labels_of_other_splits_are_needed(cityscapes: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "leftImg8bit").symlink_to(cityscapes / "leftImg8bit")
+    result = succeeds(f"evaluate {model} --data cityscapes:bare --split test --workers 0 --submission out")
+    assert "cityscapes's val images are left out: there is no gtFine/val/ here." in result.err
+    assert files(Path("out")) == {f"{name}_labelIds.png" for name in TEST}
 
 
 def test_without_labels_and_without_a_submission_there_is_nothing_to_do(cityscapes: Path, model: Path) -> None:

@@ -129,13 +129,11 @@ def distillation(
     return Distillation(aux_weight, Frozen(teacher), build_terms(tables, Pair(student, teacher, len(CLASSES))))
 
 
-def with_sgd_critic(objective: Distillation) -> Distillation:
+def with_sgd_critic(objective: Objective) -> None:
     """Train the critic by SGD: Adam makes a full step of the rounding error in a gradient that should be 0."""
-    for term in objective.terms.values():
-        assert isinstance(term, Term)
-        if term.critic is not None:
+    for term in objective.modules():
+        if isinstance(term, Term) and term.critic is not None:
             term.critic_optim = optim(1, lr=0.01)
-    return objective
 
 
 def optim(steps: int, **options: Any) -> OptimConfig:

@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -29,6 +30,8 @@ class Sample:
     """(H, W) class indices, or IGNORE; UNLABELED throughout where there is no label."""
     name: str
     """The image's file, relative to the data set's folder."""
+    doubtful: bool = False
+    """An EXIF tag turned or mirrored the image, and the sizes do not tell whether the label was made for that."""
 
 
 class Split(Protocol):
@@ -56,7 +59,7 @@ class Joined:
 
     splits: tuple[Split, ...]
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The names of all samples."""
         return tuple(name for split in self.splits for name in split.names)
@@ -88,11 +91,13 @@ class DataSource:
     """What is unusual about it, in sentences."""
     generated: bool = False
     """The images are drawn, not read: there are no files that could be damaged."""
+    contents: Mapping[str, str] = field(default_factory=dict)
+    """A digest of the label maps of each split that was read; see `Census`."""
 
     @property
     def fingerprint(self) -> str:
         """A sha256 that finds the same data again, wherever it lies."""
-        parts = {name: split.fingerprint for name, split in self.splits.items()}
+        parts = {name: [split.fingerprint, self.contents.get(name)] for name, split in self.splits.items()}
         return hashlib.sha256(json.dumps([self.name, self.classes, parts]).encode()).hexdigest()
 
     def split(self, name: str) -> Split:

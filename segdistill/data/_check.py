@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segdistill.data._base import DataSource, Split
+from segdistill import distributed
+from segdistill.data._base import DataSource, Pixels, Split
 from segdistill.errors import DataError
 from segdistill.types import IGNORE
 
@@ -21,6 +23,8 @@ ENOUGH = 64
 """Drawn scenes that show the classes' shares."""
 HELD_OUT = {"val", "test"}
 """Splits whose images are nowhere else."""
+AT_ONCE = 1000
+"""Images that wait for a thread: a hundred thousand would take hundreds of megabytes."""
 
 
 class Twins(NamedTuple):
@@ -40,6 +44,8 @@ class Census:
     """Per split: the pixels that count nowhere."""
     sizes: dict[str, Counter[tuple[int, int]]]
     """Per split: how many images have which height and width."""
+    contents: dict[str, str]
+    """Per split: a digest of all label maps, in order; other decoders give the same, which is not true of images."""
     twins: tuple[Twins, ...]
     errors: tuple[DataError, ...]
     """One for each pair that cannot be used; the counts leave it out."""
@@ -84,16 +90,20 @@ class _Look(NamedTuple):
     name: str
     counts: npt.NDArray[np.int64]  # (256,)
     size: tuple[int, int]
-    digest: bytes
+    image: bytes  # a digest of its pixels
+    label: bytes
+    doubtful: bool
 
 
-def check_files(source: DataSource, splits: Iterable[str]) -> Census:
-    """Take the census of some splits.
+def check_files(
+    source: DataSource, splits: Iterable[str], on_image: Callable[[int], None] = lambda count: None
+) -> Census:
+    """Take the census of some splits; see `take_census`.
 
     Raises:
         DataError: naming the files that cannot be used, all of them up to ten.
     """
-    census = take_census(source, splits)
+    census = take_census(source, splits, on_image)
     if census.error is not None:
         raise census.error
     return census
@@ -110,28 +120,37 @@ def take_census(
         on_image: called with the number of images done.
 
     Returns:
-        What the splits hold, with warnings about classes never seen and images that are in two of them.
+        What the splits hold, with warnings about classes never seen, images that are in two of them, and images
+        that may have been turned after their labels were made.
     """
     totals: dict[str, npt.NDArray[np.int64]] = {}
     sizes: dict[str, Counter[tuple[int, int]]] = {}
     errors: list[DataError] = []
     owners: dict[bytes, tuple[str, str]] = {}
     twins = []
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
+    contents: dict[str, str] = {}
+    doubtful: list[str] = []
+    with ThreadPoolExecutor(distributed.cores()) as pool:  # Pillow decodes outside the interpreter's lock
         for name in splits:
             split = source.split(name)
             totals[name], sizes[name] = np.zeros(256, np.int64), Counter()
+            content = hashlib.sha256()
             every = max(1, len(split.names) // ENOUGH) if source.generated else 1
-            for look in pool.map(partial(_look, split), range(0, len(split.names), every)):
+            indices = range(0, len(split.names), every)
+            parts = (indices[start : start + AT_ONCE] for start in range(0, len(indices), AT_ONCE))
+            for look in (look for part in parts for look in pool.map(partial(_look, split), part)):
                 on_image(every)
                 if isinstance(look, DataError):
                     errors.append(look)
                     continue
                 totals[name] += look.counts
                 sizes[name][look.size] += 1
-                owner, twin = owners.setdefault(look.digest, (name, look.name))
+                content.update(look.label)
+                doubtful += [look.name] if look.doubtful else []
+                owner, twin = owners.setdefault(look.image, (name, look.name))
                 if owner != name and HELD_OUT & {owner, name}:
                     twins.append(Twins((owner, name), (twin, look.name)))
+            contents[name] = content.hexdigest()
     pixels = {name: total[: len(source.classes)] for name, total in totals.items()}
     warnings = [
         f"No pixel of the {name} split is {source.classes[i]}."
@@ -140,10 +159,14 @@ def take_census(
         for i in np.flatnonzero(pixels[name] == 0)
     ]
     if twins:
-        listed = ", ".join(" = ".join(pair.names) for pair in twins[:MOST])
-        warnings.append(f"Images in two splits ({len(twins)}): {listed}{', ...' * (len(twins) > MOST)}.")
+        warnings.append(f"Images in two splits ({len(twins)}): {_listed([' = '.join(pair.names) for pair in twins])}.")
+    if doubtful:
+        warnings.append(
+            f"Images that an EXIF tag turns or mirrors ({len(doubtful)}), whose labels must have been made for them "
+            f"as they are shown: {_listed(doubtful)}."
+        )
     ignored = {name: int(total[IGNORE]) for name, total in totals.items()}
-    return Census(pixels, ignored, sizes, tuple(twins), tuple(errors), tuple(warnings))
+    return Census(pixels, ignored, sizes, contents, tuple(twins), tuple(errors), tuple(warnings))
 
 
 def _look(split: Split, index: int) -> _Look | DataError:
@@ -151,6 +174,15 @@ def _look(split: Split, index: int) -> _Look | DataError:
         sample = split.read(index)
     except DataError as error:
         return error
-    digest = hashlib.blake2b(sample.image.data, digest_size=16).digest()
+    # In float32, which is exact up to 16 million pixels of a class; np.bincount would copy the label as int64.
+    counts = cv2.calcHist([sample.label], [0], None, [256], [0, 256]).ravel().astype(np.int64)
     height, width = sample.label.shape
-    return _Look(sample.name, np.bincount(sample.label.ravel(), minlength=256), (height, width), digest)
+    return _Look(sample.name, counts, (height, width), _digest(sample.image), _digest(sample.label), sample.doubtful)
+
+
+def _digest(pixels: Pixels) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).digest()
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:MOST]) + ", ..." * (len(names) > MOST)

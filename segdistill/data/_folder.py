@@ -2,17 +2,19 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from segdistill.data._base import SPLITS, UNLABELED, DataSource, Sample, Split
-from segdistill.data._image import SUFFIXES, is_turned, read_image, read_label
+from segdistill.data._image import SUFFIXES, read_image, read_label, read_turned
 from segdistill.errors import DataError, UsageError
 
 Ids = npt.NDArray[np.uint8 | np.uint16]
@@ -27,11 +29,31 @@ class Files(NamedTuple):
     """The folder or the list, relative to the data set's folder."""
     found: Mapping[str, tuple[str, int]]
     """From what a pair has in common to the file, relative to the data set's folder, and its bytes."""
+    twice: frozenset[str] = frozenset()
+    """What more than one file has."""
 
     def without(self, keys: Iterable[str]) -> "Files":
         """Leave some out."""
         dropped = set(keys)
-        return Files(self.place, {key: file for key, file in self.found.items() if key not in dropped})
+        return self._replace(found={key: file for key, file in self.found.items() if key not in dropped})
+
+    def or_else(self, others: "Files") -> "Files":
+        """Add others for what these have not."""
+        twice = self.twice | (others.twice - self.found.keys())
+        return Files(f"{self.place}/ or {others.place}", {**others.found, **self.found}, twice)
+
+    def chosen(self, root: Path, keys: Iterable[str]) -> list[tuple[str, int]]:
+        """Return the files that are wanted, in order.
+
+        Raises:
+            DataError: if one of them could be either of two.
+        """
+        if twice := self.twice.intersection(keys):
+            raise DataError(
+                _some(f"in {root / self.place} with more than one ending", twice),
+                "Keep one file per name. Images and label maps belong in folders of their own.",
+            )
+        return [self.found[key] for key in keys]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,18 +72,20 @@ class FolderSplit:
     def read(self, index: int) -> Sample:
         """Read a pair; see `Split`."""
         image_path, label_path = self.root / self.names[index], self.root / self.labels[index]
-        image, label = read_image(image_path), self.decode(label_path)
+        (image, orientation), label = read_turned(image_path), self.decode(label_path)
         if image.shape[:2] != label.shape:
             raise DataError(
                 f"{image_path} has {_size(image)} pixels, its label {label_path} has {_size(label)}.",
                 "The image is shown as its EXIF tag says, turned; the label was made for the image without that tag."
-                if is_turned(image_path)
+                if orientation > 1
                 else "Both must have the same size.",
             )
-        return Sample(image, self._classes(label, label_path), self.names[index])
+        told_by_sizes = orientation > 4 and image.shape[0] != image.shape[1]  # up to 4 it is mirrored or upside down
+        doubtful = orientation > 1 and not told_by_sizes
+        return Sample(image, self._classes(label, label_path), self.names[index], doubtful)
 
     def _classes(self, label: Ids, path: Path) -> npt.NDArray[np.uint8]:
-        classes = self.ids[label]
+        classes = cv2.LUT(label, self.ids[:256]) if label.dtype == np.uint8 else self.ids[label]
         if classes.min(initial=0) < 0:
             found, counts = np.unique(label[classes < 0], return_counts=True)
             listed = ", ".join(f"{i} ({n} px)" for i, n in zip(found[:5], counts[:5], strict=True))
@@ -92,26 +116,21 @@ def image_folder(path: str) -> ImageFolder:
 
     Raises:
         UsageError: if there is no such folder.
-        DataError: if it has no image.
+        DataError: if it has no image, or something in it cannot be read.
     """
-    root = Path(path).expanduser()
+    root = Path(os.path.expanduser(path))
     if not root.is_dir():
         raise UsageError(f"There is no folder of unlabelled images {root}.", "--unlabeled takes a folder of images.")
-    files = sorted(
-        file
-        for file in root.rglob("*")
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-    )
-    return _image_folder(root, "", [(str(file.relative_to(root)), file.stat().st_size) for file in files])
+    return _image_folder(root, "", [(str(file.relative_to(root)), size) for file, size in _images_below(root, set())])
 
 
 def unlabeled(root: Path, images: Files) -> ImageFolder:
     """Make a split of images without labels.
 
     Raises:
-        DataError: if there are none.
+        DataError: if there are none, or one could be either of two files.
     """
-    return _image_folder(root, images.place, [images.found[key] for key in sorted(images.found)])
+    return _image_folder(root, images.place, images.chosen(root, sorted(images.found)))
 
 
 def id_table(classes: Mapping[int, int]) -> IdTable:
@@ -138,7 +157,7 @@ def paired(
     """Pair images with label maps: all of them, or those that a list names.
 
     Raises:
-        DataError: if there are no images, or one of a pair is missing.
+        DataError: if there are no images, or one of a pair is missing or could be either of two files.
     """
     wanted = images if listed is None else listed
     if not wanted.found:
@@ -155,7 +174,7 @@ def paired(
     if lonely:
         raise DataError("\n".join(lonely), "Each image needs its label map: a.jpg and a.png, say.")
     keys = sorted(wanted.found)
-    chosen = [[files.found[key] for key in keys] for files in (images, labels)]
+    chosen = [files.chosen(root, keys) for files in (images, labels)]
     names = [tuple(name for name, _ in files) for files in chosen]
     return FolderSplit(root, names[0], names[1], ids, _fingerprint(chosen[0] + chosen[1]), decode)
 
@@ -164,39 +183,41 @@ def files_in(root: Path, folder: str, ending: str = "", suffixes: Iterable[str] 
     """Find the files in a folder; `ending`, the part of their names before the suffix, is not common to a pair.
 
     Raises:
-        DataError: if the folder cannot be read, or two files differ in their suffixes only.
+        DataError: if the folder or a link in it cannot be read.
     """
     found: dict[str, tuple[str, int]] = {}
-    twice = []
+    twice = set()
     with _readable(root / folder), os.scandir(root / folder) as entries:
         for entry in entries:
             stem, suffix = os.path.splitext(entry.name)
             known = suffix.lower() in suffixes and stem.endswith(ending) and not stem.startswith(".")
-            if known and entry.is_file():
+            if known and stat.S_ISREG((status := entry.stat()).st_mode):  # unlike is_file, it fails on a broken link
                 key = stem.removesuffix(ending)
-                twice += [stem] if key in found else []
-                found[key] = (f"{folder}/{entry.name}", entry.stat().st_size)
-    if twice:
-        raise DataError(_some(f"in {root / folder} with more than one ending", twice), "Keep one file per name.")
-    return Files(f"{folder}/*{ending}" if ending else folder, found)
+                twice |= {key} & found.keys()
+                found[key] = (f"{folder}/{entry.name}", status.st_size)
+    return Files(f"{folder}/*{ending}" if ending else folder, found, frozenset(twice))
 
 
 def files_below(root: Path, folder: str, ending: str) -> Files:
     """Find the files in the folders of a folder; see `files_in`."""
     with _readable(root / folder), os.scandir(root / folder) as entries:
-        inner = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    found = {key: file for name in inner for key, file in files_in(root, f"{folder}/{name}", ending).found.items()}
-    return Files(f"{folder}/*/*{ending}", found)
+        visible = [entry for entry in entries if not entry.name.startswith(".")]
+        inner = sorted(entry.name for entry in visible if stat.S_ISDIR(entry.stat().st_mode))
+    parts = [files_in(root, f"{folder}/{name}", ending) for name in inner]
+    found = {key: file for part in parts for key, file in part.found.items()}
+    return Files(f"{folder}/*/*{ending}", found, frozenset().union(*(part.twice for part in parts)))
 
 
 def names_in(root: Path, file: str) -> Files:
     """Read a list of images: one per line, with or without folder and suffix; a label map after it is passed over.
 
+    Lists from Windows are read too: a byte order mark, backslashes and its ends of lines.
+
     Raises:
         DataError: if it cannot be read.
     """
     with _readable(root / file):
-        lines = (root / file).read_text("utf-8", "replace").splitlines()
+        lines = (root / file).read_text("utf-8-sig", "replace").replace("\\", "/").splitlines()
     stems = [Path(line.split()[0]).stem for line in lines if line.strip()]
     return Files(file, {stem: (stem, 0) for stem in stems})
 
@@ -212,7 +233,7 @@ def data_root(name: str, path: str) -> Path:
         raise UsageError(
             f"Where is {name}?", f"Write {name}:PATH, or set SEGDISTILL_DATA to the folder that holds {name}/."
         )
-    root = Path(path).expanduser() if path else Path(base) / name
+    root = Path(os.path.expanduser(path)) if path else Path(base) / name
     if not root.is_dir():
         kind = "is not a folder" if root.exists() else "does not exist"
         raise UsageError(f"{name}: path not found: {root} {kind}.", f"Write {name}:PATH, or set SEGDISTILL_DATA.")
@@ -258,7 +279,25 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+        place = error.filename or path
+        fix = f"It is a link to {os.readlink(place)}." if os.path.islink(place) else ""
+        raise DataError(f"{place} cannot be read: {error.strerror}.", fix) from None
+
+
+def _images_below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, int]]:
+    """Yield the images in a folder and below it with their bytes; links are followed, but into no folder twice."""
+    with _readable(folder), os.scandir(folder) as entries:
+        own = folder.stat()
+        visible = (entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX")
+        found = {entry.name: entry.stat() for entry in visible}
+    if (own.st_dev, own.st_ino) in seen:
+        return
+    seen.add((own.st_dev, own.st_ino))
+    for name in sorted(found):
+        if stat.S_ISDIR(found[name].st_mode):
+            yield from _images_below(folder / name, seen)
+        elif stat.S_ISREG(found[name].st_mode) and Path(name).suffix.lower() in SUFFIXES:
+            yield folder / name, found[name].st_size
 
 
 def _image_folder(root: Path, place: str, files: Sequence[tuple[str, int]]) -> ImageFolder:

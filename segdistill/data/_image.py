@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from segdistill.data._base import Pixels
 from segdistill.errors import DataError
@@ -34,38 +34,39 @@ def read_image(path: Path) -> Pixels:
     Raises:
         DataError: if it is cut short, damaged, too large, or not an image of a known format.
     """
+    return read_turned(path)[0]
+
+
+def read_turned(path: Path) -> tuple[Pixels, int]:
+    """Read an image as `read_image` does; also return its EXIF orientation, 1 where it is shown as it is stored."""
     with _opened(path) as file:
-        image = ImageOps.exif_transpose(file)
+        orientation = _turn(file)
+        image: Image.Image = file
         if image.mode.startswith("I;16"):
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        elif image.mode in ("I", "F"):
-            raise DataError(f"{path} has 32 bits per pixel (mode {image.mode}).", "Convert it to 8 or 16 bits.")
-        return np.array(image.convert("RGB"))
+        return np.array(image if image.mode == "RGB" else image.convert("RGB")), orientation
 
 
 def read_label(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
     """Read a label map (H, W) as the ids that its file holds: 8- or 16-bit grey, or the indices of a palette.
 
+    It is turned as its own EXIF tag says, as images are.
+
     Raises:
         DataError: as `read_image`; also for colours, and for JPEG, which changes ids.
     """
     with _opened(path) as file:
-        if file.format == "JPEG":
-            raise DataError(f"{path} is a JPEG, whose compression changes class ids.", "Write label maps as PNG.")
+        if file.format == "JPEG" or file.info.get("compression") in ("jpeg", "tiff_jpeg"):
+            raise DataError(f"{path} has JPEG's compression, which changes class ids.", "Write label maps as PNG.")
         if file.mode not in _LABEL_MODES:
             raise DataError(
                 f"{path} holds colours (mode {file.mode}), not class ids: it would take a colour map to read them.",
                 "Convert label maps to one channel of ids, 8 or 16 bits, or to indices of a palette.",
             )
         factor = next((factor for raw, factor in _STRETCHED.items() if raw in str(file.tile)), 1)
+        _turn(file)
         ids: npt.NDArray[np.uint8 | np.uint16] = np.array(file, np.uint16 if "16" in file.mode else np.uint8)
         return ids if factor == 1 else ids // factor
-
-
-def is_turned(path: Path) -> bool:
-    """Whether an image's EXIF tag says that it is to be turned or mirrored."""
-    with _opened(path) as file:
-        return bool(file.getexif().get(0x0112, 1) != 1)
 
 
 def to_size(image: Pixels, size: tuple[int, int]) -> Pixels:
@@ -79,20 +80,31 @@ def to_size(image: Pixels, size: tuple[int, int]) -> Pixels:
     return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
+def _turn(file: ImageFile.ImageFile) -> int:
+    """Turn an image as its EXIF tag says, and return what that was."""
+    orientation = file.getexif().get(ExifTags.Base.Orientation, 1)  # asked first: decoding a TIFF drops it
+    ImageOps.exif_transpose(file, in_place=True)
+    return orientation if orientation in range(2, 9) else 1
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Open an image after a look at its header; what goes wrong inside is the file's fault."""
     try:
-        with Image.open(path, formats=FORMATS) as file:
+        # Opened here, because a TIFF that Pillow opens itself may be mapped into memory, and then it is not turned.
+        with path.open("rb") as raw, Image.open(raw, formats=FORMATS) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{file.width} x {file.height} pixels")
+            if file.mode in ("I", "F"):
+                raise DataError(f"{path} has 32 bits per pixel (mode {file.mode}).", "Save it with 8 or 16 bits.")
             yield file
     except (DataError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{path} is too large: {error}", f"The limit is {MAX_PIXELS:,} pixels.") from None
     except UnidentifiedImageError:
-        start = path.read_bytes()[:8]
+        with path.open("rb") as unknown:
+            start = unknown.read(8)
         found = f"it begins with the bytes {start.hex(' ')}" if start else "it is empty"
         raise DataError(f"{path} is no image: {found}.", f"Known formats: {', '.join(FORMATS)}.") from None
     except OSError as error:

@@ -2,11 +2,12 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from segdistill.config import DataConfig
-from segdistill.data._base import AUXILIARY, SPLITS, UNLABELED, DataSource, Joined, Sample, Split
+from segdistill.data._base import AUXILIARY, UNLABELED, DataSource, Joined, Sample, Split
 from segdistill.data._folder import image_folder
 from segdistill.errors import UsageError
 
@@ -19,7 +20,7 @@ class Part:
     indices: tuple[int, ...]
     labels: bool
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The names of these samples."""
         names = self.split.names
@@ -33,7 +34,9 @@ class Part:
     def read(self, index: int) -> Sample:
         """Read one sample; see `Split`."""
         sample = self.split.read(self.indices[index])
-        return sample if self.labels else replace(sample, label=np.full_like(sample.label, UNLABELED))
+        if self.labels:
+            return sample
+        return replace(sample, label=np.full_like(sample.label, UNLABELED), doubtful=False)
 
 
 def mixture(data: DataSource, config: DataConfig, *, unlabeled: bool = True) -> DataSource:
@@ -48,7 +51,7 @@ def mixture(data: DataSource, config: DataConfig, *, unlabeled: bool = True) -> 
         UsageError: if no image keeps its label, or there is no such folder or split.
         DataError: if a folder has no image.
     """
-    splits = {name: split for name, split in data.splits.items() if name in SPLITS}
+    splits = {name: split for name, split in data.splits.items() if name in ("train", "val")}
     extra = [data.split(name) for name in config.auxiliary]
     if config.labeled < 1:
         train = data.split("train")

@@ -20,13 +20,14 @@
 
 Further keys are `palette`, a list of colours for those who give no tables, and `ignore`, a list of the ids that count
 nowhere, which is [255] unless said otherwise. For label maps in colours, `[colors]` with entries such as
-"128,64,128" = "ground" takes the place of `[ids]`.
+"128,64,128" = "ground" takes the place of `[ids]`. A file from Windows may begin with a byte order mark, and its paths
+may have backslashes.
 """
 
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,7 +80,7 @@ class _Pairs(Strict):
         items = value if isinstance(value, list) else [value]
         if not items or not all(isinstance(item, str) and item and item.isprintable() for item in items):
             raise ValueError("expected a folder, or a list of files")
-        paths = [str(Path(os.path.expanduser(item))) for item in items]
+        paths = [str(Path(os.path.expanduser(item.replace("\\", "/")))) for item in items]
         return paths if isinstance(value, list) else paths[0]
 
 
@@ -101,7 +102,14 @@ class _DataFile(Strict):
             return table
         if wrong := [key for key in table if not re.fullmatch(r"\d+, *\d+, *\d+", key)]:
             raise ValueError(f'{wrong[0]!r} is no colour. Write red, green and blue as in "128,64,128".')
-        return {tuple(map(int, key.split(","))): name for key, name in table.items()}
+        return _once((tuple(map(int, key.split(","))), name) for key, name in table.items())
+
+    @field_validator("ids", mode="before")
+    @classmethod
+    def _as_ids(cls, table: Any) -> Any:
+        if not isinstance(table, dict):
+            return table
+        return _once((int(key) if key.isdecimal() else key, name) for key, name in table.items())
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -114,6 +122,15 @@ class _DataFile(Strict):
     @property
     def pairs(self) -> dict[str, _Pairs]:
         return {name: pairs for name in SPLITS if (pairs := getattr(self, name)) is not None}
+
+
+def _once(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Return them as a table, unless two say different things of the same id or colour, written in two ways."""
+    table: dict[Any, Any] = {}
+    for key, name in pairs:
+        if table.setdefault(key, name) != name:
+            raise ValueError(f"{key} is both {table[key]!r} and {name!r}")
+    return table
 
 
 def _mistakes(own: _DataFile) -> Iterator[str]:
@@ -130,6 +147,10 @@ def _mistakes(own: _DataFile) -> Iterator[str]:
             yield f"classes: {name!r} is what [ids] and [colors] call pixels that count nowhere"
         elif folded[i] in folded[:i]:
             yield f"classes: {name!r} is there twice"
+    owners: dict[Color, str] = {}
+    for entry in own.classes:
+        if entry.color is not None and (other := owners.setdefault(entry.color, entry.name)) != entry.name:
+            yield f"classes: {other!r} and {entry.name!r} have the same colour {list(entry.color)}"
     if own.palette is not None and len(own.palette) != len(own.names):
         yield f"palette: {len(own.palette)} colours for {len(own.names)} classes"
     if own.palette is not None and any(entry.color for entry in own.classes):
@@ -139,6 +160,11 @@ def _mistakes(own: _DataFile) -> Iterator[str]:
     for split, pairs in own.pairs.items():
         if isinstance(pairs.images, str) != isinstance(pairs.labels, str):
             yield f"{split}: images and labels must both be folders, or both lists of files"
+        elif pairs.images == pairs.labels:
+            yield (
+                f"{split}: images and labels are the same. Give each a folder of its own, or list the files: "
+                'images = ["a.jpg"], labels = ["a.png"]'
+            )
         elif not isinstance(pairs.images, str) and len(pairs.images) != len(pairs.labels):
             yield f"{split}: {len(pairs.images)} images and {len(pairs.labels)} labels"
     tables: dict[str, Mapping[Any, str]] = {"ids": own.by_id} if own.colors is None else {"colors": own.colors}
@@ -196,7 +222,7 @@ def load(path: str) -> DataSource:
         UsageError: if there is no such file, or it is not as described above, naming all mistakes at once.
         DataError: if images or label maps are missing or have no partners.
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     own = validated(_DataFile, _read(file), str(file))
     if mistakes := list(_mistakes(own)):
         more = f"\n  and {len(mistakes) - MOST} more" if len(mistakes) > MOST else ""
@@ -243,7 +269,7 @@ def _read(file: Path) -> Mapping[str, Any]:
     if not file.is_file():
         raise UsageError(f"There is no data file {file}.", "It names the classes and the folders of your own images.")
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:

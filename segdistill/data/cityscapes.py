@@ -23,6 +23,7 @@ from segdistill.data._folder import (
     paired,
     unlabeled,
 )
+from segdistill.errors import DataError
 from segdistill.types import IGNORE
 
 CLASSES = (
@@ -53,8 +54,10 @@ def load(path: str) -> DataSource:
         for folder in (*SPLITS, "train_extra")
         if (root / "leftImg8bit" / folder).is_dir()
     }
+    there = [split for split in ("train", "val") if split in images]
+    bare = [split for split in there if not (root / "gtFine" / split).is_dir()]
     splits: dict[str, Split] = {
-        split: _labelled(root, "gtFine", split, images[split]) for split in ("train", "val") if split in images
+        split: _labelled(root, "gtFine", split, images[split]) for split in there if split not in bare
     }
     if "test" in images:
         splits["test"] = unlabeled(root, images["test"])
@@ -67,7 +70,10 @@ def load(path: str) -> DataSource:
         splits["coarse"] = Joined(tuple(coarse))
     if "train_extra" in images:
         splits["extra"] = unlabeled(root, images["train_extra"])
-    return data_source("cityscapes", CLASSES, PALETTE, splits, USUAL)
+    if not splits:
+        raise DataError(f"{root} has images and no labels.", "Expected them in gtFine/ (gtFine_trainvaltest.zip).")
+    warnings = [f"cityscapes's {split} images are left out: there is no gtFine/{split}/ here." for split in bare]
+    return data_source("cityscapes", CLASSES, PALETTE, splits, USUAL, warnings)
 
 
 def _labelled(root: Path, kind: str, folder: str, images: Files) -> FolderSplit:

@@ -36,6 +36,8 @@ COCO_IDS = tuple(id_ for id_ in range(1, 183) if id_ not in NEVER_LABELLED)
 """The id of each class in COCO; label maps have it, or one less."""
 USUAL = {"train": (118287,), "val": (5000,)}
 """Images per split."""
+IMAGES = {split: (f"images/{split}2017", f"{split}2017") for split in USUAL}
+"""Where they may lie: as cocostuff's own instructions have it, and as COCO's archives unpack."""
 
 
 def load(path: str) -> DataSource:
@@ -43,18 +45,18 @@ def load(path: str) -> DataSource:
     root = layout_root(
         "coco-stuff-164k",
         path,
-        known_by=[f"images/{split}2017" for split in USUAL],
-        expected="images/train2017/, images/val2017/ and stuffthingmaps/train2017/, stuffthingmaps/val2017/ "
-        "(or annotations/; absent splits are fine)",
+        known_by=[folder for folders in IMAGES.values() for folder in folders],
+        expected="images/train2017/, images/val2017/ (or without images/) and stuffthingmaps/train2017/, "
+        "stuffthingmaps/val2017/ (or annotations/; absent splits are fine)",
     )
     maps = "stuffthingmaps" if (root / "stuffthingmaps").is_dir() else "annotations"
     ids = id_table({id_ - 1: i for i, id_ in enumerate(COCO_IDS)} | {255: IGNORE})
     splits = {}
-    for split in USUAL:
-        if (root / f"images/{split}2017").is_dir():
+    for split, places in IMAGES.items():
+        if folders := [folder for folder in places if (root / folder).is_dir()]:
             labels = files_in(root, f"{maps}/{split}2017")
             converted = [
                 key for key in labels.found if key.endswith("_labelTrainIds")
             ]  # by mmsegmentation, beside them
-            splits[split] = paired(root, files_in(root, f"images/{split}2017"), labels.without(converted), ids)
+            splits[split] = paired(root, files_in(root, folders[0]), labels.without(converted), ids)
     return data_source("coco-stuff-164k", CLASSES, PALETTE, splits, USUAL)

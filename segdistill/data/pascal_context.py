@@ -1,9 +1,9 @@
 """PASCAL-Context: VOC 2010's images with a class for (almost) every pixel, the 59 most frequent ones.
 
-Mottaghi et al. 2014, https://cs.stanford.edu/~roozbeh/pascal-context. Read as mmsegmentation's converter writes it into
-VOC2010/ from trainval_merged.json: SegmentationClassContext/*.png and ImageSets/SegmentationContext/{train,val}.txt.
-There 0 is background, which counts nowhere, and 1..59 are the classes in alphabetical order; 59_labels.txt of the data
-set's site has another order.
+Mottaghi et al. 2014, https://cs.stanford.edu/~roozbeh/pascal-context. Read as mmsegmentation's converter, which is
+tools/dataset_converters/pascal_context.py there, writes it into VOC2010/ from trainval_merged.json:
+SegmentationClassContext/*.png and ImageSets/SegmentationContext/{train,val}.txt. There 0 is background, which counts
+nowhere, and 1..59 are the classes in alphabetical order; 59_labels.txt of the data set's site has another order.
 """
 
 from segdistill.data._base import DataSource

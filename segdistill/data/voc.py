@@ -3,7 +3,7 @@
 Names and the map of colours are those of the development kit (VOClabelcolormap.m). Its label maps are palette images:
 the ids are the indices, and 255, drawn along the edges, is void. Papers train on 10,582 images, those of train.txt and
 the ones that SBD (Hariharan et al. 2011) has labels for, less those of val.txt: SegmentationClassAug/ and trainaug.txt,
-as semseg, mmsegmentation and others spread them.
+as semseg, mmsegmentation and others spread them. A label map that is not in there is taken from SegmentationClass/.
 """
 
 from segdistill.data._base import DataSource
@@ -41,18 +41,20 @@ def load(path: str) -> DataSource:
         expected=f"VOC2012's JPEGImages/, {LABELS}/ and {LISTS}/",
     )
     augmented = [file for name in ("trainaug", "train_aug") if (root / (file := f"{LISTS}/{name}.txt")).is_file()]
+    labels = train_labels = files_in(root, LABELS)
     if augmented and (root / AUGMENTED).is_dir():
-        train_list, folder, more = augmented[0], AUGMENTED, ""
+        train_list, more = augmented[0], ""
+        train_labels = files_in(root, AUGMENTED).or_else(labels)  # mmsegmentation's has only what SBD labelled
     else:
-        train_list, folder = f"{LISTS}/train.txt", LABELS
+        train_list = f"{LISTS}/train.txt"
         more = f" Papers train on the 10582 images of {LISTS}/trainaug.txt with {AUGMENTED}/, which is not here."
     train, val = names_in(root, train_list), names_in(root, f"{LISTS}/val.txt")
-    warnings = [f"voc trains on {train_list} with the labels in {folder}/.{more}"]
+    warnings = [f"voc trains on {train_list} with the labels in {train_labels.place}/.{more}"]
     if leaked := train.found.keys() & val.found.keys():
         warnings.append(f"{len(leaked)} images of {train_list} are those of val.txt: they are not trained on.")
     images, ids = files_in(root, "JPEGImages"), id_table({i: i for i in range(len(CLASSES))} | {255: IGNORE})
     splits = {
-        "train": paired(root, images, files_in(root, folder), ids, listed=train.without(leaked)),
-        "val": paired(root, images, files_in(root, LABELS), ids, listed=val),
+        "train": paired(root, images, train_labels, ids, listed=train.without(leaked)),
+        "val": paired(root, images, labels, ids, listed=val),
     }
     return data_source("voc", CLASSES, PALETTE, splits, USUAL, warnings)

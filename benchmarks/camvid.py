@@ -1,0 +1,118 @@
+"""Every preset on CamVid under one teacher, against the plain student with the same seed, batches and steps.
+
+    python benchmarks/camvid.py camvid:PATH --teacher RUN [--steps 460] [--out DIR] [--only NAME ...] [--json FILE]
+
+It runs `segdistill` commands one after the other and prints each. Stopped, it goes on where it was when it is called
+again. The preset `canonical` is trained from three seeds, its plain twins too: they show how far seeds alone lie apart,
+and the first of them is what the other presets are compared with. `lad` has a teacher and a plain twin of its own.
+"""
+
+import argparse
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from segdistill.comparison import compare
+from segdistill.config import preset_names
+from segdistill.deploy import evaluate_model
+from segdistill.metrics import Scores
+from segdistill.record import cpu_name, versions
+from segdistill.talk import Silence
+
+SEVERAL, SEEDS = "canonical", 3
+"""The preset that is trained from several seeds."""
+OWN_TEACHER = "lad"
+
+
+def commands(data: str, teacher: Path, out: Path, steps: int, preset: str) -> Iterator[list[str]]:
+    """Yield the commands that train a preset's student."""
+    common = ["--data", data, "--steps", str(steps), "--workers", "1"]
+    more: list[str] = []
+    if preset == OWN_TEACHER:
+        teacher, more = out / f"{preset}-teacher", ["--baseline", "steps"]
+        yield ["train-teacher", "--preset", preset, *common, "--out", str(teacher)]
+    if preset == SEVERAL:
+        more = ["--baseline", "steps", "--seeds", str(SEEDS)]
+    own = ["--preset", preset, "--teacher", str(teacher), "--student", "resnet18"]
+    yield ["distill", *own, *common, *more, "--out", str(out / preset)]
+
+
+def run(command: list[str]) -> None:
+    """Run a command, or what of it is not done yet."""
+    folder = Path(command[-1])
+    if (folder / "config.toml").exists():
+        command = [*command, "--resume"]
+    print("segdistill", shlex.join(command), flush=True)
+    subprocess.run([sys.executable, "-m", "segdistill", *command], check=True)
+
+
+def scored(model: Path, data: str) -> Scores:
+    """Return a model's scores on the validation split."""
+    return evaluate_model(model, data, "val", "auto", "fp32", 1, Silence()).scores
+
+
+def row(preset: str, out: Path, data: str) -> dict[str, Any]:
+    """Compare a preset's students with their plain twins."""
+    seeds = [out / preset, *(out / preset / f"seed-{seed}" for seed in range(1, SEEDS) if preset == SEVERAL)]
+    twins = out / (preset if preset == OWN_TEACHER else SEVERAL)
+    plains = [twins / seed.relative_to(out / preset) / "baseline" for seed in seeds]
+    plain, distilled = ([scored(model, data) for model in models] for models in (plains, seeds))
+    verdict = compare(plain, distilled, "at the same steps")
+    results = json.loads((out / preset / "scores.json").read_text(encoding="utf-8"))
+    return {
+        "preset": preset,
+        "teacher": results["teacher"]["miou"],
+        "plain": [one.miou for one in plain],
+        "distilled": [one.miou for one in distilled],
+        "pixel_accuracy": [one.pixel_accuracy for one in distilled],
+        "seconds": results["distilled"]["training_seconds"] + results["distilled"]["preparation_seconds"],
+        "gain": verdict.to_json(),
+    }
+
+
+def percent(values: list[float]) -> str:
+    """Return a figure, with how far several seeds lie apart."""
+    mean = f"{100 * statistics.fmean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {100 * statistics.stdev(values):.2f}"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as a table of Markdown, in percent."""
+    lines = ["| preset | teacher | plain | distilled | gain | 95 % interval |", "|---|---:|---:|---:|---:|---:|"]
+    for one in rows:
+        gain, low, high = (100 * one["gain"][key] for key in ("gain", "low", "high"))
+        teacher = "sees the labels" if one["teacher"] is None else percent([one["teacher"]])
+        figures = [teacher, percent(one["plain"]), percent(one["distilled"]), f"{gain:+.2f}"]
+        lines.append(f"| `{one['preset']}` | {' | '.join(figures)} | {low:+.2f} to {high:+.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train what is not trained, compare, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="camvid:PATH")
+    parser.add_argument("--teacher", type=Path, required=True, help="a finished run of train-teacher")
+    parser.add_argument("--steps", type=int, default=460)
+    parser.add_argument("--out", type=Path, default=Path("runs/camvid"))
+    parser.add_argument("--only", nargs="+", choices=preset_names(), default=[], metavar="NAME")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    others = [name for name in preset_names() if name != SEVERAL and (not args.only or name in args.only)]
+    rows = []
+    for preset in [SEVERAL, *others]:
+        for command in commands(args.data, args.teacher, args.out, args.steps, preset):
+            run(command)
+        rows.append(row(preset, args.out, args.data))
+        print(table(rows), flush=True)
+        if args.json:
+            about = {"steps": args.steps, "device": cpu_name(), "versions": versions()}
+            args.json.write_text(json.dumps(about | {"rows": rows}, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
