@@ -8,6 +8,7 @@ from segdistill.config import LabelCodes, OptimConfig
 from segdistill.distributed import share_of_step
 from segdistill.errors import UsageError
 from segdistill.label_codes import PATHS, LabelledFrozen, with_random_codes
+from segdistill.networks import SegNetwork
 from segdistill.terms import Weighted
 from segdistill.types import IGNORE, Batch, Frozen, Objective, SegOutput, Step
 
@@ -50,7 +51,7 @@ class Distillation(Objective):
     def forward(self, model: nn.Module, batch: Batch) -> Step:
         """Return cross entropy and all weighted terms of the batch."""
         student = model(batch.image)
-        terms = _supervised([student], batch, self.aux_weight)
+        terms = _supervised(model, [student], batch, self.aux_weight)
         teacher = None if self.teacher is None else self.teacher(batch)
         compared = _labelled(batch) if isinstance(self.teacher, LabelledFrozen) else batch
         for name, term in self.terms.items():
@@ -85,7 +86,7 @@ class LabelAssisted(Objective):
             losses.channel_kl(a.logits, fixed.logits, self.options.temperature, valid)
             for a, fixed in ((one, other), (other, one))
         ]
-        terms = _supervised([one, other], batch, self.aux_weight)
+        terms = _supervised(model, [one, other], batch, self.aux_weight)
         return Step(terms | {"consistency": self.options.consistency * (apart[0] + apart[1])}, None, None)
 
 
@@ -95,12 +96,12 @@ def _labelled(batch: Batch) -> Batch:
     return batch._replace(valid=batch.label != IGNORE, parts=parts)
 
 
-def _supervised(outputs: list[SegOutput], batch: Batch, aux_weight: float) -> dict[str, Tensor]:
+def _supervised(model: nn.Module, outputs: list[SegOutput], batch: Batch, aux_weight: float) -> dict[str, Tensor]:
     """Return the cross entropies of the outputs, and of their auxiliary heads: this batch's share of the step's."""
+    aligned = isinstance(model, SegNetwork) and model.align_corners
     share = share_of_step(batch, lambda part: (part.label != IGNORE).sum())
 
     def total(logits: list[Tensor]) -> Tensor:
-        aligned = outputs[0].align_corners
         each = [losses.cross_entropy(one, batch.label, align_corners=aligned) for one in logits]
         return torch.stack(each).sum() * share
 

@@ -53,8 +53,6 @@ class SegOutput(NamedTuple):
     """(B, D_i, h_i, w_i) shallow to deep; the last one feeds the classifier."""
     aux: Tensor | None
     """(B, C, h', w') logits of the auxiliary head, in training only."""
-    align_corners: bool = False
-    """How the logits lie on the image: their outermost on its corners, or each on an area of its own."""
 
 
 class Step(NamedTuple):

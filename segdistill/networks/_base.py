@@ -60,8 +60,7 @@ class SegNetwork(nn.Module):
         normalised = (image - self.mean) / self.std
         if self.images.order == "bgr":
             normalised = torch.cat([normalised[:, :3].flip(1), normalised[:, 3:]], dim=1)
-        output: SegOutput = self.segment(normalised)
-        return output._replace(align_corners=self.align_corners)
+        return self.segment(normalised)
 
     def segment(self, image: Tensor) -> SegOutput:
         """Segment normalised images (B, 3, H, W)."""
@@ -78,13 +77,13 @@ class Deployed(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits at the images' size."""
-        output: SegOutput = self.network(image)
-        return enlarged(output.logits, image, align_corners=output.align_corners)
+        logits: Tensor = self.network(image).logits
+        return enlarged(logits, image, align_corners=self.network.align_corners)
 
 
-def draw(backbone: Backbone) -> None:
-    """Draw the weights of all convolutions as torchvision does for its ResNets and MobileNets."""
-    for module in backbone.modules():
+def draw_convolutions(network: nn.Module) -> None:
+    """Draw the weights of all convolutions as He et al. 2015 do, by the number of their outputs."""
+    for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 

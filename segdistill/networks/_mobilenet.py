@@ -5,7 +5,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from segdistill.networks._base import Backbone, conv_bn_relu, draw, separable
+from segdistill.networks._base import Backbone, conv_bn_relu, draw_convolutions, separable
 
 V1_WIDTHS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
 V1_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
@@ -38,7 +38,7 @@ class MobileNetV1(Backbone):
             reached, dilation = (reached * step, dilation) if strided else (reached, dilation * step)
             inputs = outputs
         self.model = nn.Sequential(*layers)
-        draw(self)
+        draw_convolutions(self)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return four maps for normalised images (B, in_channels, H, W)."""
@@ -91,7 +91,7 @@ class MobileNetV2(Backbone):
             layers += [InvertedResidual(outputs, outputs, 1, rest, expansion) for _ in range(number - 1)]
             inputs = outputs
         self.features = nn.Sequential(*layers)
-        draw(self)
+        draw_convolutions(self)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return seven maps for normalised images (B, in_channels, H, W), at strides 2, 4, 8 and then coarser."""

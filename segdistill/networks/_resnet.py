@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segdistill.config import NetworkConfig
-from segdistill.networks._base import Backbone, draw
+from segdistill.networks._base import Backbone, draw_convolutions
 
 
 class BasicBlock(nn.Module):
@@ -123,7 +123,7 @@ class ResNet(Backbone):
             return nn.Sequential(first, *rest)
 
         self.layer1, self.layer2, self.layer3, self.layer4 = stage(0), stage(1), stage(2), stage(3)
-        draw(self)
+        draw_convolutions(self)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs of stages 1 to 4 for normalised images (B, in_channels, H, W)."""
