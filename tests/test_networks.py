@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from segdistill.config import NetworkConfig
 from segdistill.errors import ModelError, UsageError
 from segdistill.networks import Deployed, SegNetwork, build_network, load_backbone, network_names, resolve_name
+from segdistill.networks._base import Backbone
 from segdistill.networks._resnet import ResNet
 from segdistill.networks.pspnet import BINS, PSPNet, PyramidPooling, averaging_matrix, grid_averages
 
@@ -29,6 +30,11 @@ def images(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 255
 
 
+def backbone(network: SegNetwork) -> Backbone:
+    assert network.backbone is not None
+    return network.backbone
+
+
 def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
@@ -42,7 +48,7 @@ def named(request: pytest.FixtureRequest) -> tuple[str, SegNetwork]:
 
 
 @pytest.mark.parametrize("size", [(33, 47), (64, 96), (20, 7)])
-def test_logits_lie_on_the_grid_of_the_features_that_the_classifier_reads(
+def test_logits_lie_on_the_grid_of_the_features_that_the_classifier_reads_or_on_the_images(
     named: tuple[str, SegNetwork], size: tuple[int, int]
 ) -> None:
     network = named[1].eval()
@@ -50,7 +56,8 @@ def test_logits_lie_on_the_grid_of_the_features_that_the_classifier_reads(
         logits, features, aux = network(images(2, 3, *size))
     assert logits.shape[:2] == (2, CLASSES)
     assert logits.isfinite().all()
-    assert features[-1].shape[-2:] == logits.shape[-2:]
+    # Some classifiers enlarge what they read to the image's size.
+    assert logits.shape[-2:] in (features[-1].shape[-2:], size)
     assert all(feature.ndim == 4 and len(feature) == 2 for feature in features)
     assert aux is None
 
@@ -75,6 +82,25 @@ def test_the_output_for_an_image_does_not_depend_on_the_others_in_the_batch(name
     with torch.no_grad():
         together, alone = network(batch).logits[1:2], network(batch[1:2]).logits
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5 * alone.abs().max().item())
+
+
+def test_the_memory_format_changes_nothing_but_the_speed(named: tuple[str, SegNetwork]) -> None:
+    network, batch = named[1].eval(), images(2, 3, 33, 47)
+    with torch.no_grad():
+        plain = network(batch).logits
+        network.to(memory_format=torch.channels_last)
+        last = network(batch.to(memory_format=torch.channels_last)).logits
+    network.to(memory_format=torch.contiguous_format)
+    torch.testing.assert_close(last, plain, rtol=1e-4, atol=1e-5 * plain.abs().max().item())
+
+
+def test_a_fourth_channel_is_seen(named: tuple[str, SegNetwork]) -> None:
+    network, batch = make(named[0], in_channels=4), images(1, 4, 33, 47)
+    other = torch.cat([batch[:, :3], 255 - batch[:, 3:]], dim=1)
+    with torch.no_grad():
+        logits = network(batch).logits
+        assert logits.shape == named[1].eval()(batch[:, :3]).logits.shape
+        assert not torch.allclose(network(other).logits, logits)
 
 
 def test_the_seed_decides_the_weights_and_saved_weights_give_the_same_outputs(named: tuple[str, SegNetwork]) -> None:
@@ -207,7 +233,7 @@ def test_published_weights_fill_the_backbone_from_either_kind_of_file(tmp_path: 
     for file in (tmp_path / "w.pth", tmp_path / "w.safetensors"):
         network = make("pspnet-resnet18")
         load_backbone(network, pretrained=False, weights_file=file)
-        torch.testing.assert_close(network.backbone.state_dict(), without_classifier(theirs), rtol=0, atol=0)
+        torch.testing.assert_close(backbone(network).state_dict(), without_classifier(theirs), rtol=0, atol=0)
 
 
 def test_weights_saved_before_batches_were_counted_are_complete(tmp_path: Path) -> None:
@@ -215,16 +241,16 @@ def test_weights_saved_before_batches_were_counted_are_complete(tmp_path: Path) 
     torch.save(old, tmp_path / "w.pth")
     network = make("pspnet-resnet18")
     load_backbone(network, pretrained=False, weights_file=tmp_path / "w.pth")
-    assert torch.equal(network.backbone.state_dict()["bn1.running_var"], old["bn1.running_var"])
+    assert torch.equal(backbone(network).state_dict()["bn1.running_var"], old["bn1.running_var"])
 
 
 def test_a_network_that_sees_more_than_rgb_keeps_its_own_weights_for_the_rest(tmp_path: Path) -> None:
     theirs = torchvision_resnet("resnet18").state_dict()
     torch.save(theirs, tmp_path / "w.pth")
     network = make("pspnet-resnet18", in_channels=4)
-    fourth = network.backbone.state_dict()["conv1.weight"][:, 3:].clone()
+    fourth = backbone(network).state_dict()["conv1.weight"][:, 3:].clone()
     load_backbone(network, pretrained=False, weights_file=tmp_path / "w.pth")
-    assert torch.equal(network.backbone.state_dict()["conv1.weight"], torch.cat([theirs["conv1.weight"], fourth], 1))
+    assert torch.equal(backbone(network).state_dict()["conv1.weight"], torch.cat([theirs["conv1.weight"], fourth], 1))
     assert network(images(1, 4, 33, 47)).logits.isfinite().all()
 
 
@@ -286,7 +312,7 @@ def test_imagenet_weights_come_from_the_folder_where_torch_keeps_downloads(
     torch.save(theirs.state_dict(), file)
     network = make("pspnet-resnet18")
     load_backbone(network, pretrained=True, weights_file=None)
-    torch.testing.assert_close(network.backbone.state_dict(), without_classifier(theirs), rtol=0, atol=0)
+    torch.testing.assert_close(backbone(network).state_dict(), without_classifier(theirs), rtol=0, atol=0)
 
 
 def test_without_a_connection_the_way_to_bring_the_weights_is_told(

@@ -1,7 +1,7 @@
 """Networks by name: each file here without a leading underscore is an architecture.
 
 An architecture's module has `BACKBONES` and `build(config, num_classes, in_channels)`. Its networks are called
-ARCHITECTURE-BACKBONE, so the architecture's own name has no dash.
+ARCHITECTURE-BACKBONE, or ARCHITECTURE alone where the backbone is "", so the architecture's own name has no dash.
 """
 
 from http.client import HTTPException
@@ -23,7 +23,7 @@ __all__ = ["Deployed", "SegNetwork", "build_network", "list_networks", "load_bac
 def network_names() -> list[str]:
     """Return the full names of all networks, such as pspnet-resnet18."""
     modules = {name: import_module(find("networks", name, "architecture")) for name in components("networks")}
-    return [f"{name}-{backbone}" for name, module in modules.items() for backbone in module.BACKBONES]
+    return [f"{name}-{own}" if own else name for name, module in modules.items() for own in module.BACKBONES]
 
 
 def list_networks(size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def resolve_name(text: str, default_decoder: str = "") -> str:
     for name in network_names():
         architecture, _, backbone = name.partition("-")
         spellings |= {name: name, name.replace("-resnet", ""): name}
-        if architecture == default_decoder.partition("-")[0]:
+        if backbone and architecture == default_decoder.partition("-")[0]:
             spellings[backbone] = name
     if text not in spellings:
         raise UsageError(f"Unknown network {text!r}.", nearest(text, spellings))
@@ -73,12 +73,18 @@ def load_backbone(network: SegNetwork, *, pretrained: bool, weights_file: Path |
     """Fill the network's backbone, from the file if there is one, else with torchvision's ImageNet weights if wanted.
 
     Raises:
-        UsageError: if there are no such weights, no such file, or they cannot be downloaded.
+        UsageError: if there are no such weights, no such file, or they cannot be downloaded, or the network has no
+            part that such weights could fill.
         ModelError: if the file is damaged or its tensors are not the backbone's; the network is as before.
     """
     if weights_file is None and not pretrained:
         return
     backbone = network.backbone
+    if backbone is None:
+        raise UsageError(
+            f"{type(network).__name__} has no backbone that ImageNet weights could fill.",
+            "Leave --pretrained and --backbone-weights out; --init-weights FILE starts a student from a model file.",
+        )
     file = weights_file or _downloaded(backbone)
     own = backbone.state_dict()
     found = {name: tensor for name, tensor in _read(file).items() if not name.startswith("fc.")}

@@ -37,11 +37,15 @@ class SegNetwork(nn.Module):
     mean: Tensor
     std: Tensor
     num_classes: int
-    backbone: Backbone
+    backbone: Backbone | None
+    """What ImageNet weights fill; None where no part of the network has such weights."""
+    training_only: tuple[str, ...] = ("aux",)
+    """How the names of the tensors begin that are not shipped: the auxiliary head's."""
 
     def __init__(self, num_classes: int, in_channels: int = 3) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.backbone = None
         more = in_channels - 3
         mean, std = IMAGENET_MEAN + (0.0,) * more, IMAGENET_STD + (1.0,) * more
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
@@ -70,6 +74,16 @@ class Deployed(nn.Module):
         return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
 
 
+def enlarged(x: Tensor, like: Tensor, *, align_corners: bool) -> Tensor:
+    """Return maps at the size of `like`, bilinear, and in its memory format.
+
+    A 1x1 map has lost its format, and one part in NCHW would make a whole concatenation NCHW.
+    """
+    layout = torch.channels_last if like.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    larger = F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=align_corners)
+    return larger.contiguous(memory_format=layout)
+
+
 def conv_bn_relu(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
     """Return a convolution that keeps the size, batch norm and ReLU: what heads are made of."""
     conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
@@ -86,6 +100,13 @@ def auxiliary_head(inputs: int, num_classes: int, dropout: float) -> nn.Sequenti
     )
 
 
+def draw_convolutions(network: nn.Module) -> None:
+    """Draw the weights of all convolutions as He et al. 2015 do, by the number of their outputs."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
 def count_macs(network: SegNetwork, size: tuple[int, int]) -> int:
     """Return the multiply-adds of one image (H, W) through the deployed network; FLOPs are twice as many."""
     training = network.training
@@ -98,4 +119,4 @@ def count_macs(network: SegNetwork, size: tuple[int, int]) -> int:
 
 def count_parameters(network: SegNetwork) -> int:
     """Return the number of parameters that are shipped: without the auxiliary head."""
-    return sum(p.numel() for name, p in network.named_parameters() if not name.startswith("aux"))
+    return sum(p.numel() for name, p in network.named_parameters() if not name.startswith(network.training_only))

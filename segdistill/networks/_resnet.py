@@ -6,7 +6,7 @@ torchvision's own BasicBlock refuses dilation and another width, which students 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segdistill.networks._base import Backbone
+from segdistill.networks._base import Backbone, draw_convolutions
 
 
 class BasicBlock(nn.Module):
@@ -24,10 +24,14 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output (B, width, h, w)."""
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.sum(x), inplace=True)
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Return the block's output before the ReLU."""
+        out: Tensor = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = self.bn2(self.conv2(out))
         out += x if self.downsample is None else self.downsample(x)
-        return F.relu(out, inplace=True)
+        return out
 
 
 class Bottleneck(nn.Module):
@@ -47,12 +51,16 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the block's output (B, 4 * width, h, w)."""
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        """Return the block's output (B, expansion * width, h, w)."""
+        return F.relu(self.sum(x), inplace=True)
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Return the block's output before the ReLU."""
+        out: Tensor = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = F.relu(self.bn2(self.conv2(out)), inplace=True)
         out = self.bn3(self.conv3(out))
         out += x if self.downsample is None else self.downsample(x)
-        return F.relu(out, inplace=True)
+        return out
 
 
 VARIANTS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int], int, str | None]] = {
@@ -94,9 +102,7 @@ class ResNet(Backbone):
             return nn.Sequential(first, *rest)
 
         self.layer1, self.layer2, self.layer3, self.layer4 = stage(0), stage(1), stage(2), stage(3)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        draw_convolutions(self)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs of stages 1 to 4 for normalised images (B, in_channels, H, W)."""

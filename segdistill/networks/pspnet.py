@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segdistill.config import NetworkConfig
-from segdistill.networks._base import SegNetwork, auxiliary_head, conv_bn_relu
+from segdistill.networks._base import Backbone, SegNetwork, auxiliary_head, conv_bn_relu
 from segdistill.networks._resnet import VARIANTS, ResNet
 from segdistill.types import SegOutput
 
@@ -26,7 +26,9 @@ def build(config: NetworkConfig, num_classes: int, in_channels: int) -> SegNetwo
 class PSPNet(SegNetwork):
     """A backbone, pyramid pooling, a 1x1 classifier, and in training an auxiliary head on stage 3."""
 
-    def __init__(self, backbone: ResNet, num_classes: int, in_channels: int, *, aux: bool, dropout: float) -> None:
+    backbone: Backbone
+
+    def __init__(self, backbone: Backbone, num_classes: int, in_channels: int, *, aux: bool, dropout: float) -> None:
         super().__init__(num_classes, in_channels)
         *_, third, last = backbone.channels
         self.backbone = backbone
