@@ -1,5 +1,6 @@
 """Every network keeps one contract; ResNet is torchvision's; PSPNet pools as published and exports at any size."""
 
+import sys
 from pathlib import Path
 
 import onnxruntime
@@ -143,6 +144,14 @@ def test_short_names_mean_one_network(typed: str, default: str, meant: str) -> N
 def test_an_unknown_name_is_answered_with_the_nearest(typed: str, default: str, suggested: str) -> None:
     with pytest.raises(UsageError, match=rf"Unknown network '{typed}'[^?]* {suggested}\b"):
         resolve_name(typed, default)
+
+
+def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)  # as Python knows what cannot be imported
+    with pytest.raises(UsageError, match="timm:mobilenetv4_conv_small needs timm") as caught:
+        resolve_name("timm:mobilenetv4_conv_small", "pspnet")
+    assert "segdistill[timm]" in caught.value.fix
+    assert caught.value.exit_code == 2
 
 
 # ResNet

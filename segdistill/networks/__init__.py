@@ -16,6 +16,7 @@ from torch import Tensor
 from segdistill.config import NetworkConfig, components, find
 from segdistill.errors import ModelError, UsageError, nearest
 from segdistill.networks._base import Backbone, Deployed, SegNetwork, count_macs, count_parameters
+from segdistill.networks._timm import TimmBackbone, full_timm_name
 
 __all__ = ["Deployed", "SegNetwork", "build_network", "list_networks", "load_backbone", "network_names", "resolve_name"]
 
@@ -40,12 +41,15 @@ def resolve_name(text: str, default_decoder: str = "") -> str:
     """Return a network's full name from the name a user typed.
 
     Args:
-        text: a full name; a short one, pspnet101 for pspnet-resnet101; or a backbone alone, resnet18.
+        text: a full name; a short one, pspnet101 for pspnet-resnet101; a backbone alone, resnet18; or timm:NAME, which
+            always has PSPNet's head.
         default_decoder: the architecture that a backbone alone is meant for, or any network of that architecture.
 
     Raises:
-        UsageError: if there is no such network, with the nearest names.
+        UsageError: if there is no such network, with the nearest names, or if it needs an extra that is missing.
     """
+    if timm_name := full_timm_name(text):
+        return timm_name
     spellings: dict[str, str] = {}
     for name in network_names():
         architecture, _, backbone = name.partition("-")
@@ -85,9 +89,11 @@ def load_backbone(network: SegNetwork, *, pretrained: bool, weights_file: Path |
             f"{type(network).__name__} has no backbone that ImageNet weights could fill.",
             "Leave --pretrained and --backbone-weights out; --init-weights FILE starts a student from a model file.",
         )
-    file = weights_file or _downloaded(backbone)
+    if weights_file is not None and isinstance(backbone, TimmBackbone):
+        raise UsageError(f"{backbone.name} has timm's own weights, not those of {weights_file}.", "Give --pretrained.")
+    file, tensors = _imagenet(backbone) if weights_file is None else (weights_file, _read(weights_file))
     own = backbone.state_dict()
-    found = {name: tensor for name, tensor in _read(file).items() if not name.startswith("fc.")}
+    found = {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}
     in_channels = network.mean.shape[1]
     for name in own.keys() & found.keys():
         if own[name].shape[1:2] == (in_channels,) and found[name].shape == own[name][:, :3].shape:
@@ -106,6 +112,14 @@ def load_backbone(network: SegNetwork, *, pretrained: bool, weights_file: Path |
             f"Give the weights of a {backbone.name}: torchvision's tensor names, and at most fc.* besides.",
         )
     backbone.load_state_dict(found, strict=False)
+
+
+def _imagenet(backbone: Backbone) -> tuple[object, dict[str, Tensor]]:
+    """Return where a backbone's ImageNet weights come from, for messages, and the tensors."""
+    if isinstance(backbone, TimmBackbone):
+        return "timm's hub", backbone.published()
+    file = _downloaded(backbone)
+    return file, _read(file)
 
 
 def _downloaded(backbone: Backbone) -> Path:

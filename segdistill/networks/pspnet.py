@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from segdistill.config import NetworkConfig
 from segdistill.networks._base import Backbone, SegNetwork, auxiliary_head, conv_bn_relu
 from segdistill.networks._resnet import VARIANTS, ResNet
+from segdistill.networks._timm import timm_backbone
 from segdistill.types import SegOutput
 
 BACKBONES = tuple(VARIANTS)
@@ -18,8 +19,12 @@ BINS = (1, 2, 3, 6)
 
 
 def build(config: NetworkConfig, num_classes: int, in_channels: int) -> SegNetwork:
-    """Build the network that `config.network` names in full, such as pspnet-resnet18."""
-    backbone = ResNet(config.network.removeprefix("pspnet-"), config.output_stride, in_channels)
+    """Build the network that `config.network` names in full, such as pspnet-resnet18 or pspnet-timm:NAME."""
+    backbone: Backbone
+    if "timm:" in config.network:
+        backbone = timm_backbone(config, in_channels)
+    else:
+        backbone = ResNet(config.network.removeprefix("pspnet-"), config.output_stride, in_channels)
     return PSPNet(backbone, num_classes, in_channels, aux=config.aux, dropout=config.dropout)
 
 
