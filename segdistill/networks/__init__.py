@@ -22,6 +22,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from segdistill.config import InputConfig, NetworkConfig, components, find
 from segdistill.errors import ModelError, UsageError, nearest
 from segdistill.networks._base import Backbone, Deployed, SegNetwork, count_macs, count_parameters
+from segdistill.networks._resnet import OPTIONS as RESNET_OPTIONS
+from segdistill.networks._timm import TimmBackbone, full_timm_name
 
 __all__ = [
     "Deployed",
@@ -62,20 +64,22 @@ def resolve_name(text: str, default_decoder: str = "") -> str:
     """Return a network's full name from the name a user typed.
 
     Args:
-        text: a full name; a short one, pspnet101 for pspnet-resnet101; or a variant alone, such as resnet18, where only
-            one architecture has it, or the default one.
+        text: a full name; a short one, pspnet101 for pspnet-resnet101; a variant alone, such as resnet18, where only
+            one architecture has it, or the default one; or timm:NAME, which always has PSPNet's head.
         default_decoder: the architecture that a variant alone is meant for, or any network of that architecture.
 
     Raises:
-        UsageError: if there is no such network, with the nearest names.
+        UsageError: if there is no such network, with the nearest names, or if it needs an extra that is missing.
     """
+    if timm_name := full_timm_name(text):
+        return timm_name
     names = network_names()
     owners = Counter(name.partition("-")[2] for name in names)
     spellings: dict[str, str] = {}
     for name in names:
         architecture, _, variant = name.partition("-")
         spellings[name.replace("-resnet", "")] = name
-        if architecture == default_decoder.partition("-")[0] or owners[variant] == 1:
+        if variant and (architecture == default_decoder.partition("-")[0] or owners[variant] == 1):
             spellings[variant] = name
     spellings |= {name: name for name in names}
     if text not in spellings:
@@ -108,9 +112,10 @@ def missing_options(config: NetworkConfig) -> dict[str, str]:
     """Return the options that are set and that the network, given by its full name, does not have, and why."""
     module = _module(config.network)
     plain = NetworkConfig(network=config.network)
+    options = {*module.OPTIONS} - {*RESNET_OPTIONS} if "timm:" in config.network else {*module.OPTIONS}
     missing = {
         name: "it has none to choose"
-        for name in NetworkConfig.model_fields.keys() - COMMON - {*module.OPTIONS}
+        for name in NetworkConfig.model_fields.keys() - COMMON - options
         if getattr(config, name) != getattr(plain, name)
     }
     if config.output_stride not in (None, *module.STRIDES):
@@ -141,20 +146,27 @@ def load_backbone(network: SegNetwork, *, pretrained: bool, weights_file: Path |
 
     Raises:
         UsageError: if there are no such weights, they want other images, there is no such file, or they cannot be
-            downloaded.
+            downloaded, or the network has no part that such weights could fill.
         ModelError: if the file is damaged or its tensors are not the backbone's; the network is as before.
     """
     if weights_file is None and not pretrained:
         return
     backbone = network.backbone
+    if backbone is None:
+        raise UsageError(
+            f"{type(network).__name__} has no backbone that ImageNet weights could fill.",
+            "Leave --pretrained and --backbone-weights out; --init-weights FILE starts a student from a model file.",
+        )
+    if weights_file is not None and isinstance(backbone, TimmBackbone):
+        raise UsageError(f"{backbone.name} has timm's own weights, not those of {weights_file}.", "Give --pretrained.")
     if weights_file is None and network.images != InputConfig():
         raise UsageError(
-            f"torchvision's ImageNet weights of {backbone.name} expect images otherwise than this network's `input`.",
+            f"The ImageNet weights of {backbone.name} expect images otherwise than this network's `input`.",
             "Leave --pretrained or `input` out.",
         )
-    file = weights_file or _downloaded(backbone)
+    file, tensors = _imagenet(backbone) if weights_file is None else (weights_file, _read(weights_file))
     own = backbone.state_dict()
-    found = {name: tensor for name, tensor in _read(file).items() if not name.startswith(backbone.beyond)}
+    found = {name: tensor for name, tensor in tensors.items() if not name.startswith(backbone.beyond)}
     in_channels = network.mean.shape[1]
     for name in own.keys() & found.keys():
         if own[name].shape[1:2] == (in_channels,) and found[name].shape == own[name][:, :3].shape:
@@ -174,6 +186,14 @@ def load_backbone(network: SegNetwork, *, pretrained: bool, weights_file: Path |
             f"Give the weights of a {backbone.name}: the published tensor names, and at most {beside} besides.",
         )
     backbone.load_state_dict(found, strict=False)
+
+
+def _imagenet(backbone: Backbone) -> tuple[object, dict[str, Tensor]]:
+    """Return where a backbone's ImageNet weights come from, for messages, and the tensors."""
+    if isinstance(backbone, TimmBackbone):
+        return "timm's hub", backbone.published()
+    file = _downloaded(backbone)
+    return file, _read(file)
 
 
 def _downloaded(backbone: Backbone) -> Path:

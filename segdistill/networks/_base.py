@@ -39,11 +39,15 @@ class SegNetwork(nn.Module):
     mean: Tensor
     std: Tensor
     num_classes: int
-    backbone: Backbone
+    backbone: Backbone | None
+    """What ImageNet weights fill; None where no part of the network has such weights."""
+    training_only: tuple[str, ...] = ("aux",)
+    """How the names of the tensors begin that are not shipped: the auxiliary head's."""
 
     def __init__(self, num_classes: int, in_channels: int = 3) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.backbone = None
         self.register_buffer("mean", torch.zeros(1, in_channels, 1, 1), persistent=False)
         self.register_buffer("std", torch.ones(1, in_channels, 1, 1), persistent=False)
         self.expect(InputConfig(), align_corners=False)
@@ -141,4 +145,4 @@ def count_macs(network: SegNetwork, size: tuple[int, int]) -> int:
 
 def count_parameters(network: SegNetwork) -> int:
     """Return the number of parameters that are shipped: without the auxiliary head."""
-    return sum(p.numel() for name, p in network.named_parameters() if not name.startswith("aux"))
+    return sum(p.numel() for name, p in network.named_parameters() if not name.startswith(network.training_only))

@@ -27,10 +27,14 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output (B, width, h, w)."""
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.sum(x), inplace=True)
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Return the block's output before the ReLU."""
+        out: Tensor = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = self.bn2(self.conv2(out))
         out += x if self.downsample is None else self.downsample(x)
-        return F.relu(out, inplace=True)
+        return out
 
 
 class Bottleneck(nn.Module):
@@ -50,12 +54,16 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the block's output (B, 4 * width, h, w)."""
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        """Return the block's output (B, expansion * width, h, w)."""
+        return F.relu(self.sum(x), inplace=True)
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Return the block's output before the ReLU."""
+        out: Tensor = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = F.relu(self.bn2(self.conv2(out)), inplace=True)
         out = self.bn3(self.conv3(out))
         out += x if self.downsample is None else self.downsample(x)
-        return F.relu(out, inplace=True)
+        return out
 
 
 VARIANTS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int], int, str | None]] = {

@@ -27,6 +27,8 @@ def build(config: NetworkConfig, num_classes: int, in_channels: int) -> SegNetwo
 class DeepLabV2(SegNetwork):
     """A backbone and the classifiers, without an auxiliary head."""
 
+    backbone: _resnet.ResNet
+
     def __init__(self, config: NetworkConfig, num_classes: int, in_channels: int) -> None:
         super().__init__(num_classes, in_channels)
         self.backbone = _resnet.resnet(config, in_channels)

@@ -26,6 +26,8 @@ def build(config: NetworkConfig, num_classes: int, in_channels: int) -> SegNetwo
 class DeepLabV3(SegNetwork):
     """A backbone, ASPP, a 3x3 convolution, a 1x1 classifier, and in training an auxiliary head on stage 3."""
 
+    backbone: _resnet.ResNet
+
     def __init__(self, config: NetworkConfig, num_classes: int, in_channels: int) -> None:
         super().__init__(num_classes, in_channels)
         assert config.output_stride is not None, "resolved"

@@ -30,6 +30,8 @@ def build(config: NetworkConfig, num_classes: int, in_channels: int) -> SegNetwo
 class DeepLabV3Plus(SegNetwork):
     """A backbone, ASPP, the decoder and a 1x1 classifier, without an auxiliary head."""
 
+    backbone: _resnet.ResNet
+
     def __init__(self, config: NetworkConfig, num_classes: int, in_channels: int) -> None:
         super().__init__(num_classes, in_channels)
         assert config.output_stride is not None, "resolved"

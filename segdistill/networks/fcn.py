@@ -23,6 +23,8 @@ def build(config: NetworkConfig, num_classes: int, in_channels: int) -> SegNetwo
 class FCN(SegNetwork):
     """A backbone, the head on its last stage, and in training another on stage 3."""
 
+    backbone: _resnet.ResNet
+
     def __init__(self, config: NetworkConfig, num_classes: int, in_channels: int) -> None:
         super().__init__(num_classes, in_channels)
         self.backbone = _resnet.resnet(config, in_channels)

@@ -27,6 +27,8 @@ def build(config: NetworkConfig, num_classes: int, in_channels: int) -> SegNetwo
 class MobileNetV2Segmentation(SegNetwork):
     """A backbone, the projection and a 1x1 classifier, without an auxiliary head."""
 
+    backbone: MobileNetV2
+
     def __init__(self, config: NetworkConfig, num_classes: int, in_channels: int) -> None:
         super().__init__(num_classes, in_channels)
         assert config.output_stride is not None, "resolved"

@@ -33,6 +33,8 @@ def build(config: NetworkConfig, num_classes: int, in_channels: int) -> SegNetwo
 class MobileNetV2Plus(SegNetwork):
     """A backbone, ASPP and a decoder; logits at stride 4, without an auxiliary head."""
 
+    backbone: MobileNetV2
+
     def __init__(self, config: NetworkConfig, num_classes: int, in_channels: int) -> None:
         super().__init__(num_classes, in_channels)
         self.backbone = MobileNetV2(STEPS, in_channels=in_channels)

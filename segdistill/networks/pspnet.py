@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from segdistill.config import NetworkConfig
 from segdistill.networks import _resnet
-from segdistill.networks._base import SegNetwork, conv_bn_relu, enlarged, fcn_head
+from segdistill.networks._base import Backbone, SegNetwork, conv_bn_relu, enlarged, fcn_head
+from segdistill.networks._timm import timm_backbone
 from segdistill.types import SegOutput
 
 BACKBONES = tuple(_resnet.VARIANTS)
@@ -20,16 +21,18 @@ BINS = (1, 2, 3, 6)
 
 
 def build(config: NetworkConfig, num_classes: int, in_channels: int) -> SegNetwork:
-    """Build the network that `config.network` names in full, such as pspnet-resnet18."""
+    """Build the network that `config.network` names in full, such as pspnet-resnet18 or pspnet-timm:NAME."""
     return PSPNet(config, num_classes, in_channels)
 
 
 class PSPNet(SegNetwork):
     """A backbone, pyramid pooling, a 1x1 classifier, and in training an auxiliary head on stage 3."""
 
+    backbone: Backbone
+
     def __init__(self, config: NetworkConfig, num_classes: int, in_channels: int) -> None:
         super().__init__(num_classes, in_channels)
-        self.backbone = _resnet.resnet(config, in_channels)
+        self.backbone = (timm_backbone if "timm:" in config.network else _resnet.resnet)(config, in_channels)
         *_, third, last = self.backbone.channels
         width = config.head_width or last // 4
         self.pyramid = PyramidPooling(last, width)
