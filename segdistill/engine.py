@@ -286,11 +286,10 @@ def predict_labels(predict: Callable[[Tensor], Tensor], image: Tensor, size: Ite
 
 def gather_scores(scores: Scores, device: torch.device) -> Scores:
     """Add the scores of all processes, of which process `rank` of `world` saw every `world`-th image."""
-    counts = torch.tensor([scores.ignored_pixels, scores.images], dtype=torch.int64, device=device)
-    ignored, images = sum_across(counts).tolist()
+    images = int(sum_across(torch.tensor(scores.images, device=device)))
     parts = gather(torch.stack(scores.each) if scores.each else None)  # each alone would be sent with its whole batch
     each = tuple(parts[i % len(parts)][i // len(parts)] for i in range(images))
-    return Scores(sum_across(scores.confusion.to(device)).cpu(), ignored, images, each)
+    return Scores(sum_across(scores.pixels.to(device)).cpu(), images, each)
 
 
 def build_optimizer(config: OptimConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
