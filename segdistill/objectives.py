@@ -31,6 +31,7 @@ class Distillation(Objective):
         self.teacher = teacher if terms else None
         self.terms = nn.ModuleDict({name: weighted.term for name, weighted in terms.items()})
         self.weights = {name: weighted.weight for name, weighted in terms.items()}
+        self.layers = {name: weighted.layers for name, weighted in terms.items()}
         adversaries = [weighted.term for weighted in terms.values() if weighted.term.critic is not None]
         if len(adversaries) > 1:
             names = [name for name, weighted in terms.items() if weighted.term.critic is not None]
@@ -55,7 +56,11 @@ class Distillation(Objective):
         teacher = None if self.teacher is None else self.teacher(batch)
         compared = _labelled(batch) if isinstance(self.teacher, LabelledFrozen) else batch
         for name, term in self.terms.items():
-            terms[name] = self.weights[name] * term(student, teacher, compared)
+            own, target, layers = student, teacher, self.layers[name]
+            if layers is not None:
+                assert target is not None
+                own, target = own.upto(layers.student.number), target.upto(layers.teacher.number)
+            terms[name] = self.weights[name] * term(own, target, compared)
         return Step(terms, student, teacher)
 
     def critic_loss(self, step: Step, batch: Batch) -> Tensor:
