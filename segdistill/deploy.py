@@ -19,7 +19,8 @@ from segdistill.inference import Summary, find_inputs, infer
 from segdistill.label_codes import with_labels
 from segdistill.latency import measure, torch_subject
 from segdistill.metrics import Scores
-from segdistill.networks import Deployed, SegNetwork, build_network
+from segdistill.networks import build_network
+from segdistill.prediction import predictor
 from segdistill.store import seal
 from segdistill.submission import plan_submission, write_submission
 from segdistill.talk import Talk
@@ -81,20 +82,7 @@ def open_model(model: Path, device: str, precision: str) -> Opened:
     where = resolve_device(device)
     chosen = resolve_precision(precision, where)
     network, info = load_model(path)
-    deployed = as_deployed(network, where)
-
-    def predict(image: Tensor) -> Tensor:
-        with chosen.autocast():
-            logits: Tensor = deployed(image.to(where, memory_format=torch.channels_last))
-        return logits
-
-    return Opened(path, info, predict, where, chosen.name)
-
-
-def as_deployed(network: SegNetwork, device: torch.device) -> Deployed:
-    """Return the network as it is shipped, on a device, in the memory format it is fast in."""
-    deployed = Deployed(network).to(device)
-    return deployed.to(memory_format=torch.channels_last)
+    return Opened(path, info, predictor(network, chosen), where, chosen.name)
 
 
 def data_of(model: Path, info: ModelInfo, given: str | None, talk: Talk) -> DataSource:
@@ -202,21 +190,16 @@ def export_model(
     unproven = file.with_name(f"{file.name}.unproven")
     export_onnx(network, info.model_copy(update={"size": shape}), unproven)
     try:
-        exported, deployed = OnnxModel(unproven, where), as_deployed(network, where)
+        exact = resolve_precision("fp32", where)
+        exported, predict = OnnxModel(unproven, where), predictor(network, exact)
         image = next(iter(evaluation_batches(images, shape, batch_size=1))).image
         talk.say(f"Measuring at {image.shape[2]}x{image.shape[3]}, batch 1, fp32, {torch.get_num_threads()} threads")
         there = image.to(where, memory_format=torch.channels_last)
-        subjects = {"student": torch_subject(deployed, there), "onnxruntime": exported.subject(image)}
+        subjects = {"student": torch_subject(predict, there), "onnxruntime": exported.subject(image)}
         if info.teacher is not None:
-            teacher = as_deployed(build_network(info.teacher, len(info.classes)), where)
-            subjects = {"teacher": torch_subject(teacher, there)} | subjects
+            teacher = build_network(info.teacher, len(info.classes))
+            subjects = {"teacher": torch_subject(predictor(teacher, exact), there)} | subjects
         latencies = measure(subjects, threads=torch.get_num_threads())
-
-        def predict(image: Tensor) -> Tensor:
-            with torch.no_grad():
-                logits: Tensor = deployed(image.to(where, memory_format=torch.channels_last))
-            return logits
-
         batches = evaluation_batches(images, shape, batch_size=BATCH, workers=workers)
         with talk.progress("checking", len(images.names)) as advance:
             check = check_parity(predict, exported, batches, lambda count: advance(count, ""))

@@ -13,7 +13,7 @@ LAYERS = (
     {"losses", "metrics", "distributed", "store"},
     {"terms", "networks", "checkpoint"},
     {"label_codes", "comparison", "import_weights"},
-    {"engine", "data", "latency", "objectives"},
+    {"engine", "data", "latency", "objectives", "prediction"},
     {"training", "export", "inference", "report", "submission"},
     {"setting"},
     {"record", "preparations"},
