@@ -118,7 +118,8 @@ ResumeFlag = Annotated[bool, typer.Option("--resume", help="Continue the run in 
 OverwriteFlag = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.", rich_help_panel=OUTPUT)]
 PrintFlag = Annotated[bool, typer.Option("--print-config", help="Print the resolved configuration and stop.")]
 DryFlag = Annotated[
-    bool, typer.Option("--dry-run", help="Check data and networks, run one step, estimate time and memory, and stop.")
+    bool,
+    typer.Option("--dry-run", help="Check data, teacher and networks, estimate time and memory, and stop."),
 ]
 PretrainedFlag = Annotated[bool, typer.Option("--pretrained", help="Start from torchvision's ImageNet weights.")]
 BackboneFlag = Annotated[
@@ -244,6 +245,9 @@ def distill(
         int,
         typer.Option("--seeds", metavar="N", min=1, help="Students, one per seed (three or more): mean and spread."),
     ] = 1,
+    accept_teacher: Annotated[
+        bool, typer.Option("--accept-teacher", help="Follow the teacher even where the check at the start refuses it.")
+    ] = False,
     pretrained: PretrainedFlag = False,
     backbone_weights: BackboneFlag = None,
     init_weights: Annotated[
@@ -275,6 +279,7 @@ def distill(
     options = Options(
         *(out, device, workers, resume, overwrite, dry_run, pretrained, backbone_weights, init_weights),
         baseline=None if baseline is None else baseline.value,
+        accept_teacher=accept_teacher,
         seeds=seeds,
         command=words(),
     )

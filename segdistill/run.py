@@ -19,7 +19,8 @@ from segdistill.comparison import Verdict, compare
 from segdistill.config import NetworkConfig, RunConfig, TeacherConfig
 from segdistill.data import AUXILIARY
 from segdistill.engine import fit
-from segdistill.errors import ModelError, UsageError
+from segdistill.errors import CheckError, ModelError, UsageError
+from segdistill.first_step import pulls
 from segdistill.label_codes import build_teacher, freeze
 from segdistill.metrics import Scores
 from segdistill.networks import SegNetwork, build_network, load_backbone, resolve
@@ -40,11 +41,14 @@ from segdistill.record import (
 from segdistill.setting import Options, Setting, prepared, with_out
 from segdistill.store import RunFolder, next_folder, write_json
 from segdistill.talk import Logged, Talk, duration
+from segdistill.teacher_check import check_teacher
 from segdistill.teachers import RUNS, find_teacher, given_teacher, is_path
 from segdistill.terms import Pair, build_terms
 from segdistill.training import Job, Preparation, in_progress, load_last, prepare, score, train, training_stream
 from segdistill.types import Objective, Stage, Term
 
+OVERWHELMING = 20
+"""How many times cross entropy's gradient a term's may have at the first step before it is worth a warning."""
 WARM_UP, TIMED = 3, 9
 """Steps before and in a measurement of a step's time."""
 
@@ -91,6 +95,8 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
                 teacher_json = {"network": info.network.network, "sha256": info.sha256, "metrics": info.metrics}
                 write_json(folder / "teacher.json", teacher_json)
             rows = []
+            if not options.resume:
+                _check_teacher(_logged(setting, folder), network, info)
             if not options.dry_run:
                 rows.append(_row("teacher", network, info, _score(setting, network, info), setting))
             networks: dict[str, SegNetwork] = {"teacher": network}
@@ -111,6 +117,28 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
                 report.draw_comparison(folder / "picture.png", networks, setting.data, config.data.size)
                 finish(folder, setting, rows, gain)
             return _outcome(setting, out, rows, gain)
+
+
+def _check_teacher(setting: Setting, network: SegNetwork, info: ModelInfo) -> None:
+    """Say what a look at a few validation images tells of the teacher, and refuse one that would mislead.
+
+    Raises:
+        CheckError: unless it is accepted all the same.
+    """
+    place = setting.place
+    if not info.sha256:
+        return place.talk.say("The teacher is not trained yet, so it cannot be checked.")
+    found = check_teacher(network, info, setting.data, place.exact()) if distributed.is_main() else None
+    found = distributed.same_for_all(found)
+    place.talk.banner(f"check: teacher {info.network.network}", found.rows())
+    if not found.problems:
+        return None
+    if setting.options.accept_teacher:
+        return place.talk.warn("This teacher would mislead a student: " + " ".join(found.problems))
+    raise CheckError(
+        "This teacher would mislead a student:\n" + "\n".join(f"  {problem}" for problem in found.problems),
+        "Import or train it again so that this is gone; --accept-teacher follows it as it is.",
+    )
 
 
 def _with_teacher(config: RunConfig, info: ModelInfo) -> RunConfig:
@@ -283,8 +311,7 @@ def _run(
     before: Callable[[Setting], None] = lambda setting: None,
 ) -> Row | None:
     """Show the banner, then train; a network that is already trained is only scored."""
-    if folder is not None:
-        setting = replace(setting, place=replace(setting.place, talk=Logged(setting.place.talk, log_of(folder))))
+    setting = _logged(setting, folder)
     place, options = setting.place, setting.options
     if distributed.same_for_all(options.resume and (path / "model.safetensors").exists()):
         network, info = load_model(path / "model.safetensors")
@@ -295,11 +322,36 @@ def _run(
         return _row(name, job.network, info, _score(setting, job.network, info), setting, path, seconds)
     before(setting)
     banner(setting, job, path, name)
+    if not options.resume and isinstance(job.stage.objective, Distillation) and job.stage.objective.weights:
+        _show_first_step(setting, job)
     if options.dry_run:
         return None
     trained = train(job, folder, place, resume=options.resume, command=options.again)
     info = job.info if folder is None else read_info(path / "model.safetensors")
     return _row(name, job.network, info, trained.scores, setting, path, trained.seconds)
+
+
+def _logged(setting: Setting, folder: RunFolder | None) -> Setting:
+    """Return a setting whose talk is also written to the run's log."""
+    if folder is None:
+        return setting
+    return replace(setting, place=replace(setting.place, talk=Logged(setting.place.talk, log_of(folder))))
+
+
+def _show_first_step(setting: Setting, job: Job) -> None:
+    """Say what each term of a distillation compares and how hard it pulls, beside cross entropy."""
+    place = replace(setting.place, workers=0)
+    found = pulls(job.stage, next(training_stream(job, place)), place.precision)
+    rows = [
+        (name, f"{pull.value:.3g}, gradient {pull.gradient:.3g}" + (f": {pull.compares}" if pull.compares else ""))
+        for name, pull in found.items()
+    ]
+    place.talk.banner("check: the first step, of two images", rows)
+    own = found["cross_entropy"].gradient
+    for name, pull in found.items():
+        if pull.compares and pull.gradient > OVERWHELMING * own > 0:
+            times = f"{pull.gradient / own:.0f} times"
+            place.talk.warn(f"{name} pulls {times} as hard as cross entropy: lower terms.{name}.weight.")
 
 
 def _obtain_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]:

@@ -17,7 +17,7 @@ LAYERS = (
     {"training", "export", "inference", "report", "submission"},
     {"setting"},
     {"record", "preparations"},
-    {"teachers", "banner"},
+    {"teachers", "banner", "teacher_check", "first_step"},
     {"run", "deploy", "doctor"},
     {"quickstart"},
     {"console", "cli"},
