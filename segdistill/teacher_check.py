@@ -6,7 +6,7 @@ that falls.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -43,22 +43,38 @@ class TeacherCheck:
 
     scores: Scores
     recorded: float | None
-    """mIoU on this data that the teacher's file names."""
+    """What the teacher's file names for this data: mIoU, or agreement where it sees the labels."""
     problems: tuple[str, ...]
     """Why it should not be followed, in sentences."""
     tensors: int
     """All of its file's, each loaded."""
     label_assisted: bool
 
+    @property
+    def value(self) -> float:
+        """What was measured of that."""
+        return self.scores.pixel_accuracy if self.label_assisted else self.scores.miou
+
+    @property
+    def what(self) -> str:
+        """How that is called."""
+        return "agreement with the labels it sees" if self.label_assisted else "mIoU"
+
+    def below(self) -> Iterator[str]:
+        """Yield a sentence where the teacher is far from what it should be."""
+        own = f"Its {self.what} is {100 * self.value:.2f} % on {self.scores.images} validation images"
+        if self.recorded is None and self.value < FLOOR:
+            yield f"{own}, below {100 * FLOOR:.0f} %."
+        if self.recorded is not None and self.recorded >= TRAINED and self.value < self.recorded / 2:
+            yield f"{own}, less than half of the {100 * self.recorded:.2f} % that its file names for this data."
+
     def rows(self) -> Rows:
         """Return what to show, names and values."""
-        what = "agreement with the labels it sees" if self.label_assisted else "mIoU"
-        value = self.scores.pixel_accuracy if self.label_assisted else self.scores.miou
         said = "" if self.recorded is None else f"; its file says {100 * self.recorded:.2f} % of all"
         sane = "nothing found" if not self.problems else f"{len(self.problems)} problem(s)"
         return [
             ("weights", f"{self.tensors} tensors, all loaded"),
-            (what, f"{100 * value:.2f} % on {self.scores.images} validation images{said}"),
+            (self.what, f"{100 * self.value:.2f} % on {self.scores.images} validation images{said}"),
             ("classes, inputs", sane),
         ]
 
@@ -72,7 +88,8 @@ def check_teacher(network: SegNetwork, info: ModelInfo, data: DataSource, precis
         data: with a val split.
         precision: device and autocast type.
     """
-    val, recorded = data.split("val"), info.metrics.get("miou") if info.data == data.name else None
+    val, measure = data.split("val"), "agreement_with_seen_labels" if info.label_assisted else "miou"
+    recorded = info.metrics.get(measure) if info.data == data.name else None
     hardly_trained = recorded is not None and recorded < TRAINED
 
     def score(images: int) -> Scores:
@@ -89,7 +106,7 @@ def check_teacher(network: SegNetwork, info: ModelInfo, data: DataSource, precis
     count = int(SECONDS / (1 + len(others)) / (time.perf_counter() - start))
     count = max(FEWEST, min(MOST, count))
     own = score(count)
-    problems = [*_below(own, recorded), *exchanged_classes(own, data.classes)]
+    problems = [*exchanged_classes(own, data.classes)]
     best: tuple[str, Scores] | None = None
     try:
         for way, other in others.items():
@@ -104,7 +121,8 @@ def check_teacher(network: SegNetwork, info: ModelInfo, data: DataSource, precis
             f"It does better on images {best[0]} than on images as its file asks for them: mIoU "
             f"{100 * best[1].miou:.2f} instead of {100 * own.miou:.2f} % on {own.images} validation images."
         )
-    return TeacherCheck(own, recorded, tuple(problems), len(network.state_dict()), info.label_assisted)
+    found = TeacherCheck(own, recorded, (), len(network.state_dict()), info.label_assisted)
+    return replace(found, problems=(*found.below(), *problems))
 
 
 def other_ways(images: InputConfig) -> Iterator[tuple[str, InputConfig]]:
@@ -142,14 +160,3 @@ def exchanged_classes(scores: Scores, classes: tuple[str, ...]) -> Iterator[str]
             )
             yield f"Classes look exchanged: {named}."
         seen.update(ring)
-
-
-def _below(scores: Scores, recorded: float | None) -> Iterator[str]:
-    own, images = f"{100 * scores.miou:.2f} %", scores.images
-    if recorded is None and scores.miou < FLOOR:
-        yield f"Its mIoU is {own} on {images} validation images, below {100 * FLOOR:.0f} %."
-    if recorded is not None and recorded >= TRAINED and scores.miou < recorded / 2:
-        yield (
-            f"Its mIoU is {own} on {images} validation images, less than half of the {100 * recorded:.2f} % that its "
-            "file names for this data."
-        )

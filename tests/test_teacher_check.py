@@ -13,9 +13,10 @@ from tiny import Scenes, tiny
 from torch import Tensor, nn
 
 from segdistill.checkpoint import ModelInfo, load_model, save_model
-from segdistill.config import InputConfig, NetworkConfig
+from segdistill.config import InputConfig, LabelCodes, NetworkConfig, TeacherConfig
 from segdistill.data import DataSource, Sample
 from segdistill.engine import Precision
+from segdistill.label_codes import build_teacher
 from segdistill.metrics import Scores
 from segdistill.networks import SegNetwork
 from segdistill.teacher_check import TeacherCheck, check_teacher, exchanged_classes, other_ways
@@ -125,6 +126,16 @@ def test_a_teacher_that_is_honestly_poor_is_not_refused() -> None:
     network = Nearest()
     nn.init.zeros_(network.classifier.weight)
     assert check(network, INFO.model_copy(update={"metrics": {"miou": 0.06}})).problems == ()
+
+
+def test_a_teacher_that_sees_the_labels_is_measured_by_its_agreement_with_them() -> None:
+    torch.manual_seed(0)
+    config = TeacherConfig(network="pspnet-resnet18-half", label_codes=LabelCodes())
+    for recorded, refused_ in ((0.05, False), (0.99, True)):
+        metrics = {"agreement_with_seen_labels": recorded}
+        info = INFO.model_copy(update={"label_codes": LabelCodes(), "metrics": metrics})
+        found = check(build_teacher(config, len(CLASSES)).eval(), info)
+        assert any("Its agreement with the labels it sees is" in text for text in found.problems) == refused_
 
 
 def test_a_hardly_trained_teacher_raises_no_false_alarm() -> None:

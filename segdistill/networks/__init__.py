@@ -64,8 +64,8 @@ def resolve_name(text: str, default_decoder: str = "") -> str:
     """Return a network's full name from the name a user typed.
 
     Args:
-        text: a full name; a short one, pspnet101 for pspnet-resnet101; a variant alone, such as resnet18, where only
-            one architecture has it, or the default one; or timm:NAME, which always has PSPNet's head.
+        text: a full name; a short one, pspnet101 for pspnet-resnet101; a variant alone, such as resnet18: of the
+            default architecture, or the only one that has it, or PSPNet; or timm:NAME, which always has PSPNet's head.
         default_decoder: the architecture that a variant alone is meant for, or any network of that architecture.
 
     Raises:
@@ -79,7 +79,8 @@ def resolve_name(text: str, default_decoder: str = "") -> str:
     for name in names:
         architecture, _, variant = name.partition("-")
         spellings[name.replace("-resnet", "")] = name
-        if variant and (architecture == default_decoder.partition("-")[0] or owners[variant] == 1):
+        known = variant in spellings or not (owners[variant] == 1 or architecture == "pspnet")
+        if variant and (architecture == default_decoder.partition("-")[0] or not known):
             spellings[variant] = name
     spellings |= {name: name for name in names}
     if text not in spellings:
