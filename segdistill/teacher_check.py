@@ -121,8 +121,8 @@ def check_teacher(network: SegNetwork, info: ModelInfo, data: DataSource, precis
             f"It does better on images {best[0]} than on images as its file asks for them: mIoU "
             f"{100 * best[1].miou:.2f} instead of {100 * own.miou:.2f} % on {own.images} validation images."
         )
-    found = TeacherCheck(own, recorded, (), len(network.state_dict()), info.label_assisted)
-    return replace(found, problems=(*found.below(), *problems))
+    checked = TeacherCheck(own, recorded, (), len(network.state_dict()), info.label_assisted)
+    return replace(checked, problems=(*checked.below(), *problems))
 
 
 def other_ways(images: InputConfig) -> Iterator[tuple[str, InputConfig]]:
