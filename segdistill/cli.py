@@ -581,15 +581,26 @@ app.command("predict", cls=Command, hidden=True)(infer)
 
 @app.command(**example("segdistill networks --size 360x480 --classes 11"))
 def networks(
+    part: Annotated[str, typer.Argument(metavar="[PART]", help="List only names with this in them.")] = "",
     size: Annotated[str, typer.Option("--size", metavar="HxW", help="Of the image the MACs are for.")] = "512x1024",
     classes: Annotated[int, typer.Option("--classes", metavar="N", min=1, help="Number of classes.")] = 19,
+    latency: Annotated[bool, typer.Option("--latency", help="Also measure each here, which takes minutes.")] = False,
+    max_ms: Annotated[
+        float | None, typer.Option("--max-ms", metavar="M", min=0, help="The same, and list only what is as fast.")
+    ] = None,
+    device: DeviceFlag = "auto",
     json_: JsonFlag = False,
 ) -> None:
     """List the networks with their costs. As published, without auxiliary head; FLOPs are twice the MACs."""
     from segdistill.networks import list_networks
 
     shape = parse_size(size) or (512, 1024)
-    entries = list_networks(shape, classes)
+    if timed := latency or max_ms is not None:
+        from segdistill.catalogue import networks_in_time
+
+        entries = networks_in_time(shape, classes, part, device, max_ms, open_terminal())
+    else:
+        entries = list_networks(shape, classes, part)
     if json_:
         return typer.echo(json.dumps(entries, indent=2))
     rows = [
@@ -599,14 +610,13 @@ def networks(
             f"{e['parameters'] / 1e6:.3f}",
             f"{e['macs'] / 1e9:.2f}",
             f"{e['flops'] / 1e9:.2f}",
+            *([f"{e['latency_ms']:.1f}", f"{1000 / e['latency_ms']:.1f}"] if timed else []),
         ]
         for e in entries
     ]
-    return open_terminal().table(
-        f"{classes} classes, at {shape[0]}x{shape[1]}",
-        ["network", "output stride", "parameters M", "GMACs", "GFLOPs"],
-        rows,
-    )
+    more = ["ms", "fps"] if timed else []
+    title = f"{classes} classes, at {shape[0]}x{shape[1]}" + (", batch 1, fp32, PyTorch" if timed else "")
+    return open_terminal().table(title, ["network", "output stride", "parameters M", "GMACs", "GFLOPs", *more], rows)
 
 
 @app.command(**example("segdistill doctor"))

@@ -33,7 +33,7 @@ CONTRACT = {
     "presets list": {"--json"},
     "presets show": set(),
     "presets copy": set(),
-    "networks": {"--json"},
+    "networks": {"--json", "--latency", "--max-ms", "--device"},
     "data check": {"--preview", "--overwrite", "--json"},
     "doctor": {"--json"},
 }
@@ -108,6 +108,20 @@ def test_the_usual_names_of_two_commands_work_too() -> None:
 
 
 # Results
+
+
+def test_networks_are_measured_on_request_and_kept_where_they_are_as_fast_as_asked_for() -> None:
+    line = "networks espnet --size 32x48 --json"
+    plain = json.loads(segdistill(line).out)
+    assert {entry["name"] for entry in plain} == {"espnet", "espnet-q3", "espnet-c", "espnet-c-q3"}
+    timed = json.loads(segdistill(f"{line} --latency").out)
+    times = [entry.pop("latency_ms") for entry in timed]
+    assert times == sorted(times)
+    assert times[0] > 0
+    assert sorted(timed, key=str) == sorted(plain, key=str)
+    assert json.loads(segdistill(f"{line} --max-ms 1e6").out) != []
+    assert json.loads(segdistill(f"{line} --max-ms 1e-6").out) == []
+    assert " fps " in segdistill("networks espnet-c --size 32x48 --latency").out
 
 
 def test_results_as_json_are_alone_on_stdout(camvid: Path) -> None:
@@ -201,6 +215,7 @@ def test_a_full_disk_leaves_the_old_file_and_is_told_without_a_traceback(tmp_pat
         ("presets copy skd mine.txt", "does not end in .toml"),
         ("presets copy skd gone/mine.toml", "gone/mine.toml cannot be written"),
         ("networks --size 0x4", "'0x4' is not a size"),
+        ("networks enett", "No network's name has 'enett' in it"),
         ("data check camvdi", "Did you mean camvid?"),
         ("data check streets:somewhere", "streets is built in"),
     ],
@@ -256,8 +271,8 @@ def test_a_printed_configuration_is_a_preset(tmp_path: Path) -> None:
 def test_a_preset_s_choices_do_not_hold_for_a_named_network_that_has_none() -> None:
     choices = 'network = "pspnet-resnet18"\nstem = "deep"\nhead_width = 64\ninput = { order = "bgr" }'
     text = succeeds("presets show ka").out
-    assert text.count('network = "pspnet-resnet18"') == 1
-    Path("mine.toml").write_text(text.replace('network = "pspnet-resnet18"', choices))
+    assert text.count('network = "mobilenetv2"') == 1
+    Path("mine.toml").write_text(text.replace('network = "mobilenetv2"', choices))
     line = "distill --preset mine.toml --data voc:somewhere --teacher pspnet18 --print-config"
     own = read_back(succeeds(f"{line} --student resnet34").out).student
     assert (own.network, own.stem, own.head_width, own.output_stride) == ("pspnet-resnet34", "deep", 64, 16)

@@ -18,7 +18,7 @@ LAYERS = (
     {"setting"},
     {"record", "preparations"},
     {"teachers", "banner", "teacher_check", "first_step"},
-    {"run", "deploy", "doctor"},
+    {"run", "deploy", "doctor", "catalogue"},
     {"quickstart"},
     {"console", "cli"},
 )

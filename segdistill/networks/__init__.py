@@ -47,10 +47,22 @@ def network_names() -> list[str]:
     return [f"{name}-{variant}" if variant else name for name, variant in names]
 
 
-def list_networks(size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:
-    """Return name, output stride, parameters, MACs and FLOPs of every network as published, without auxiliary head."""
+def list_networks(size: tuple[int, int], num_classes: int, part: str = "") -> list[dict[str, Any]]:
+    """Return name, output stride, parameters, MACs and FLOPs of every network as published, without auxiliary head.
+
+    Args:
+        size: (H, W) of the image that the MACs are for.
+        num_classes: C.
+        part: of the names that are listed.
+
+    Raises:
+        UsageError: if no name has that part.
+    """
     entries = []
-    for name in network_names():
+    names = network_names()
+    if not any(part in name for name in names):
+        raise UsageError(f"No network's name has {part!r} in it.", nearest(part, names))
+    for name in (name for name in names if part in name):
         config = resolve(NetworkConfig(network=name, aux=False))
         with FakeTensorMode():  # shapes without numbers: nothing is drawn
             network = build_network(config, num_classes)
