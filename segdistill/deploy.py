@@ -56,7 +56,7 @@ class Evaluation:
     @property
     def scored(self) -> bool:
         """Whether there were labels."""
-        return bool(self.scores.confusion.any())
+        return bool(self.scores.pixels[:-1].any())
 
     @property
     def miou_counting_void(self) -> float | None:

@@ -252,15 +252,15 @@ def _report(fitted: Fitted, info: ModelInfo) -> Rows:
     def seen(values: Triple) -> str:
         return " ".join(f"{value:g}" for value in (values[::-1] if images.order == "bgr" else values))
 
-    statistics = f"mean {seen(images.mean)}, deviation {seen(images.std)}"
+    divided = "" if images.divide == 1 else f", then divided by {images.divide:g}"
     void = "" if info.void_output is None else f" and void, which is output {info.void_output}"
     filled = f"{fitted.filled} *.{UNCOUNTED} with 0: old checkpoints lack them" if fitted.filled else "nothing"
     return [
         ("layout", fitted.layout.source),
         ("network", ", ".join([f"{count_parameters(fitted.network) / 1e6:.3f} M parameters", *choices])),
         ("outputs", f"{len(info.classes)} classes{void}"),
-        ("images", f"{images.order.upper()}, {statistics}, then divided by {images.divide:g}"),
-        ("enlarged", "with corners aligned" if network.align_corners else "with areas aligned"),
+        ("images", f"{images.order.upper()}, mean {seen(images.mean)}, deviation {seen(images.std)}{divided}"),
+        ("logits", f"enlarged with {'corners' if network.align_corners else 'areas'} aligned"),
         ("used", f"{fitted.used} tensors"),
         ("filled in", filled),
         *(("left out", text) for text in fitted.left_out or ("nothing",)),
