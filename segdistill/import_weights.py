@@ -6,6 +6,7 @@ network expects of images) is as published, unless it is asked for otherwise.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ class Request:
     order: Literal["rgb", "bgr"] | None = None
 
 
-class Fitted(NamedTuple):
+class Loaded(NamedTuple):
     """A network with the tensors of a checkpoint."""
 
     network: SegNetwork
@@ -77,11 +78,11 @@ def import_weights(request: Request, out: Path, talk: Talk, *, overwrite: bool) 
         raise UsageError(f"{out} is not empty.", "Add --overwrite to replace what is there, or choose another --out.")
     check_folder(out, resume=False, overwrite=overwrite)
     data = None if request.data is None else load_data(request.data)
-    fitted = fit(request.file, request.network)
-    outputs = fitted.network.num_classes
+    loaded = load_published(request.file, request.network)
+    outputs = loaded.network.num_classes
     classes = _classes(request, outputs, data)
     info = ModelInfo(
-        network=_as_published(request, fitted, talk),
+        network=_as_published(request, loaded, talk),
         classes=classes,
         palette=colors(range(1, len(classes) + 1)) if data is None else data.palette,
         role="teacher",
@@ -92,13 +93,13 @@ def import_weights(request: Request, out: Path, talk: Talk, *, overwrite: bool) 
         steps=0,
         versions=versions(),
     )
-    talk.banner(f"{info.network.network} from {request.file.name}", _report(fitted, info))
+    talk.banner(f"{info.network.network} from {request.file.name}", _report(loaded, info))
     with open_run(out, resume=False, overwrite=overwrite) as folder:
-        save_model(folder / "model.safetensors", fitted.network, info)
+        save_model(folder / "model.safetensors", loaded.network, info)
         seal(out)
 
 
-def fit(file: Path, config: NetworkConfig) -> Fitted:
+def load_published(file: Path, config: NetworkConfig) -> Loaded:
     """Read a checkpoint into the network that it was made from.
 
     Raises:
@@ -113,8 +114,9 @@ def fit(file: Path, config: NetworkConfig) -> Fitted:
     weights = renamed(weights, layout)
     if not config.aux:
         left_out += _take_out(weights, dict.fromkeys(blank.training_only, "the auxiliary head, in training only"))
+    outputs = _outputs(known, _blank(config, SOME + 1).state_dict(), weights)
     config = _as_shaped(config, blank, weights)
-    network = build_network(config, _outputs(config, weights)).to(widest_type(weights))
+    network = build_network(config, outputs).to(widest_type(weights))
     own = network.state_dict()
     if problem := mismatch(own, weights):
         names = "" if not layout.names else f", by the names of {layout.source}"
@@ -124,7 +126,7 @@ def fit(file: Path, config: NetworkConfig) -> Fitted:
             "that a network has, such as stem=deep or head_width=512.",
         )
     network.load_state_dict(weights, strict=False)
-    return Fitted(network, config, layout, len(weights), len(own) - len(weights), tuple(left_out))
+    return Loaded(network, config, layout, len(weights), len(own) - len(weights), tuple(left_out))
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], list[str]]:
@@ -135,11 +137,14 @@ def _read(file: Path) -> tuple[dict[str, Tensor], list[str]]:
             if "segdistill" in (content.metadata() or {}):
                 raise UsageError(f"{file} is a model file already.", f"Use it as it is: segdistill infer {file} IMAGES")
     if bad := [name for name, tensor in wrapped.items() if not tensor.isfinite().all()]:
-        raise ModelError(f"{file} holds {len(bad)} tensors that are not finite, {bad[0]} among them.")
+        raise ModelError(
+            f"{file} holds {len(bad)} tensors that are not finite, {bad[0]} among them.",
+            "Its training had failed when it was written. Take an earlier one.",
+        )
+    names = Counter(WRAPPED.sub("", name) for name in wrapped)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ModelError(f"{file} holds several tensors {twice[0]}, which only what wraps their names tells apart.")
     weights = {WRAPPED.sub("", name): tensor for name, tensor in wrapped.items()}
-    if len(weights) < len(wrapped):
-        twice = next(name for name in wrapped if name not in weights)
-        raise ModelError(f"{file} holds two tensors {WRAPPED.sub('', twice)}, one of them as {twice}.")
     return weights, [f"{', '.join(beside)}: no weights"] if beside else []
 
 
@@ -191,12 +196,16 @@ def _as_shaped(config: NetworkConfig, blank: SegNetwork, found: Mapping[str, Ten
     return config
 
 
-def _outputs(config: NetworkConfig, found: Mapping[str, Tensor]) -> int:
+def _outputs(some: Mapping[str, Tensor], more: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> int:
     """Return how many outputs a checkpoint has: the size of what changes with them, or `SOME` where nothing tells.
 
     The least, where there are several: a decoder of ESPNet's can be wider.
+
+    Args:
+        some: the tensors of a network of `SOME` outputs.
+        more: those of one with one more.
+        found: the checkpoint's.
     """
-    some, more = (_blank(config, outputs).state_dict() for outputs in (SOME, SOME + 1))
     counts = [
         found[name].shape[axis]
         for name in some.keys() & found.keys()
@@ -224,9 +233,9 @@ def _classes(request: Request, outputs: int, data: DataSource | None) -> tuple[s
     return numbers if data is None else data.classes
 
 
-def _as_published(request: Request, fitted: Fitted, talk: Talk) -> NetworkConfig:
+def _as_published(request: Request, loaded: Loaded, talk: Talk) -> NetworkConfig:
     """Return the configuration with what the network expects of images and enlarged maps, unless asked for."""
-    layout, asked, outputs = fitted.layout, fitted.config, fitted.network.num_classes
+    layout, asked, outputs = loaded.layout, loaded.config, loaded.network.num_classes
     images = asked.input or layout.images_by_outputs.get(outputs, layout.images)
     if layout.images_by_outputs and images == layout.images and request.mean is None:
         talk.warn(
@@ -243,25 +252,29 @@ def _as_published(request: Request, fitted: Fitted, talk: Talk) -> NetworkConfig
     return resolve(asked.model_copy(update={"input": images, "align_corners": corners}))
 
 
-def _report(fitted: Fitted, info: ModelInfo) -> Rows:
+def _report(loaded: Loaded, info: ModelInfo) -> Rows:
     """Return what was made of a checkpoint, in words."""
     network, images = info.network, info.network.input
     assert images is not None, "resolved"
-    choices = [f"{key} = {getattr(network, key)}" for key in ("stem", "head_width", "aspp") if getattr(network, key)]
+    choices = [
+        f"{key} = {getattr(network, key)}"
+        for key in ("stem", "head_width", "aspp")
+        if getattr(network, key) is not None
+    ]
 
     def seen(values: Triple) -> str:
         return " ".join(f"{value:g}" for value in (values[::-1] if images.order == "bgr" else values))
 
     divided = "" if images.divide == 1 else f", then divided by {images.divide:g}"
     void = "" if info.void_output is None else f" and void, which is output {info.void_output}"
-    filled = f"{fitted.filled} *.{UNCOUNTED} with 0: old checkpoints lack them" if fitted.filled else "nothing"
+    filled = f"{loaded.filled} *.{UNCOUNTED} with 0: old checkpoints lack them" if loaded.filled else "nothing"
     return [
-        ("layout", fitted.layout.source),
-        ("network", ", ".join([f"{count_parameters(fitted.network) / 1e6:.3f} M parameters", *choices])),
+        ("layout", loaded.layout.source),
+        ("network", ", ".join([f"{count_parameters(loaded.network) / 1e6:.3f} M parameters", *choices])),
         ("outputs", f"{len(info.classes)} classes{void}"),
         ("images", f"{images.order.upper()}, mean {seen(images.mean)}, deviation {seen(images.std)}{divided}"),
         ("logits", f"enlarged with {'corners' if network.align_corners else 'areas'} aligned"),
-        ("used", f"{fitted.used} tensors"),
+        ("used", f"{loaded.used} tensors"),
         ("filled in", filled),
-        *(("left out", text) for text in fitted.left_out or ("nothing",)),
+        *(("left out", text) for text in loaded.left_out or ("nothing",)),
     ]

@@ -132,10 +132,14 @@ def layouts_of(network: str) -> tuple[Layout, ...]:
 
 
 def renamed(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """Return a published state dict under our names; what the layout does not know keeps its own."""
+    """Return a published state dict under our names; what the layout does not know keeps its own.
+
+    So does a tensor whose name here is taken by another one of them.
+    """
 
     def ours(name: str) -> str:
-        known = next((start for start in layout.names if name.startswith(start)), None)
-        return name if known is None else layout.names[known] + name.removeprefix(known)
+        known = next((start for start in layout.names if name.startswith(start)), "")
+        new = layout.names.get(known, "") + name.removeprefix(known)
+        return name if new in weights else new
 
     return {ours(name): tensor for name, tensor in weights.items()}

@@ -347,7 +347,11 @@ def test_unknown_networks_and_choices_are_usage() -> None:
 
 def test_two_names_of_one_tensor_are_not_one_of_them() -> None:
     state = state_of("espnet-c", 20)
-    not_imported(state | {"module.b1.bn.bias": torch.ones(19)}, "--network espnet-c", "two tensors b1.bn.bias")
+    not_imported(state | {"module.b1.bn.bias": torch.ones(19)}, "--network espnet-c", "several tensors b1.bn.bias")
+    state = state_of(HALF, 3)
+    own = {"backbone.conv1.weight": state["backbone.conv1.weight"]}
+    theirs = {name.replace("backbone.", "pretrained."): tensor for name, tensor in state.items()}
+    not_imported(theirs | own, f"--network {HALF}", "1 tensors unexpected, pretrained.conv1.weight")
 
 
 def test_numbers_must_be_finite() -> None:
