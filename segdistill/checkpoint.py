@@ -7,9 +7,9 @@ The training state is read with `weights_only=True` and carries its own digest, 
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import safetensors.torch
 import torch
@@ -40,6 +40,8 @@ class ModelInfo(Strict):
     """What a student was distilled by; none of a plain one and of a teacher."""
     label_codes: LabelCodes | None = None
     """Of a label-assisted teacher: how it sees the label beside the image."""
+    void_output: Annotated[int, Field(ge=0)] | None = None
+    """Of a network with one output more than classes: which of them says that a pixel is of none."""
     size: Size | None
     """Images are brought to this size (height, width) before the network; None leaves them at their own."""
     data: str
@@ -62,6 +64,11 @@ class ModelInfo(Strict):
         header = dict(header)
         own = {key: header.pop(key) for key in ("mean", "std") if key in header}
         return header | {"network": header["network"] | {"input": own}}
+
+    @property
+    def outputs(self) -> int:
+        """How many logits the network has for each pixel."""
+        return len(self.classes) + (self.void_output is not None)
 
     @property
     def label_assisted(self) -> bool:
@@ -118,19 +125,27 @@ def read_info(path: Path) -> ModelInfo:
 def load_model(path: Path) -> tuple[SegNetwork, ModelInfo]:
     """Build the network a model file describes and fill it, strictly.
 
+    Its numbers are of the file's own type: an imported checkpoint may be in float64, all others are in float32.
+
     Raises:
         ModelError: if the file is damaged or its tensors are not the network's.
     """
     info = read_info(path)
     try:
-        network = build_network(info.network, len(info.classes), in_channels=4 if info.label_assisted else 3)
+        network = build_network(info.network, info.outputs, in_channels=4 if info.label_assisted else 3)
+        network.void_output = info.void_output
         weights = safetensors.torch.load_file(path)
-        network.load_state_dict(weights)
+        network.to(widest_type(weights)).load_state_dict(weights)
     except (UsageError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{path} does not hold a {info.network.network}: {error}") from None
     if weights_digest(weights) != info.sha256:
         raise ModelError(f"{path} is damaged: its weights are not those its header names.", RESTORE)
     return network.eval(), info
+
+
+def widest_type(weights: Mapping[str, torch.Tensor]) -> torch.dtype:
+    """Return float64 where there are such tensors, else float32, in which half precision is computed too."""
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in weights.values()) else torch.float32
 
 
 def model_path(model: Path) -> Path:

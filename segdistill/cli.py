@@ -427,6 +427,14 @@ def evaluate(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    count_void: Annotated[
+        bool,
+        typer.Option(
+            "--count-void",
+            help="Also print the mIoU with void pixels of the labels, where taken for a class, as false positives.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     device: DeviceFlag = "auto",
     precision: ExactFlag = Precision.fp32,
     workers: WorkersFlag = None,
@@ -442,7 +450,9 @@ def evaluate(
 
     terminal = open_terminal(quiet=quiet, verbose=verbose)
     workers = default_workers() if workers is None else workers
-    result = deploy.evaluate_model(model, data, split, device, str(precision), workers, terminal, submission, overwrite)
+    result = deploy.evaluate_model(
+        *(model, data, split, device, str(precision), workers, terminal, submission, overwrite, count_void)
+    )
     if submission is not None:
         terminal.say(f"Label maps: {submission}. The server takes them in one .zip file.")
     if json_:
@@ -457,6 +467,8 @@ def evaluate(
         )
     rows = [[name, percent(value)] for name, value in zip(result.data.classes, scores.iou, strict=True)]
     rows += [["mIoU", percent(scores.miou)], ["pixel accuracy", percent(scores.pixel_accuracy)]]
+    if count_void:
+        rows.append(["mIoU counting void", percent(result.miou_counting_void)])
     title = f"{result.data.name} {split}, {scores.images} images, {result.model.precision} on {result.model.device}"
     terminal.table(title, ["", "IoU %"], rows)
     if any(value is None for value in scores.iou):
@@ -575,6 +587,67 @@ def infer(
         raise DataError(f"{len(failed)} of {len(failed) + summary.done} images could not be read:\n{lines}{more}")
 
 
+@app.command(
+    **example("segdistill import-weights espnet_p_2_q_8_camvid.pth --network espnet --void-output 11 --out espnet")
+)
+def import_weights(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .pth, .pt or .safetensors file of tensors.")],
+    network: Annotated[str, typer.Option("--network", metavar="NET", help="A network from `segdistill networks`.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder of the model file.", rich_help_panel=OUTPUT)
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="D", help="Names the classes and their colours.", rich_help_panel=DATA),
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option(
+            "--classes", metavar="N", min=1, help="Without void; default: those of the file.", rich_help_panel=DATA
+        ),
+    ] = None,
+    void_output: Annotated[
+        int | None,
+        typer.Option(
+            "--void-output", metavar="N", min=0, help="Which output is no class but void.", rich_help_panel=DATA
+        ),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option("--mean", metavar="A,B,C", help="Of channels in 0..255, in the order the network sees them."),
+    ] = None,
+    std: Annotated[str | None, typer.Option("--std", metavar="A,B,C", help="Their deviation, likewise.")] = None,
+    bgr: Annotated[
+        bool | None, typer.Option("--bgr/--rgb", help="Which order that is. Default of all these: as published.")
+    ] = None,
+    divide: Annotated[
+        float | None, typer.Option("--divide", metavar="F", help="Divides what mean and deviation leave.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Choose about the network, e.g. stem=deep. Repeatable."),
+    ] = None,
+    overwrite: OverwriteFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Turn a published checkpoint into a model. Every tensor is used, or named with the reason why it is not."""
+    from segdistill.config import parse_network
+    from segdistill.import_weights import Request, import_weights
+    from segdistill.networks import resolve_name
+
+    terminal = open_terminal(quiet=quiet)
+    request = Request(
+        *(file, parse_network(resolve_name(network), set_ or []), data, classes, void_output),
+        mean=parse_channels(mean, "--mean"),
+        std=parse_channels(std, "--std"),
+        divide=divide,
+        order=None if bgr is None else "bgr" if bgr else "rgb",
+    )
+    import_weights(request, out, terminal, overwrite=overwrite)
+    terminal.result(f"Model: {out}")
+    terminal.say(f"Next: segdistill {f'evaluate {out} --data {data}' if data else f'infer {out} IMAGES --out LABELS'}")
+
+
 app.command("val", cls=Command, hidden=True)(evaluate)
 app.command("predict", cls=Command, hidden=True)(infer)
 
@@ -684,6 +757,17 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if not (x and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise UsageError(f"{text!r} is not a size.", "Write height x width, for example 512x1024.")
     return int(height), int(width)
+
+
+def parse_channels(text: str | None, flag: str) -> tuple[float, float, float] | None:
+    """Return the three numbers of "A,B,C"."""
+    if text is None:
+        return None
+    try:
+        first, second, third = map(float, text.split(","))
+    except ValueError:
+        raise UsageError(f"{flag} {text}: expected three numbers.", f"For example {flag} 72.39,82.91,73.16") from None
+    return first, second, third
 
 
 def percent(value: float | None) -> str:

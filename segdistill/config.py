@@ -281,6 +281,19 @@ def load_preset(
     return validated(RunConfig, table, f"preset {name_or_path}{given}")
 
 
+def parse_network(name: str, overrides: Iterable[str]) -> NetworkConfig:
+    """Return a network's configuration from "KEY=VALUE" strings; `model_fields_set` tells which keys there were.
+
+    Raises:
+        UsageError: unknown keys or values, naming all mistakes at once.
+    """
+    table: dict[str, Any] = {}
+    for text in overrides:
+        key, value = _parse_override(text, example="output_stride=16")
+        _assign(table, key, value, f"--set {key}")
+    return validated(NetworkConfig, table | {"network": name}, "--set")
+
+
 def preset_names() -> list[str]:
     """Return the names of the presets that come with the package."""
     return sorted(path.stem for path in preset_folder().glob("*.toml"))
@@ -383,10 +396,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _parse_override(text: str) -> tuple[str, Any]:
+def _parse_override(text: str, example: str = "optim.lr=0.005") -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise UsageError(f"--set {text}: expected KEY=VALUE.", "For example --set optim.lr=0.005")
+        raise UsageError(f"--set {text}: expected KEY=VALUE.", f"For example --set {example}")
     try:
         return key.strip(), tomllib.loads(f"value = {value.strip()}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):

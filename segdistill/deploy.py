@@ -50,11 +50,18 @@ class Evaluation:
     scores: Scores
     submission: Path | None = None
     """The folder of the label maps for a benchmark."""
+    count_void: bool = False
+    """Whether to tell also the mIoU that counts the void pixels of the labels."""
 
     @property
     def scored(self) -> bool:
         """Whether there were labels."""
-        return bool(self.scores.confusion.any())
+        return bool(self.scores.pixels[:-1].any())
+
+    @property
+    def miou_counting_void(self) -> float | None:
+        """The mIoU that counts void pixels taken for a class; None where there is no accuracy to tell."""
+        return self.scores.miou_counting_void if self.scored and not self.model.info.label_assisted else None
 
     def to_json(self) -> dict[str, Any]:
         """Return what `evaluate --json` prints."""
@@ -64,6 +71,7 @@ class Evaluation:
             "split": self.split,
             **report.scores_table(self.scores, self.data.classes, label_assisted=self.model.info.label_assisted),
             **({} if self.scored else {"miou": None, "pixel_accuracy": None}),
+            **({"miou_counting_void": self.miou_counting_void} if self.count_void else {}),
             "precision": self.model.precision,
             "device": str(self.model.device),
             **({} if self.submission is None else {"submission": str(self.submission)}),
@@ -91,9 +99,9 @@ def data_of(model: Path, info: ModelInfo, given: str | None, talk: Talk) -> Data
     Raises:
         UsageError: for a bare file without data, and for data of other classes.
     """
-    if given is None and model.is_file():
+    if given is None and (model.is_file() or not info.data):
         raise UsageError(
-            f"{model} does not say where its data lies.", f"Add --data, for example --data {info.data}:PATH."
+            f"{model} does not say where its data lies.", f"Add --data, for example --data {info.data or 'NAME'}:PATH."
         )
     data = load_data(given or info.data)
     for warning in data.warnings:
@@ -103,7 +111,9 @@ def data_of(model: Path, info: ModelInfo, given: str | None, talk: Talk) -> Data
             f"The model's classes are not those of {data.name}.\n"
             f"  model ({len(info.classes)}): {', '.join(info.classes)}\n"
             f"  {data.name} ({len(data.classes)}): {', '.join(data.classes)}",
-            "Give the data set the model was trained on.",
+            "Give the data set the model was trained on."
+            if info.data
+            else f"It was imported without --data: import it again with --data {given}, which names its classes.",
         )
     return data
 
@@ -118,6 +128,7 @@ def evaluate_model(
     talk: Talk,
     submission: Path | None = None,
     overwrite: bool = False,
+    count_void: bool = False,
 ) -> Evaluation:
     """Score a model on a split, at the labels' own size, and write a benchmark's label maps where asked for."""
     opened = open_model(model, device, precision)
@@ -142,7 +153,7 @@ def evaluate_model(
             scores = write_submission(opened.predict, batches, targets, lambda count: advance(count, ""))
         else:
             scores = evaluate(opened.predict, batches, len(data.classes), lambda count: advance(count, ""))
-    return Evaluation(opened, data, split, scores, submission)
+    return Evaluation(opened, data, split, scores, submission, count_void)
 
 
 def _check_plain(path: Path, info: ModelInfo) -> None:

@@ -262,7 +262,8 @@ def evaluate(
     """Score predictions at the labels' own size over a whole data set, by one confusion matrix.
 
     Args:
-        predict: images (B, 3, h, w) in 0..255 to logits (B, C, h', w'): a network or an exported graph.
+        predict: images (B, 3, h, w) in 0..255 to logits (B, C, h', w'), or C + 1 where the last stands for none of the
+            classes: a network or an exported graph.
         batches: labels may be of another size than the images; the logits are brought to theirs.
         num_classes: C.
         on_batch: called with the number of images done.

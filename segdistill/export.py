@@ -1,6 +1,7 @@
 """The network as one ONNX file that describes itself, the checks that prove it equal and the gate that proves it fast.
 
-The graph takes `image`, float32 RGB 0..255 (B, 3, H, W) of any size, normalises it and returns `logits` (B, C, H, W).
+The graph takes `image`, float32 RGB 0..255 (B, 3, H, W) of any size, normalises it and returns `logits` (B, C, H, W),
+or (B, C + 1, H, W) of a network with a void output, which comes last.
 The file carries the header of the model file it was made from, and ends in a digest of all that stands before.
 """
 
@@ -68,7 +69,7 @@ def export_onnx(network: SegNetwork, info: ModelInfo, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, about itself
         program = torch.onnx.export(
-            Deployed(copy.deepcopy(network).cpu()),
+            Deployed(copy.deepcopy(network).to("cpu", torch.float32)),
             (torch.zeros(EXAMPLE_SHAPE),),
             dynamo=True,
             opset_version=OPSET,
@@ -269,10 +270,11 @@ def export_report(
 
 def _metadata(info: ModelInfo) -> dict[str, str]:
     """Return the header as a whole, for ourselves, and in words of its own what others need."""
+    void = {} if info.void_output is None else {"void_output": str(info.outputs - 1)}
     return {
-        "segdistill": info.model_dump_json(),
+        "segdistill": info.model_copy(update={"void_output": info.outputs - 1} if void else {}).model_dump_json(),
         "input": "image: float32 RGB 0..255 (B, 3, H, W)",
-        "output": "logits: float32 (B, C, H, W) before softmax, at the input's size",
+        "output": f"logits: float32 (B, {info.outputs}, H, W) before softmax, at the input's size",
         "normalization": "in_graph",
         "classes": json.dumps(info.classes),
         "palette": json.dumps(info.palette),
@@ -283,6 +285,7 @@ def _metadata(info: ModelInfo) -> dict[str, str]:
         "preset": info.preset,
         "versions": json.dumps(info.versions),
         "sha256": info.sha256,
+        **void,
     }
 
 
@@ -321,8 +324,8 @@ def _read(path: Path) -> tuple[bytes, ModelInfo]:
     except ValidationError as error:
         raise ModelError(f"The header of {path} is not one this version reads: {error}", again) from None
     ends = [{end.name: _shape(end) for end in ends} for ends in (model.graph.input, model.graph.output)]
-    if ends != [{"image": [None, 3, None, None]}, {"logits": [None, len(info.classes), None, None]}]:
-        raise ModelError(f"{path} does not go from an image to logits of {len(info.classes)} classes.", again)
+    if ends != [{"image": [None, 3, None, None]}, {"logits": [None, info.outputs, None, None]}]:
+        raise ModelError(f"{path} does not go from an image to {info.outputs} logits for each of its pixels.", again)
     return content, info
 
 

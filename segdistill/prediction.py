@@ -10,13 +10,13 @@ from segdistill.networks import Deployed, SegNetwork
 
 
 def predictor(network: SegNetwork, precision: Precision) -> Callable[[Tensor], Tensor]:
-    """Return what maps images (B, 3, H, W) in 0..255, wherever they are, to logits (B, C, H, W).
+    """Return what maps images (B, 3, H, W) in 0..255, wherever they are, to logits (B, C, H, W) in float32 or less.
 
     Args:
-        network: is moved to the device, into eval mode and to channels_last.
+        network: is moved to the device, into eval mode, to channels_last and to float32.
         precision: device and autocast type.
     """
-    deployed = Deployed(network).to(precision.device)
+    deployed = Deployed(network).to(precision.device, torch.float32)
     deployed.to(memory_format=torch.channels_last)
 
     def predict(image: Tensor) -> Tensor:

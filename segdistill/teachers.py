@@ -5,6 +5,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from segdistill.checkpoint import ModelInfo, load_model, model_path
 from segdistill.config import RunConfig
 from segdistill.data import DataSource
@@ -27,7 +29,7 @@ def given_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]:
     network, info = load_model(model_path(Path(text)))
     check_kind(info, setting.config)
     _check_classes(info.classes, setting.data)
-    return network.to(setting.place.device), info
+    return network.to(setting.place.device, torch.float32), info
 
 
 def find_teacher(setting: Setting) -> tuple[Path, bool] | None:

@@ -2,9 +2,10 @@
 
 import hashlib
 import math
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def det(shape: tuple[int, ...], a: int, b: int, m: int) -> Tensor:
@@ -12,9 +13,8 @@ def det(shape: tuple[int, ...], a: int, b: int, m: int) -> Tensor:
     return ((torch.arange(math.prod(shape)) * a + b) % m).double().reshape(shape) / m * 4 - 2
 
 
-def fill(network: nn.Module) -> None:
-    """Fill all tensors of the state dict, in the order of their sorted names, so that activations stay of size one."""
-    state = network.state_dict()
+def fill(state: Mapping[str, Tensor]) -> None:
+    """Fill all tensors of a state dict, in the order of their sorted names, so that activations stay of size one."""
     for index, name in enumerate(sorted(state)):
         tensor = state[name]
         x = ((torch.arange(tensor.numel()) * 7 + 3 * index) % 23).double().reshape(tensor.shape) / 23 - 0.5
@@ -28,7 +28,7 @@ def fill(network: nn.Module) -> None:
             tensor.copy_(1 + 0.2 * x if tensor.ndim == 1 else x * 2 / math.sqrt(tensor[0].numel()))
 
 
-def names_and_shapes(network: nn.Module, *, in_order: bool) -> str:
-    """Return a digest of the state dict's lines "name (sizes)", in their order or sorted."""
-    lines = [f"{name} {tuple(tensor.shape)}" for name, tensor in network.state_dict().items()]
+def names_and_shapes(state: Mapping[str, Tensor], *, in_order: bool) -> str:
+    """Return a digest of a state dict's lines "name (sizes)", in their order or sorted."""
+    lines = [f"{name} {tuple(tensor.shape)}" for name, tensor in state.items()]
     return hashlib.sha256("\n".join(lines if in_order else sorted(lines)).encode()).hexdigest()[:16]

@@ -120,8 +120,8 @@ GOLDEN = {
 def test_a_network_has_the_published_tensors_and_computes_what_the_published_one_does(name: str) -> None:
     golden = GOLDEN[name]
     network = make(name, golden.classes).double()
-    assert names_and_shapes(network, in_order=golden.ordered) == golden.tensors
-    fill(network)
+    assert names_and_shapes(network.state_dict(), in_order=golden.ordered) == golden.tensors
+    fill(network.state_dict())
     with torch.no_grad():
         logits = network.segment(det((1, 3, 96, 128), 7, 3, 101)).logits  # below the normalisation
     assert logits.shape == golden.shape

@@ -97,6 +97,18 @@ def test_each_class_is_written_as_its_id_in_one_channel_of_the_full_size(tmp_pat
     assert (done, scores.images, scores.ignored_pixels) == ([1], 1, 1024 * 2048)
 
 
+def test_void_is_written_as_unlabelled(tmp_path: Path) -> None:
+    image = "leftImg8bit/val/frankfurt/frankfurt_000000_000294_leftImg8bit.png"
+    targets = plan_submission([image], tmp_path / "out", overwrite=False)
+
+    def void(image: Tensor) -> Tensor:
+        return torch.eye(20)[19].view(1, 20, 1, 1).expand(len(image), 20, 4, 8)
+
+    write_submission(void, batches([image]), targets, lambda count: None)
+    with Image.open(tmp_path / "out/frankfurt_000000_000294_labelIds.png") as file:
+        assert not np.asarray(file).any()
+
+
 def test_the_evaluation_script_finds_one_file_for_each_image(tmp_path: Path) -> None:
     names = ["frankfurt_000000_000294", "frankfurt_000000_002942", "bad-honnef_000001_000019"]
     targets = plan_submission([f"a/{name}_leftImg8bit.png" for name in names], tmp_path / "out", overwrite=False)

@@ -14,7 +14,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -24,6 +23,7 @@ from segdistill.errors import ModelError, UsageError, nearest
 from segdistill.networks._base import Backbone, Deployed, SegNetwork, count_macs, count_parameters
 from segdistill.networks._resnet import OPTIONS as RESNET_OPTIONS
 from segdistill.networks._timm import TimmBackbone, full_timm_name
+from segdistill.networks._weights import mismatch, read_weights
 
 __all__ = [
     "Deployed",
@@ -177,7 +177,7 @@ def load_backbone(network: SegNetwork, *, pretrained: bool, weights_file: Path |
             f"The ImageNet weights of {backbone.name} expect images otherwise than this network's `input`.",
             "Leave --pretrained or `input` out.",
         )
-    file, tensors = _imagenet(backbone) if weights_file is None else (weights_file, _read(weights_file))
+    file, tensors = _imagenet(backbone) if weights_file is None else (weights_file, read_weights(weights_file).tensors)
     own = backbone.state_dict()
     found = {name: tensor for name, tensor in tensors.items() if not name.startswith(backbone.beyond)}
     in_channels = network.mean.shape[1]
@@ -185,17 +185,10 @@ def load_backbone(network: SegNetwork, *, pretrained: bool, weights_file: Path |
         if own[name].shape[1:2] == (in_channels,) and found[name].shape == own[name][:, :3].shape:
             # The first convolution: what it sees besides RGB keeps the weights it has.
             found[name] = torch.cat([found[name], own[name][:, 3:]], dim=1)
-    problems = {
-        # Before version 0.4.1 PyTorch did not count batches; torchvision's files are of that kind.
-        "missing": [name for name in own.keys() - found.keys() if not name.endswith("num_batches_tracked")],
-        "unexpected": [*(found.keys() - own.keys())],
-        "misshaped": [name for name in own.keys() & found.keys() if own[name].shape != found[name].shape],
-    }
-    if any(problems.values()):
+    if problem := mismatch(own, found):
         beside = " and ".join(f"{part}*" for part in backbone.beyond)
         raise ModelError(
-            f"{file} does not hold a {backbone.name}: "
-            + "; ".join(f"{len(names)} tensors {kind}, {_few(names)}" for kind, names in problems.items() if names),
+            f"{file} does not hold a {backbone.name}: {problem}",
             f"Give the weights of a {backbone.name}: the published tensor names, and at most {beside} besides.",
         )
     backbone.load_state_dict(found, strict=False)
@@ -206,7 +199,7 @@ def _imagenet(backbone: Backbone) -> tuple[object, dict[str, Tensor]]:
     if isinstance(backbone, TimmBackbone):
         return "timm's hub", backbone.published()
     file = _downloaded(backbone)
-    return file, _read(file)
+    return file, read_weights(file).tensors
 
 
 def _downloaded(backbone: Backbone) -> Path:
@@ -231,25 +224,3 @@ def _downloaded(backbone: Backbone) -> Path:
                 f"Fetch that file on another machine and give it with --backbone-weights FILE, or put it at {file}.",
             ) from None
     return file
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise UsageError(f"There is no weights file {file}.", "It is a .safetensors, .pth or .pt file.")
-    try:
-        if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged pickle leads to; torch's own text advises to run its code
-        raise ModelError(
-            f"{file} cannot be read as tensors ({type(error).__name__}).",
-            "Expected is .safetensors, or .pth with nothing but tensors. If it is one, it is damaged: fetch it again.",
-        ) from None
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise ModelError(f"{file} is not a state dict.", "Expected is one dictionary, from tensor names to tensors.")
-    return state
-
-
-def _few(names: list[str]) -> str:
-    first = ", ".join(sorted(names)[:3])
-    return f"{first}, ..." if len(names) > 3 else first

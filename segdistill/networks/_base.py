@@ -43,6 +43,9 @@ class SegNetwork(nn.Module):
     """What ImageNet weights fill; None where no part of the network has such weights."""
     training_only: tuple[str, ...] = ("aux",)
     """How the names of the tensors begin that are not shipped: the auxiliary head's."""
+    void_output: int | None = None
+    """Which output says that a pixel is of none of the classes, where there is one more than classes. Like what it
+    wants of its images, the model file's header carries it."""
 
     def __init__(self, num_classes: int, in_channels: int = 3) -> None:
         super().__init__()
@@ -72,7 +75,10 @@ class SegNetwork(nn.Module):
 
 
 class Deployed(nn.Module):
-    """A network as it is shipped: images (B, 3, H, W) in, logits (B, C, H, W) at the same size out, nothing else."""
+    """A network as it is shipped: images (B, 3, H, W) in, logits (B, C, H, W) at the same size out, nothing else.
+
+    A void output comes last: logits (B, C + 1, H, W).
+    """
 
     def __init__(self, network: SegNetwork) -> None:
         super().__init__()
@@ -82,6 +88,9 @@ class Deployed(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return logits at the images' size."""
         logits: Tensor = self.network(image).logits
+        void = self.network.void_output
+        if void is not None:
+            logits = torch.cat([logits[:, :void], logits[:, void + 1 :], logits[:, void : void + 1]], dim=1)
         return enlarged(logits, image, align_corners=self.network.align_corners)
 
 
