@@ -1,6 +1,7 @@
 """How fast exported students are: onnxruntime against PyTorch, and against a teacher, measured in turns.
 
-python benchmarks/latency.py [--size 180x240 ...] [--student pspnet-resnet18 ...] [--teacher pspnet-resnet50] [--json FILE]
+python benchmarks/latency.py [--size 180x240 ...] [--student pspnet-resnet18 ...] [--teacher pspnet-resnet50]
+    [--seconds 20] [--json FILE]
 """
 
 import argparse

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from commands import segdistill, write_camvid
 from PIL import Image
 
-from segdistill.config import load_preset, preset_folder
+from segdistill.config import NetworkConfig, load_preset, preset_folder
 from segdistill.data import load_data
+from segdistill.networks import build_network
 from segdistill.terms import check_terms
 from segdistill.types import IGNORE
 
@@ -41,6 +43,9 @@ def test_the_readme_shows_its_parts_in_the_order_a_newcomer_reads() -> None:
 def test_the_tour_runs_as_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_camvid(tmp_path / "PATH/TO/CamVid")
+    torch.manual_seed(0)
+    espnet = build_network(NetworkConfig(network="espnet"), 12)  # as its authors' checkpoint is made
+    torch.save(espnet.state_dict(), "espnet_p_2_q_8_camvid.pth")
     tour = [line for line in shown() if line.startswith("segdistill ")]
     verbs = [shlex.split(line)[1] for line in tour]
     assert verbs[:4] == ["train-teacher", "distill", "export", "infer"]
