@@ -40,6 +40,8 @@ class ModelInfo(Strict):
     """What a student was distilled by; none of a plain one and of a teacher."""
     label_codes: LabelCodes | None = None
     """Of a label-assisted teacher: how it sees the label beside the image."""
+    void_output: int | None = None
+    """Which output of the network means none of the classes, where it has one more than there are classes."""
     size: Size | None
     """Images are brought to this size (height, width) before the network; None leaves them at their own."""
     data: str
@@ -62,6 +64,11 @@ class ModelInfo(Strict):
         header = dict(header)
         own = {key: header.pop(key) for key in ("mean", "std") if key in header}
         return header | {"network": header["network"] | {"input": own}}
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs the network has."""
+        return len(self.classes) + (self.void_output is not None)
 
     @property
     def label_assisted(self) -> bool:
@@ -123,7 +130,7 @@ def load_model(path: Path) -> tuple[SegNetwork, ModelInfo]:
     """
     info = read_info(path)
     try:
-        network = build_network(info.network, len(info.classes), in_channels=4 if info.label_assisted else 3)
+        network = build_network(info.network, info.outputs, in_channels=4 if info.label_assisted else 3)
         weights = safetensors.torch.load_file(path)
         network.load_state_dict(weights)
     except (UsageError, RuntimeError, SafetensorError) as error:

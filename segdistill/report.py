@@ -51,7 +51,7 @@ def draw_comparison(
         tensor = torch.from_numpy(small).permute(2, 0, 1)[None].float()
         for network in networks.values():
             with torch.no_grad():
-                device = next(network.parameters()).device
+                device = network.mean.device
                 labels = predict_labels(Deployed(network), tensor.to(device), sample.label.shape)[0].numpy()
             # what the truth leaves out is black in the predictions too, so that eyes compare what scores compare
             cells.append(colored(np.where(sample.label == IGNORE, IGNORE, labels), data.palette))
@@ -173,7 +173,7 @@ def scores_table(scores: Scores, classes: Sequence[str], *, label_assisted: bool
 
 
 def model_card(
-    info: ModelInfo, rows: Sequence[tuple[str, str, Scores | None, int]], own: Scores, verdict: str = ""
+    info: ModelInfo, rows: Sequence[tuple[str, str, Scores | None, int | None]], own: Scores, verdict: str = ""
 ) -> str:
     """Return the README of a run's folder: what the model is, what was measured, how to use it.
 
@@ -188,7 +188,8 @@ def model_card(
         return "- | -" if scores is None else f"{100 * scores.miou:.2f} | {100 * scores.pixel_accuracy:.2f}"
 
     table = "\n".join(
-        f"| {name} | {network} | {count / 1e6:.2f} M | {score(scores)} |" for name, network, scores, count in rows
+        f"| {name} | {_cell(network)} | {'-' if count is None else f'{count / 1e6:.2f} M'} | {score(scores)} |"
+        for name, network, scores, count in rows
     )
     per_class = "\n".join(
         f"| {_cell(name)} | {'-' if value is None or info.label_assisted else f'{100 * value:.2f}'} |"

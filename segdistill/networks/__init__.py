@@ -9,6 +9,7 @@ An architecture's module has
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path
@@ -29,10 +30,13 @@ __all__ = [
     "Deployed",
     "SegNetwork",
     "build_network",
+    "downloaded",
     "list_networks",
     "load_backbone",
+    "misfits",
     "missing_options",
     "network_names",
+    "read_weights",
     "resolve",
     "resolve_name",
 ]
@@ -164,7 +168,7 @@ def load_backbone(network: SegNetwork, *, pretrained: bool, weights_file: Path |
             f"The ImageNet weights of {backbone.name} expect images otherwise than this network's `input`.",
             "Leave --pretrained or `input` out.",
         )
-    file, tensors = _imagenet(backbone) if weights_file is None else (weights_file, _read(weights_file))
+    file, tensors = _imagenet(backbone) if weights_file is None else (weights_file, read_weights(weights_file))
     own = backbone.state_dict()
     found = {name: tensor for name, tensor in tensors.items() if not name.startswith(backbone.beyond)}
     in_channels = network.mean.shape[1]
@@ -172,32 +176,30 @@ def load_backbone(network: SegNetwork, *, pretrained: bool, weights_file: Path |
         if own[name].shape[1:2] == (in_channels,) and found[name].shape == own[name][:, :3].shape:
             # The first convolution: what it sees besides RGB keeps the weights it has.
             found[name] = torch.cat([found[name], own[name][:, 3:]], dim=1)
+    if wrong := misfits(own, found):
+        beside = " and ".join(f"{part}*" for part in backbone.beyond)
+        raise ModelError(
+            f"{file} does not hold a {backbone.name}: {wrong}",
+            f"Give the weights of a {backbone.name}: the published tensor names, and at most {beside} besides.",
+        )
+    backbone.load_state_dict(found, strict=False)
+
+
+def misfits(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Return in words which tensors of a file do not fit a state dict, by name; nothing where it can be loaded."""
     problems = {
         # Before version 0.4.1 PyTorch did not count batches; torchvision's files are of that kind.
         "missing": [name for name in own.keys() - found.keys() if not name.endswith("num_batches_tracked")],
         "unexpected": [*(found.keys() - own.keys())],
         "misshaped": [name for name in own.keys() & found.keys() if own[name].shape != found[name].shape],
     }
-    if any(problems.values()):
-        beside = " and ".join(f"{part}*" for part in backbone.beyond)
-        raise ModelError(
-            f"{file} does not hold a {backbone.name}: "
-            + "; ".join(f"{len(names)} tensors {kind}, {_few(names)}" for kind, names in problems.items() if names),
-            f"Give the weights of a {backbone.name}: the published tensor names, and at most {beside} besides.",
-        )
-    backbone.load_state_dict(found, strict=False)
+    return "; ".join(f"{len(names)} tensors {kind}, {_few(names)}" for kind, names in problems.items() if names)
 
 
 def _imagenet(backbone: Backbone) -> tuple[object, dict[str, Tensor]]:
     """Return where a backbone's ImageNet weights come from, for messages, and the tensors."""
     if isinstance(backbone, TimmBackbone):
         return "timm's hub", backbone.published()
-    file = _downloaded(backbone)
-    return file, _read(file)
-
-
-def _downloaded(backbone: Backbone) -> Path:
-    """Return the file of torchvision's weights, from torch.hub's cache or the net."""
     if backbone.imagenet is None:
         raise UsageError(
             f"There are no ImageNet weights for {backbone.name}.",
@@ -205,7 +207,22 @@ def _downloaded(backbone: Backbone) -> Path:
         )
     from torchvision.models import get_weight  # late: a second of import time
 
-    url: str = get_weight(backbone.imagenet).url
+    what = f"The ImageNet weights of {backbone.name}"
+    file = downloaded(get_weight(backbone.imagenet).url, what, "--backbone-weights FILE")
+    return file, read_weights(file)
+
+
+def downloaded(url: str, what: str, flag: str) -> Path:
+    """Return the file of published weights, from torch.hub's cache or the net.
+
+    Args:
+        url: of a file whose name ends in its digest, as torchvision's do.
+        what: what the weights are, for messages.
+        flag: how such a file is given instead.
+
+    Raises:
+        UsageError: if it cannot be downloaded.
+    """
     file = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
     if not file.is_file():
         digest = file.stem.rpartition("-")[2]
@@ -214,13 +231,19 @@ def _downloaded(backbone: Backbone) -> Path:
             torch.hub.download_url_to_file(url, str(file), digest, progress=False)
         except (OSError, HTTPException, RuntimeError) as error:
             raise UsageError(
-                f"The ImageNet weights of {backbone.name} cannot be downloaded from {url}: {error}",
-                f"Fetch that file on another machine and give it with --backbone-weights FILE, or put it at {file}.",
+                f"{what} cannot be downloaded from {url}: {error}",
+                f"Fetch that file on another machine and give it with {flag}, or put it at {file}.",
             ) from None
     return file
 
 
-def _read(file: Path) -> dict[str, Tensor]:
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """Read a state dict without running code.
+
+    Raises:
+        UsageError: if there is no such file.
+        ModelError: if it is damaged, or holds anything else.
+    """
     if not file.is_file():
         raise UsageError(f"There is no weights file {file}.", "It is a .safetensors, .pth or .pt file.")
     try:
