@@ -5,6 +5,7 @@ that is so. Outputs that it leaves out, or calls "ignore", mean none of the clas
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -34,6 +35,12 @@ class Meaning(NamedTuple):
     def lacking(self) -> tuple[int, ...]:
         """The classes that no output means."""
         return tuple(index for index, group in enumerate(self.groups) if not group)
+
+    def in_words(self) -> str:
+        """Return how many outputs mean how many classes, as a sentence."""
+        mapped = sum(map(len, self.groups))
+        rest = f"; the other {len(self.unmapped)} mean none of them" if self.unmapped else ""
+        return f"{mapped} of its outputs mean {len(self.known)} of the {len(self.groups)} classes{rest}."
 
     @property
     def known(self) -> tuple[int, ...]:
@@ -111,7 +118,8 @@ def resolve_class_map(table: Mapping[str, str], teacher: Sequence[str], data: Se
         outputs = _named(key, teacher) or ([int(key)] if key.isdecimal() and int(key) < len(teacher) else [])
         meant = [NONE] if value == NONE else [data[index] for index in _named(value, data)]
         if not outputs:
-            mistakes.append(f"the teacher has no class {key!r}. {nearest(key, teacher)}")
+            close = f"Its outputs are 0 to {len(teacher) - 1}." if key.isdecimal() else nearest(key, teacher)
+            mistakes.append(f"the teacher has no class {key!r}. {close}")
         if len(outputs) > 1:
             mistakes.append(f"{key!r} is the name of outputs {' and '.join(map(str, outputs))}: give the number.")
         if not meant:
@@ -123,8 +131,7 @@ def resolve_class_map(table: Mapping[str, str], teacher: Sequence[str], data: Se
     if mistakes:
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise UsageError(f"{count} in the class map:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
-    unique = [name if list(teacher).count(name) == 1 else str(index) for index, name in enumerate(teacher)]
-    return {unique[index]: found[index] for index in sorted(found)}
+    return {key: found[index] for index, key in enumerate(_keys(teacher)) if index in found}
 
 
 def meaning_of(info: ModelInfo, table: Mapping[str, str] | None, data: Sequence[str]) -> tuple[Meaning, str]:
@@ -152,7 +159,7 @@ def meaning_of(info: ModelInfo, table: Mapping[str, str] | None, data: Sequence[
             "Say with --class-map FILE.toml which are the same, give the data it was trained on, or train a teacher on "
             "this data (`segdistill train-teacher`).",
         )
-    meant = [table.get(name, table.get(str(index), NONE)) for index, name in enumerate(classes)]
+    meant = [table.get(key, NONE) for key in _keys(classes)]
     if info.void_output is not None:
         meant.insert(info.void_output, NONE)
 
@@ -170,6 +177,12 @@ def in_classes_of(network: SegNetwork, meaning: Meaning) -> SegNetwork:
     """Return a network in the data's classes: itself where its outputs are these, in this order."""
     same = not meaning.unmapped and meaning.groups == tuple((index,) for index in range(len(meaning.groups)))
     return network if same else Mapped(network, meaning)
+
+
+def _keys(classes: Sequence[str]) -> list[str]:
+    """Return what a class map calls each output: its name, or its number where several share one."""
+    count = Counter(classes)
+    return [name if count[name] == 1 else str(index) for index, name in enumerate(classes)]
 
 
 def _named(name: str, names: Sequence[str]) -> list[int]:

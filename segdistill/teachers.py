@@ -57,6 +57,8 @@ def adopted(setting: Setting, network: SegNetwork, info: ModelInfo) -> tuple[Run
     if warning:
         talk.warn(warning)
     seen = in_classes_of(network, meaning)
+    if seen is not network:
+        talk.say(f"Teacher: {meaning.in_words()}")
     if info.label_assisted and seen is not network:
         raise UsageError(
             "A label-assisted teacher reads labels, so its classes are the data's, in their order.",

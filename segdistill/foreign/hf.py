@@ -4,6 +4,7 @@ The weights are safetensors, or pickles that hold nothing but tensors; code that
 The net is asked only for an id that is not a folder.
 """
 
+import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,9 +58,10 @@ def _mask2former(model: Any, image: Tensor) -> SegOutput:
     The features are the encoder's, then the map from which the masks are read.
     """
     output = model(image, output_hidden_states=True)
-    classes = output.class_queries_logits.float().softmax(2)[:, :, :-1]  # (B, Q, C)
-    masks = output.masks_queries_logits.float().sigmoid()  # (B, Q, h, w)
-    scores = torch.einsum("bqc,bqhw->bchw", classes, masks)
+    with torch.autocast(image.device.type, enabled=False):  # bfloat16 would tell few scores apart
+        classes = output.class_queries_logits.float().softmax(2)[:, :, :-1]  # (B, Q, C)
+        masks = output.masks_queries_logits.float().sigmoid()  # (B, Q, h, w)
+        scores = torch.einsum("bqc,bqhw->bchw", classes, masks)
     smallest = torch.finfo(scores.dtype).tiny  # a score of 0 has no logarithm
     maps = (*output.encoder_hidden_states, output.pixel_decoder_last_hidden_state)
     return SegOutput(scores.clamp(min=smallest).log(), maps, None)
@@ -79,7 +81,7 @@ def load(where: str, wanted: InputConfig | None, device: torch.device) -> Loaded
         raise UsageError(
             f"hf:{where} needs transformers, which is not installed.", "Install it: pip install 'segdistill[hf]'"
         )
-    if not Path(where).is_dir() and (where.count("/") > 1 or where.startswith((".", "~", "/")) or not where):
+    if not Path(where).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", where):
         raise UsageError(f"There is no folder {where!r}.", "hf: takes a folder with config.json, or an id, OWNER/NAME.")
     import transformers  # late: it is an extra, and takes seconds
 
@@ -147,7 +149,7 @@ def _preprocessing(where: str) -> tuple[InputConfig | None, Size | None, tuple[s
     factor = own.rescale_factor if own.do_rescale else 1.0
     mean, std = (own.image_mean, own.image_std) if own.do_normalize else ([0.0] * 3, [1.0] * 3)
     images = InputConfig.model_validate(
-        {"mean": [value / factor for value in mean], "std": [value / factor for value in std]}
+        {"mean": [round(value / factor, 6) for value in mean], "std": [round(value / factor, 6) for value in std]}
     )
     size = dict(own.size) if own.do_resize and own.size else {}
     if size.get("height") and size.get("width"):

@@ -77,5 +77,5 @@ def _built(where: str) -> nn.Module:
             f"py:{where}: {function}() fails: {type(error).__name__}: {error}", "It is called without arguments."
         ) from error
     if not isinstance(model, nn.Module):
-        raise UsageError(f"py:{where}: {function}() returns a {type(model).__name__}.", "Return a torch.nn.Module.")
+        raise UsageError(f"py:{where}: {function}() returns {type(model).__name__}.", "Return a torch.nn.Module.")
     return model
