@@ -135,8 +135,8 @@ End = tuple[str, int, list[int | str]]
 def write_graph(
     path: Path, nodes: list[onnx.NodeProto], inputs: list[End], outputs: list[End], weights: list[TensorProto]
 ) -> None:
-    ends = [[helper.make_tensor_value_info(*end) for end in side] for side in (inputs, outputs)]
-    graph = helper.make_graph(nodes, "graph", *ends, weights)
+    takes, returns = ([helper.make_tensor_value_info(*end) for end in side] for side in (inputs, outputs))
+    graph = helper.make_graph(nodes, "graph", takes, returns, weights)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
@@ -485,16 +485,19 @@ def test_a_graph_of_fixed_or_free_sizes_takes_images_of_any(
 
 
 def test_graphs_that_are_no_segmentation_are_refused_with_what_they_take_and_return(tmp_path: Path) -> None:
-    path, image = tmp_path / "odd.onnx", ("image", TensorProto.FLOAT, [1, 3, "h", "w"])
-    labels = helper.make_node("ArgMax", ["image"], ["labels"], axis=1)
-    write_graph(path, [labels], [image], [("labels", TensorProto.INT64, [1, 1, "h", "w"])], [])
-    with pytest.raises(ModelError, match=r"takes image tensor\(float\).*returns labels tensor\(int64\)"):
-        open_(str(path))
-    last = ("image", TensorProto.FLOAT, [1, "h", "w", 3])
-    same = helper.make_node("Identity", ["image"], ["logits"])
-    write_graph(path, [same], [last], [("logits", TensorProto.FLOAT, [1, "h", "w", 3])], [])
-    with pytest.raises(ModelError, match="fails on an image of 128x128"):
-        open_(str(path))
+    path = tmp_path / "odd.onnx"
+    image: End = ("image", TensorProto.FLOAT, [1, 3, "h", "w"])
+    image_last: End = ("image", TensorProto.FLOAT, [1, "h", "w", 3])
+    labels: End = ("labels", TensorProto.INT64, [1, 1, "h", "w"])
+    scores: End = ("scores", TensorProto.FLOAT, [1, "h", "w", 3])
+    for operator, inputs, outputs, expected in (
+        (helper.make_node("ArgMax", ["image"], ["labels"], axis=1), image, labels, r"returns labels tensor\(int64\)"),
+        (helper.make_node("Identity", ["image"], ["scores"]), image_last, scores, r"takes image tensor\(float\)"),
+        (helper.make_node("Softmax", ["image"], ["scores"], axis=1), image, scores, "makes probabilities"),
+    ):
+        write_graph(path, [operator], [inputs], [outputs], [])
+        with pytest.raises(ModelError, match=expected):
+            open_(str(path))
     path.write_bytes(b"no graph")
     with pytest.raises(ModelError, match="damaged, or no ONNX file"):
         open_(str(path))

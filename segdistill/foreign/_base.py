@@ -62,12 +62,14 @@ def tried(network: SegNetwork, what: str, height: int = TRIAL, width: int = TRIA
             f"{what} fails on an image of {height}x{width}: {type(error).__name__}: {error}",
             "Expected is a network from images (B, 3, H, W) to logits (B, C, h, w).",
         ) from None
-    logits = output.logits
+    logits, expected = output.logits, "Expected are logits (B, C, h, w), before softmax and not yet the labels."
     if logits.dim() != 4 or len(logits) != 1 or logits.shape[1] < 2 or not logits.is_floating_point():
         raise ModelError(
             f"{what} makes {str(logits.dtype).removeprefix('torch.')} of shape {tuple(logits.shape)} of an image.",
-            "Expected are logits (B, C, h, w), before softmax and not yet the labels.",
+            expected,
         )
+    if (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones(()), atol=1e-3):
+        raise ModelError(f"{what} makes probabilities of an image: they sum to 1.", expected)
     return output
 
 

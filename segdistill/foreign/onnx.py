@@ -84,7 +84,11 @@ def _ends(session: Any, path: Path) -> tuple[str, str, list[int | None]]:
     images = [
         (name, shape)
         for name, kind, shape in inputs
-        if kind == "tensor(float)" and len(shape) == 4 and shape[1] in (3, None) and shape[0] in (1, None)
+        if kind == "tensor(float)"
+        and len(shape) == 4
+        and shape[0] in (1, None)
+        and shape[1] in (3, None)
+        and shape[3] != 3
     ]
     if len(inputs) != 1 or not images or not logits:
         found = "; ".join(
