@@ -66,6 +66,9 @@ class Mapped(SegNetwork):
         output: SegOutput = self.network(image)
         return SegOutput(mapped(output.logits, self.meaning), output.features, None)
 
+    def _get_name(self) -> str:
+        return type(self.network).__name__  # what messages call it
+
     def compared(self, batch: Batch, logits: Tensor) -> Batch:
         """Return the batch with pixels left out that this teacher cannot speak of.
 

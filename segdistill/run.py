@@ -67,7 +67,8 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
 
     Args:
         config: resolved; `config.student` is the student.
-        teacher: a run's folder, a model file, or the network in `config.teacher`, found or trained first.
+        teacher: a run's folder, a model file, SCHEME:WHERE of one from elsewhere, or the network in `config.teacher`,
+            found or trained first.
         options: the rest of the command line.
         talk: where to talk.
     """
@@ -79,7 +80,8 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
         out = options.out or distributed.same_for_all(
             next_folder(RUNS, f"distill-{config.preset}-{config.student.network}")
         )
-        _start(setting, config.student, options.init_weights)  # what does not fit is told before there is a folder
+        # what does not fit, weights here and terms below, is told before there is a folder
+        student = _start(setting, config.student, options.init_weights)
         given = None
         if opened is not None:
             config, given = adopted(setting, *opened)
@@ -88,6 +90,8 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
         setting = replace(setting, config=config, options=with_out(options, out))
         if outcome := finished(setting, out):
             return outcome
+        if given is not None:
+            _distillation(setting, student, given)
         with run_folder(setting, out, "student") as folder:
             network, info = given or _obtain_teacher(setting, teacher)
             if folder is not None:

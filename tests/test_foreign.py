@@ -513,7 +513,8 @@ def test_a_graph_whose_weights_lie_in_another_file_is_not_opened(tmp_path: Path)
 
 def test_terms_on_features_refuse_a_graph(tmp_path: Path, camvid: Path) -> None:
     line = f"--student resnet18-half --data camvid:{camvid} {SMALL} --out run"
-    refused(f"distill --teacher {write_onnx(tmp_path)} {line}", "[terms.feature]", "Terms on logits")
+    refused(f"distill --teacher {write_onnx(tmp_path)} {line}", "[terms.feature] OnnxGraph has 0", "Terms on logits")
+    assert not Path("run").exists()
 
 
 # The user's own code

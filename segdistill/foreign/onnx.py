@@ -25,7 +25,7 @@ from segdistill.types import SegOutput
 WHERE = "FILE.onnx"
 
 
-class Graph(SegNetwork):
+class OnnxGraph(SegNetwork):
     """A graph in onnxruntime: its tensors are not PyTorch's, so it has no parameters and its MACs are not counted."""
 
     def __init__(self, session: Any, path: Path) -> None:
@@ -60,12 +60,14 @@ def load(where: str, wanted: InputConfig | None, device: torch.device) -> Loaded
     content, metadata = read_graph(path)
     if "segdistill" in metadata:
         exported = OnnxModel(path, device)
-        return _loaded(Graph(exported.session, path), exported.info, InputConfig(mean=(0, 0, 0), std=(1, 1, 1)), notes)
-    graph = Graph(open_session(content, path, device), path)
+        return _loaded(
+            OnnxGraph(exported.session, path), exported.info, InputConfig(mean=(0, 0, 0), std=(1, 1, 1)), notes
+        )
+    graph = OnnxGraph(open_session(content, path, device), path)
     return _loaded(graph, None, wanted, notes)
 
 
-def _loaded(graph: Graph, info: ModelInfo | None, wanted: InputConfig | None, notes: tuple[str, ...]) -> Loaded:
+def _loaded(graph: OnnxGraph, info: ModelInfo | None, wanted: InputConfig | None, notes: tuple[str, ...]) -> Loaded:
     notes += normalised_by(graph, wanted)
     height, width = (side or TRIAL for side in graph.shape[2:])
     outputs = graph.num_classes = tried(graph, str(graph.path), height, width).logits.shape[1]

@@ -18,7 +18,7 @@ from segdistill.types import SegOutput
 WHERE = "MODULE:FUNCTION"
 
 
-class Called(SegNetwork):
+class PythonModule(SegNetwork):
     """A module that returns logits, a `SegOutput`, or a mapping with the logits under "out" or "logits"."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -38,7 +38,7 @@ class Called(SegNetwork):
 def load(where: str, wanted: InputConfig | None, device: torch.device) -> Loaded:
     """Call the function; its module may have the names of the classes in an attribute `classes`."""
     model = _built(where)
-    network = model if isinstance(model, SegNetwork) else Called(model)
+    network = model if isinstance(model, SegNetwork) else PythonModule(model)
     own = network.images if network is model else None
     notes = normalised_by(network, wanted or own)
     network.num_classes = tried(network, f"py:{where}").logits.shape[1]

@@ -71,7 +71,7 @@ def last_channels(network: nn.Module, maps: int = 1) -> int:
         output = network.eval()(mean.new_zeros(1, mean.shape[1], 64, 64))
     network.train(training)
     if len(output.features) < maps:
-        what = f"{type(network).__name__} has {len(output.features)} feature maps, and {maps} are compared."
+        what = f"{network._get_name()} has {len(output.features)} feature maps, and {maps} are compared."
         raise UsageError(what, "Terms on logits, such as pixel or channel, need none.")
     return int(output.features[-1].shape[1])
 
