@@ -37,7 +37,7 @@ def open_teacher(text: str, config: RunConfig, options: Options, talk: Talk) -> 
         return load_model(model_path(Path(text)))
     device = distributed.local_device(resolve_device(options.device))
     network, info, notes = load_foreign(*place, config.teacher.input, device)
-    for note in notes:
+    for note in notes if distributed.is_main() else ():
         talk.say(f"Teacher: {note}")
     return network, info
 

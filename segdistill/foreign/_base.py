@@ -31,7 +31,7 @@ class Loaded:
     """What its images are brought to where it is scored, if it says so."""
     void_output: int | None = None
     notes: tuple[str, ...] = ()
-    """What the user should know, in sentences."""
+    """What the user should know, in sentences that go on after "Teacher: "."""
 
 
 def numbered(outputs: int) -> tuple[str, ...]:
@@ -44,7 +44,7 @@ def normalised_by(network: SegNetwork, wanted: InputConfig | None) -> tuple[str,
     if wanted is not None:
         network.expect(wanted, align_corners=network.align_corners)
         return ()
-    return ("Its images are normalised by ImageNet's statistics; teacher.input.mean and .std say otherwise.",)
+    return ("its images are normalised by ImageNet's statistics; teacher.input.mean and .std say otherwise.",)
 
 
 def tried(network: SegNetwork, what: str, height: int = TRIAL, width: int = TRIAL) -> SegOutput:

@@ -102,7 +102,7 @@ def load(where: str, wanted: InputConfig | None, device: torch.device) -> Loaded
     images, size, notes = _preprocessing(where)
     notes += normalised_by(network, wanted or images)
     if told["unexpected_keys"]:
-        notes += (f"It does without {_listed(told['unexpected_keys'])} of the checkpoint.",)
+        notes += (f"it does without {_listed(told['unexpected_keys'])} of the checkpoint.",)
     outputs = tried(network, f"hf:{where}").logits.shape[1]
     names = [str(config.id2label.get(index, "")) for index in range(outputs)]
     unnamed = names == [f"LABEL_{index}" for index in range(outputs)]
@@ -144,7 +144,7 @@ def _preprocessing(where: str) -> tuple[InputConfig | None, Size | None, tuple[s
     import transformers
 
     if Path(where).is_dir() and not Path(where, "preprocessor_config.json").is_file():
-        return None, None, ("It has no preprocessor_config.json.",)
+        return None, None, ("it has no preprocessor_config.json.",)
     own: Any = _asked(transformers.AutoImageProcessor, where)
     factor = own.rescale_factor if own.do_rescale else 1.0
     mean, std = (own.image_mean, own.image_std) if own.do_normalize else ([0.0] * 3, [1.0] * 3)
@@ -159,7 +159,7 @@ def _preprocessing(where: str) -> tuple[InputConfig | None, Size | None, tuple[s
         return (
             images,
             None,
-            (f"Its preprocessing brings images to {sides}; here they keep their proportions and size.",),
+            (f"its preprocessing brings images to {sides}; here they keep their proportions and size.",),
         )
     return images, None, ()
 

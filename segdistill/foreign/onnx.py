@@ -56,7 +56,7 @@ def load(where: str, wanted: InputConfig | None, device: torch.device) -> Loaded
     notes: tuple[str, ...] = ()
     if device.type == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         device = torch.device("cpu")
-        notes = ("This onnxruntime knows no CUDA: the teacher computes on the CPU. onnxruntime-gpu is faster.",)
+        notes = ("this onnxruntime knows no CUDA: the teacher computes on the CPU. onnxruntime-gpu is faster.",)
     content, metadata = read_graph(path)
     if "segdistill" in metadata:
         exported = OnnxModel(path, device)

@@ -52,11 +52,11 @@ def load(where: str, wanted: InputConfig | None, device: torch.device) -> Loaded
 
 
 def _built(where: str) -> nn.Module:
-    """Import the module, from the working folder too, and call the function."""
+    """Import the module, from the working folder too as `python -m` does, and call the function."""
     name, _, function = where.partition(":")
     if not name or not function:
         raise UsageError(f"py:{where} names no function.", f"Write py:{WHERE}, for example py:my_teacher:build.")
-    sys.path.insert(0, os.getcwd())
+    sys.path.insert(0, os.getcwd())  # it stays: what the function imports may lie there too
     try:
         module = import_module(name)
     except Exception as error:  # whatever the user's code leads to
@@ -64,8 +64,6 @@ def _built(where: str) -> nn.Module:
             f"py:{where}: the module {name} cannot be imported: {type(error).__name__}: {error}",
             "It is looked for in the working folder and among the installed ones.",
         ) from error
-    finally:
-        sys.path.remove(os.getcwd())
     build = getattr(module, function, None)
     if not callable(build):
         known = [own for own, value in vars(module).items() if callable(value)]
