@@ -219,7 +219,10 @@ def distill(
     teacher: Annotated[
         str,
         typer.Option(
-            "--teacher", metavar="T", help="A run's folder, a model file, or a network: found under runs/, or trained."
+            "--teacher",
+            metavar="T",
+            help="A run's folder, a model file, or a network: found under runs/, or trained. From elsewhere: tv:NAME, "
+            "hf:FOLDER, hf:ID, onnx:FILE, py:MODULE:FUNCTION.",
         ),
     ],
     student: Annotated[str, typer.Option("--student", metavar="NET", help="A network from `segdistill networks`.")],
@@ -234,6 +237,15 @@ def distill(
             "--unlabeled",
             metavar="DIR",
             help="Images without labels, mixed into the batches. Repeatable.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    class_map: Annotated[
+        Path | None,
+        typer.Option(
+            "--class-map",
+            metavar="FILE",
+            help="TOML: which of the teacher's classes is which of the data's, where they differ.",
             rich_help_panel=DATA,
         ),
     ] = None,
@@ -268,12 +280,12 @@ def distill(
     """Distil a teacher into a student."""
     terminal = open_terminal(quiet=quiet, verbose=verbose)
     folders = None if not unlabeled else [str(path) for path in unlabeled]
-    config = configuration(terminal, preset, data, set_, seed, precision, folders)
+    config = configuration(terminal, preset, data, set_, seed, precision, folders, class_map)
     from segdistill import run
     from segdistill.setting import Options
-    from segdistill.teachers import is_path
+    from segdistill.teachers import is_given
 
-    config = checked(config, steps, set_, teacher=None if is_path(teacher) else teacher, student=student)
+    config = checked(config, steps, set_, teacher=teacher, ready=is_given(teacher), student=student)
     if print_config:
         return show_config(config)
     options = Options(
@@ -301,9 +313,10 @@ def configuration(
     seed: int | None,
     precision: Precision | None,
     unlabeled: list[str] | None = None,
+    class_map: Path | None = None,
 ) -> "RunConfig":
     """Resolve preset, data set, overrides and flags."""
-    from segdistill.config import find_data, load_preset
+    from segdistill.config import find_data, load_preset, read_class_map
 
     overrides = overrides or []
     flags: dict[str, Any] = {}
@@ -313,6 +326,8 @@ def configuration(
         flags["precision"] = str(precision)
     if unlabeled is not None:
         flags["data.unlabeled"] = unlabeled
+    if class_map is not None:
+        flags["teacher.class_map"] = read_class_map(class_map)
     if data is None and not any(text.partition("=")[0].strip() == "data.name" for text in overrides):
         data = available_data(load_preset(preset, overrides).data.name)
         if data == "streets":
@@ -337,26 +352,38 @@ def checked(
     overrides: list[str] | None,
     *,
     teacher: str | None = None,
+    ready: bool = False,
     student: str | None = None,
 ) -> "RunConfig":
     """Check networks and terms; return the configuration with full names and tables, no stage longer than `steps`.
 
-    The preset's choices about its own networks do not hold for one that is named instead and has no such choice.
+    The preset's choices about its own networks do not hold for one that is named instead and has no such choice, and
+    nothing that it says of its teacher is asked where that is given ready-made.
     """
+    from segdistill.foreign import is_foreign
     from segdistill.networks import missing_options, resolve, resolve_name
     from segdistill.terms import check_terms
 
     values: dict[str, Any] = {f"terms.{name}": table for name, table in check_terms(config.terms).items()}
     asked = {text.partition("=")[0].strip() for text in overrides or []}
-    for role, own, given in (("teacher", config.teacher, teacher), ("student", config.student, student)):
+    roles = [("student", config.student, student)]
+    if not ready:
+        roles.append(("teacher", config.teacher, teacher))
+        if is_foreign(teacher or config.teacher.network):
+            raise UsageError(
+                f"{teacher or config.teacher.network} is not a network that is trained here.",
+                "A teacher that is ready is given to `segdistill distill --teacher`.",
+            )
+    for role, own, given in roles:
         name = values[f"{role}.network"] = resolve_name(given or own.network, own.network)
         if given is not None:
             missing = missing_options(own.model_copy(update={"network": name}))
             unset = {f"{role}.{option}": type(own).model_fields[option].default for option in missing}
             values |= {key: value for key, value in unset.items() if key not in asked}
     config = config.changed(**values).capped(steps)
-    resolve(config.teacher)
     resolve(config.student)
+    if not ready:
+        resolve(config.teacher)
     return config
 
 
@@ -383,14 +410,14 @@ def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool) -> 
         return typer.echo(json.dumps(outcome.to_json(), indent=2))
     if outcome.dry_run:
         return terminal.result("Dry run: nothing was written.")
+    costs = {"parameters": 1e6, "macs": 1e9}
     header = ["", "network", "mIoU %", "best", "pixel acc. %", "parameters M", "GMACs"]
     rows = [
         [
             name,
             result["network"],
             *(percent(result[key]) for key in ("miou", "best_miou", "pixel_accuracy")),
-            f"{result['parameters'] / 1e6:.2f}",
-            f"{result['macs'] / 1e9:.2f}",
+            *("-" if result[key] is None else f"{result[key] / unit:.2f}" for key, unit in costs.items()),
         ]
         for name, result in outcome.results.items()
     ]

@@ -102,6 +102,8 @@ class TeacherConfig(NetworkConfig):
     """Where it differs from the student's."""
     label_codes: LabelCodes | None = None
     """Makes it a label-assisted teacher, in training and in teaching."""
+    class_map: dict[str, str] | None = None
+    """Of a teacher that is given with other classes: from its classes to the data's, or "ignore"."""
 
 
 class DataConfig(Strict):
@@ -242,6 +244,12 @@ class RunConfig(Strict):
         return self.aux_weight if self.teacher.aux_weight is None else self.teacher.aux_weight
 
 
+class ClassMapFile(Strict):
+    """What `--class-map` reads."""
+
+    classes: dict[str, str]
+
+
 def load_preset(
     name_or_path: str | Path,
     overrides: Iterable[str] = (),
@@ -292,6 +300,19 @@ def parse_network(name: str, overrides: Iterable[str]) -> NetworkConfig:
         key, value = _parse_override(text, example="output_stride=16")
         _assign(table, key, value, f"--set {key}")
     return validated(NetworkConfig, table | {"network": name}, "--set")
+
+
+def read_class_map(path: Path) -> dict[str, str]:
+    """Read the table [classes] of a file: from the teacher's classes to the data's.
+
+    Raises:
+        UsageError: if there is none, or it holds anything else.
+    """
+    if not path.is_file():
+        raise UsageError(
+            f"There is no class map {path}.", 'It is a TOML file: [classes], then lines "car" = "vehicle".'
+        )
+    return validated(ClassMapFile, _read_toml(path), str(path)).classes
 
 
 def preset_names() -> list[str]:

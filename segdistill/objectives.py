@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from segdistill import losses
+from segdistill.class_map import Mapped
 from segdistill.config import LabelCodes, OptimConfig
 from segdistill.distributed import share_of_step
 from segdistill.errors import UsageError
@@ -32,6 +33,7 @@ class Distillation(Objective):
         self.terms = nn.ModuleDict({name: weighted.term for name, weighted in terms.items()})
         self.weights = {name: weighted.weight for name, weighted in terms.items()}
         self.layers = {name: weighted.layers for name, weighted in terms.items()}
+        self._masked: tuple[tuple[Batch, ...], tuple[Batch, ...]] = ((), ())
         adversaries = [weighted.term for weighted in terms.values() if weighted.term.critic is not None]
         if len(adversaries) > 1:
             names = [name for name, weighted in terms.items() if weighted.term.critic is not None]
@@ -53,12 +55,13 @@ class Distillation(Objective):
         """Return cross entropy and all weighted terms of the batch."""
         student = model(batch.image)
         terms = _supervised(model, [student], batch, self.aux_weight)
-        teacher = None if self.teacher is None else self.teacher(batch)
-        compared = _labelled(batch) if isinstance(self.teacher, LabelledFrozen) else batch
+        if self.teacher is None:
+            return Step(terms, student, None)
+        teacher = self.teacher(batch)
+        seen = self._comparable(student, teacher, batch)
         for name, term in self.terms.items():
-            own, target, layers = student, teacher, self.layers[name]
-            if layers is not None:
-                assert target is not None
+            own, target, compared = seen
+            if (layers := self.layers[name]) is not None:
                 own, target = own.upto(layers.student.number), target.upto(layers.teacher.number)
             terms[name] = self.weights[name] * term(own, target, compared)
         return Step(terms, student, teacher)
@@ -67,7 +70,22 @@ class Distillation(Objective):
         """Return what the critic minimises on the outputs of this step."""
         assert step.student is not None
         assert step.teacher is not None
-        return self._adversary[0].critic_loss(step.student, step.teacher, batch)
+        return self._adversary[0].critic_loss(*self._comparable(step.student, step.teacher, batch))
+
+    def _comparable(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> tuple[SegOutput, SegOutput, Batch]:
+        """Return what the terms see: logits of the classes that the teacher knows, and the pixels it can speak of."""
+        assert self.teacher is not None
+        if isinstance(self.teacher, LabelledFrozen):
+            return student, teacher, _labelled(batch)
+        network = self.teacher.network
+        if not isinstance(network, Mapped):
+            return student, teacher, batch
+        known = list(network.meaning.known)
+        own, target = (output._replace(logits=output.logits[:, known]) for output in (student, teacher))
+        if self._masked[0] is not batch.parts:  # a mean over the step is over what counts in all parts
+            parts = tuple(network.compared(part, self.teacher(part).logits) for part in batch.parts)
+            self._masked = batch.parts, parts
+        return own, target, network.compared(batch, teacher.logits)._replace(parts=self._masked[1])
 
 
 class LabelAssisted(Objective):

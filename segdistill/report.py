@@ -178,7 +178,7 @@ def scores_table(scores: Scores, classes: Sequence[str], *, label_assisted: bool
 
 
 def model_card(
-    info: ModelInfo, rows: Sequence[tuple[str, str, Scores | None, int]], own: Scores, verdict: str = ""
+    info: ModelInfo, rows: Sequence[tuple[str, str, Scores | None, int | None]], own: Scores, verdict: str = ""
 ) -> str:
     """Return the README of a run's folder: what the model is, what was measured, how to use it.
 
@@ -193,7 +193,8 @@ def model_card(
         return "- | -" if scores is None else f"{100 * scores.miou:.2f} | {100 * scores.pixel_accuracy:.2f}"
 
     table = "\n".join(
-        f"| {name} | {network} | {count / 1e6:.2f} M | {score(scores)} |" for name, network, scores, count in rows
+        f"| {name} | {_cell(network)} | {'-' if count is None else f'{count / 1e6:.2f} M'} | {score(scores)} |"
+        for name, network, scores, count in rows
     )
     per_class = "\n".join(
         f"| {_cell(name)} | {'-' if value is None or info.label_assisted else f'{100 * value:.2f}'} |"

@@ -15,16 +15,18 @@ import torch
 from segdistill import distributed, preparations, report
 from segdistill.banner import banner
 from segdistill.checkpoint import ModelInfo, load_model, model_path, read_info
+from segdistill.class_map import Mapped
 from segdistill.comparison import Verdict, compare
 from segdistill.config import NetworkConfig, RunConfig, TeacherConfig
 from segdistill.data import AUXILIARY
 from segdistill.engine import fit
 from segdistill.errors import CheckError, ModelError, UsageError
 from segdistill.first_step import pulls
+from segdistill.foreign import is_foreign
 from segdistill.label_codes import build_teacher, freeze
 from segdistill.metrics import Scores
 from segdistill.networks import SegNetwork, build_network, load_backbone, resolve
-from segdistill.networks._base import count_macs, count_parameters
+from segdistill.networks._base import count_parameters, countable_macs
 from segdistill.objectives import Distillation, LabelAssisted
 from segdistill.record import (
     Outcome,
@@ -42,7 +44,7 @@ from segdistill.setting import Options, Setting, prepared, with_out
 from segdistill.store import RunFolder, next_folder, write_json
 from segdistill.talk import Logged, Talk, duration
 from segdistill.teacher_check import check_teacher
-from segdistill.teachers import RUNS, find_teacher, given_teacher, is_path
+from segdistill.teachers import RUNS, adopted, find_teacher, is_given, open_teacher
 from segdistill.terms import Pair, build_terms
 from segdistill.training import Job, Preparation, in_progress, load_last, prepare, score, train, training_stream
 from segdistill.types import Objective, Stage, Term
@@ -55,6 +57,7 @@ WARM_UP, TIMED = 3, 9
 
 def train_teacher(config: RunConfig, options: Options, talk: Talk) -> Outcome:
     """Train the configuration's teacher network on its own."""
+    _check_unmapped(config)
     with prepared(config, options, talk, unlabeled=False) as setting:
         out = options.out or distributed.same_for_all(
             next_folder(RUNS, f"train-teacher-{config.preset}-{config.teacher.network}")
@@ -68,26 +71,31 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
 
     Args:
         config: resolved; `config.student` is the student.
-        teacher: a run's folder, a model file, or the network in `config.teacher`, found or trained first.
+        teacher: a run's folder, a model file, SCHEME:WHERE of one from elsewhere, or the network in `config.teacher`,
+            found or trained first.
         options: the rest of the command line.
         talk: where to talk.
     """
-    if is_path(teacher) and model_path(Path(teacher)).suffix == ".onnx":  # told before all images are read
-        raise UsageError(f"{teacher} is an exported graph, which cannot teach.", "Give the run's folder it came from.")
+    opened = open_teacher(teacher, config, options, talk) if is_given(teacher) else None
+    if opened is None:
+        _check_unmapped(config)
     config = _with_start(config, options.init_weights)
     with prepared(config, options, talk, unlabeled=True) as setting:
         out = options.out or distributed.same_for_all(
             next_folder(RUNS, f"distill-{config.preset}-{config.student.network}")
         )
-        _start(setting, config.student, options.init_weights)  # what does not fit is told before there is a folder
-        given = given_teacher(setting, teacher) if is_path(teacher) else None
-        if given is not None:
-            config = _with_teacher(config, given[1])
+        # what does not fit, weights here and terms below, is told before there is a folder
+        student = _start(setting, config.student, options.init_weights)
+        given = None
+        if opened is not None:
+            config, given = adopted(setting, *opened)
             if options.resume:
-                refuse_other_teacher(out, given[1])
+                refuse_other_teacher(out, opened[1])
         setting = replace(setting, config=config, options=with_out(options, out))
         if outcome := finished(setting, out):
             return outcome
+        if given is not None:
+            _distillation(setting, student, given)
         with run_folder(setting, out, "student") as folder:
             network, info = given or _obtain_teacher(setting, teacher)
             if folder is not None:
@@ -141,11 +149,13 @@ def _check_teacher(setting: Setting, network: SegNetwork, info: ModelInfo) -> No
     )
 
 
-def _with_teacher(config: RunConfig, info: ModelInfo) -> RunConfig:
-    """Return a configuration that says of a given teacher what its file does."""
-    own = {f"teacher.{key}": value for key, value in info.network.model_dump().items()}
-    codes = {} if info.label_codes is None else {"teacher.label_codes": info.label_codes.model_dump()}
-    return config.changed(**own, **codes)
+def _check_unmapped(config: RunConfig) -> None:
+    """Refuse a class map for a teacher that is trained on the data's own classes."""
+    if config.teacher.class_map is not None:
+        raise UsageError(
+            "A class map is for a teacher that is given: one that is trained here has the data's classes.",
+            "Leave out --class-map and [teacher.class_map], or give --teacher as a file, a folder or SCHEME:WHERE.",
+        )
 
 
 def _with_start(config: RunConfig, init_weights: Path | None) -> RunConfig:
@@ -254,7 +264,8 @@ def _student_run(
     stage = Stage("student", student, objective, config.optim)
     info = _info(setting, config.student, "student", stage.optim.steps)
     info = info.model_copy(update={"terms": tuple(objective.weights)})
-    if not teacher[1].label_assisted:  # such a teacher is not timed: it cannot run on images alone
+    # export times a teacher that it can build, and that runs on images alone
+    if not teacher[1].label_assisted and not is_foreign(teacher[1].network.network):
         info = info.model_copy(update={"teacher": teacher[1].network})
     job = Job(stage, student, info, config, setting.data)
 
@@ -266,7 +277,8 @@ def _student_run(
 
 def _distillation(setting: Setting, student: SegNetwork, teacher: tuple[SegNetwork, ModelInfo]) -> Distillation:
     config = setting.config
-    terms = build_terms(config.terms, Pair(student, teacher[0], len(setting.data.classes)))
+    lacking = len(teacher[0].meaning.lacking) if isinstance(teacher[0], Mapped) else 0
+    terms = build_terms(config.terms, Pair(student, teacher[0], len(setting.data.classes), lacking))
     return Distillation(config.aux_weight, freeze(*teacher) if terms else None, terms)
 
 
@@ -435,8 +447,8 @@ def _row(
         info.network.network,
         scores,
         info.metrics.get("best_miou"),
-        count_parameters(network),
-        count_macs(network, setting.config.data.crop),
+        count_parameters(network) or None,
+        countable_macs(network, setting.config.data.crop),
         seconds,
         0.0 if path is None else preparations.seconds_in(path),
         info.label_assisted,

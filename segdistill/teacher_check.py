@@ -12,6 +12,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from segdistill.checkpoint import ModelInfo
+from segdistill.class_map import Mapped
 from segdistill.comparison import compare
 from segdistill.config import InputConfig
 from segdistill.data import DataSource, Part, evaluation_batches
@@ -99,7 +100,8 @@ def check_teacher(network: SegNetwork, info: ModelInfo, data: DataSource, precis
             batches = with_labels(batches, info.label_codes, len(data.classes))
         return evaluate(predictor(network, precision), batches, len(data.classes))
 
-    images, others = network.images, {} if hardly_trained else dict(other_ways(network.images))
+    inner = network.network if isinstance(network, Mapped) else network  # what sees the images
+    images, others = inner.images, {} if hardly_trained else dict(other_ways(inner.images))
     score(1)  # sets things up
     start = time.perf_counter()
     score(1)
@@ -110,12 +112,12 @@ def check_teacher(network: SegNetwork, info: ModelInfo, data: DataSource, precis
     best: tuple[str, Scores] | None = None
     try:
         for way, other in others.items():
-            network.expect(other, align_corners=network.align_corners)
+            inner.expect(other, align_corners=inner.align_corners)
             found = score(count)
             if found.miou >= TRAINED and compare([own], [found], "").low > GAIN:
                 best = max(best or (way, found), (way, found), key=lambda pair: pair[1].miou)
     finally:
-        network.expect(images, align_corners=network.align_corners)
+        inner.expect(images, align_corners=inner.align_corners)
     if best is not None:
         problems.append(
             f"It does better on images {best[0]} than on images as its file asks for them: mIoU "

@@ -293,11 +293,13 @@ def test_a_pickle_with_code_in_it_is_never_run(tmp_path: Path, student: Path) ->
     assert files(tmp_path) == {"evil.pt"}
 
 
-def test_an_exported_graph_cannot_teach_nor_be_exported_nor_replace_a_model(student: Path, tmp_path: Path) -> None:
+def test_an_exported_graph_cannot_teach_features_nor_be_exported_nor_replace_a_model(
+    student: Path, tmp_path: Path
+) -> None:
     graph, model = student / "model.onnx", student / "model.safetensors"
     before = contents(student)
     for line, expected in (
-        (f"distill --teacher {graph} --student {NETWORK} --data streets {SMALL}", "cannot teach"),
+        (f"distill --teacher {graph} --student {NETWORK} --data streets {SMALL}", "[terms.feature]"),
         (f"export {graph} --data streets", "exported already"),
         (f"export {student}", "model.onnx exists"),
         (f"export {student} --output {model} --overwrite", "does not end in .onnx"),

@@ -29,6 +29,7 @@ __all__ = [
     "Deployed",
     "SegNetwork",
     "build_network",
+    "downloaded",
     "list_networks",
     "load_backbone",
     "missing_options",
@@ -198,12 +199,6 @@ def _imagenet(backbone: Backbone) -> tuple[object, dict[str, Tensor]]:
     """Return where a backbone's ImageNet weights come from, for messages, and the tensors."""
     if isinstance(backbone, TimmBackbone):
         return "timm's hub", backbone.published()
-    file = _downloaded(backbone)
-    return file, read_weights(file).tensors
-
-
-def _downloaded(backbone: Backbone) -> Path:
-    """Return the file of torchvision's weights, from torch.hub's cache or the net."""
     if backbone.imagenet is None:
         raise UsageError(
             f"There are no ImageNet weights for {backbone.name}.",
@@ -211,7 +206,22 @@ def _downloaded(backbone: Backbone) -> Path:
         )
     from torchvision.models import get_weight  # late: a second of import time
 
-    url: str = get_weight(backbone.imagenet).url
+    what = f"The ImageNet weights of {backbone.name}"
+    file = downloaded(get_weight(backbone.imagenet).url, what, "--backbone-weights FILE")
+    return file, read_weights(file).tensors
+
+
+def downloaded(url: str, what: str, flag: str) -> Path:
+    """Return the file of published weights, from torch.hub's cache or the net.
+
+    Args:
+        url: of a file whose name ends in its digest, as torchvision's do.
+        what: what the weights are, for messages.
+        flag: how such a file is given instead.
+
+    Raises:
+        UsageError: if it cannot be downloaded.
+    """
     file = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
     if not file.is_file():
         digest = file.stem.rpartition("-")[2]
@@ -220,7 +230,7 @@ def _downloaded(backbone: Backbone) -> Path:
             torch.hub.download_url_to_file(url, str(file), digest, progress=False)
         except (OSError, HTTPException, RuntimeError) as error:
             raise UsageError(
-                f"The ImageNet weights of {backbone.name} cannot be downloaded from {url}: {error}",
-                f"Fetch that file on another machine and give it with --backbone-weights FILE, or put it at {file}.",
+                f"{what} cannot be downloaded from {url}: {error}",
+                f"Fetch that file on another machine and give it with {flag}, or put it at {file}.",
             ) from None
     return file

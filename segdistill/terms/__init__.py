@@ -27,6 +27,8 @@ class Pair:
     student: nn.Module
     teacher: nn.Module
     num_classes: int
+    lacking: int = 0
+    """Of how many classes the teacher knows nothing: logits are compared without these."""
     shared: dict[str, Any] = field(default_factory=dict)
     """What several terms have in common: the first that needs it puts it here, under a name that they know."""
 

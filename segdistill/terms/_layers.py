@@ -69,7 +69,7 @@ def feature_layers(network: nn.Module) -> list[Layer]:
         maps = network.eval()(mean.new_zeros(1, mean.shape[1], SIDE, SIDE)).features
     network.train(training)
     if not maps:
-        what = f"{type(network).__name__} has no feature maps to compare."
+        what = f"{network._get_name()} has no feature maps to compare."
         raise UsageError(what, "Terms on logits, such as pixel or channel, need none.")
     return [Layer(i, len(maps), x.shape[1], round(SIDE / x.shape[-1])) for i, x in enumerate(maps)]
 
