@@ -78,12 +78,19 @@ class Mapped(SegNetwork):
             batch: labels in the data's classes.
             logits: this network's for its images.
         """
-        valid = batch.compared() & ~torch.isin(batch.label, batch.label.new_tensor(self.meaning.lacking))
+        valid = batch.compared() & ~self._lacks(batch.label)
         if self.meaning.unmapped:
             classes, none = logits[:, :-1].float(), logits[:, -1:].float()
             odds = enlarged(none - classes.logsumexp(1, keepdim=True), batch.image, align_corners=self.align_corners)
             valid = valid & (odds.squeeze(1) <= 0)
         return batch._replace(valid=valid, label=batch.label.masked_fill(~valid, IGNORE))
+
+    def of_known_classes(self, batch: Batch) -> Batch:
+        """Return the batch without the labels of classes that this teacher lacks."""
+        return batch._replace(label=batch.label.masked_fill(self._lacks(batch.label), IGNORE))
+
+    def _lacks(self, label: Tensor) -> Tensor:
+        return torch.isin(label, label.new_tensor(self.meaning.lacking))
 
 
 def mapped(logits: Tensor, meaning: Meaning) -> Tensor:

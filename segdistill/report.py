@@ -44,7 +44,7 @@ def draw_comparison(
     """Write a picture of a few images: image, truth, and what each network says, with a legend of the classes."""
     images = data.split(split)
     chosen = np.linspace(0, len(images.names) - 1, min(PICTURES, len(images.names))).astype(int)
-    devices = [next(network.parameters()).device for network in networks.values()]
+    devices = [network.mean.device for network in networks.values()]
     predictors = [
         predictor(network, resolve_precision("fp32", device))
         for network, device in zip(networks.values(), devices, strict=True)

@@ -98,6 +98,8 @@ def check_teacher(network: SegNetwork, info: ModelInfo, data: DataSource, precis
         batches = evaluation_batches(Part(val, tuple(spread), labels=True), info.size)
         if info.label_codes is not None:
             batches = with_labels(batches, info.label_codes, len(data.classes))
+        if isinstance(network, Mapped):
+            batches = map(network.of_known_classes, batches)
         return evaluate(predictor(network, precision), batches, len(data.classes))
 
     inner = network.network if isinstance(network, Mapped) else network  # what sees the images

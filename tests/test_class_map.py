@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import SMALL, refused, succeeds
+from commands import SMALL, UNTRAINED, refused, succeeds
 from tiny import CLASSES, TinyNetwork, one_batch, optim, repeated, tiny, train
 from torch import Tensor
 
@@ -270,7 +270,7 @@ def test_a_teacher_of_other_classes_teaches_by_a_class_map(camvid: Path) -> None
     network = build_network(NetworkConfig(network="pspnet-resnet18-half"), 5)
     model = info("Road", "sky", "building", "lane-marking", void=2).model_copy(update={"size": (32, 48)})
     save_model(Path("teacher.safetensors"), network, model)
-    line = f"distill --teacher teacher.safetensors --student resnet18-half --data camvid:{camvid} {SMALL} --out run"
+    line = f"distill --teacher teacher.safetensors --student resnet18-half --data camvid:{camvid} {UNTRAINED} --out run"
     refused(line, "The teacher's classes", "lane-marking", "bicyclist", "--class-map")
     Path("wrong.toml").write_text('[classes]\nroad = "rode"\nsky = "sky"\nlane = "road"\n')
     refused(f"{line} --class-map wrong.toml", "2 mistakes", "'rode'", "'lane'", "mean lane-marking")

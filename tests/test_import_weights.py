@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
-from commands import SMALL, contents, files, halve, refused, succeeds
+from commands import UNTRAINED, contents, files, halve, refused, succeeds
 from golden import det, fill, names_and_shapes
 from PIL import Image
 from test_published import GOLDEN as AUTHORS
@@ -532,7 +532,7 @@ def test_the_exported_graph_has_void_last_and_says_so(camvid: Path) -> None:
 def test_an_imported_network_teaches_like_a_run(camvid: Path) -> None:
     data = f"--data {shlex.quote(f'camvid:{camvid}')}"
     imported(state_of(HALF, 11), f"--network {HALF} {data} --mean 1,2,3 --bgr")
-    line = f"distill --preset skd --teacher model --student resnet18-half {data} {SMALL} --out run --json"
+    line = f"distill --preset skd --teacher model --student resnet18-half {data} {UNTRAINED} --out run --json"
     results = json.loads(succeeds(line).out)["results"]
     assert results["teacher"]["network"] == HALF
     config = parse_network(HALF, ['input.order="bgr"', "input.mean=[3, 2, 1]"])

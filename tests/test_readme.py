@@ -10,7 +10,7 @@ import torch
 from commands import segdistill, write_camvid
 from PIL import Image
 
-from segdistill.config import NetworkConfig, load_preset, preset_folder
+from segdistill.config import NetworkConfig, load_preset, preset_folder, read_class_map
 from segdistill.data import load_data
 from segdistill.networks import build_network
 from segdistill.terms import check_terms
@@ -61,8 +61,14 @@ def test_the_tour_runs_as_it_is_shown(tmp_path: Path, monkeypatch: pytest.Monkey
     ]
 
 
-def test_the_tables_it_shows_are_a_recipe_and_a_data_set(tmp_path: Path) -> None:
-    mix, own = re.findall(r"^```toml\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+def test_the_tables_it_shows_are_a_recipe_a_class_map_and_a_data_set(tmp_path: Path) -> None:
+    text = README.read_text(encoding="utf-8")
+    mix, classes, own = re.findall(r"^```toml\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    (tmp_path / "map.toml").write_text(classes)
+    assert read_class_map(tmp_path / "map.toml") == {
+        **{"car": "vehicle", "truck": "vehicle"},
+        **{"12": "road", "sea": "ignore"},
+    }
     preset = (preset_folder() / "canonical.toml").read_text(encoding="utf-8")
     (tmp_path / "mine.toml").write_text(re.sub(r"^\[terms\..*?(?=^\[(?!terms))", mix + "\n", preset, flags=re.M | re.S))
     config = load_preset(tmp_path / "mine.toml")
