@@ -53,7 +53,7 @@ def test_the_tour_runs_as_it_is_shown(tmp_path: Path, monkeypatch: pytest.Monkey
     for line in tour:
         words = shlex.split(line)[1:]
         smaller = shlex.split(SMALLER) if words[0] in ("train-teacher", "distill") else []
-        result = segdistill("", *words, *smaller)  # of two --steps, the last holds
+        result = segdistill("", *words, *smaller)
         assert result.code == 0, f"{line}\n{result.err}"
     assert (tmp_path / "runs/camvid-student/model.onnx").exists()
     assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == [
