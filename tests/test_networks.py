@@ -576,12 +576,15 @@ def test_damaged_files_and_files_that_hold_more_than_tensors_are_refused(tmp_pat
     torch.save({"conv1.weight": Dangerous(tmp_path / "touched")}, tmp_path / "code.pth")
     torch.save({"state_dict": state}, tmp_path / "nested.pth")
     network = make("pspnet-resnet18")
-    for name in ("cut.pth", "cut.safetensors", "empty.pt", "code.pth", "nested.pth"):
+    for name in ("cut.pth", "cut.safetensors", "empty.pt", "code.pth"):
         with pytest.raises(ModelError, match=name):
             load_backbone(network, pretrained=False, weights_file=tmp_path / name)
     assert not (tmp_path / "touched").exists()
     with pytest.raises(UsageError, match=r"nothing\.pth"):
         load_backbone(network, pretrained=False, weights_file=tmp_path / "nothing.pth")
+    load_backbone(network, pretrained=False, weights_file=tmp_path / "nested.pth")  # as a training's checkpoint has it
+    assert network.backbone is not None
+    assert torch.equal(network.backbone.get_parameter("conv1.weight"), state["conv1.weight"])
 
 
 def test_imagenet_weights_come_from_the_folder_where_torch_keeps_downloads(

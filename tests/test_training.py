@@ -352,6 +352,7 @@ def distilling(folder: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
     command = [
         *(sys.executable, "-m", "segdistill", "distill", "--preset", "skd", "--student", "pspnet-resnet18-half"),
         *("--teacher", "teacher.safetensors", "--data", "camvid:camvid", "--steps", "16", "--workers", "1"),
+        "--accept-teacher",
         *("--device", "cpu", "--precision", "fp32", *more),
         *(word for setting in settings for word in ("--set", setting)),
     ]
