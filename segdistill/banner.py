@@ -9,7 +9,7 @@ from segdistill import distributed
 from segdistill.data import AUXILIARY
 from segdistill.engine import probe
 from segdistill.networks import SegNetwork
-from segdistill.networks._base import count_macs, count_parameters
+from segdistill.networks._base import count_parameters, countable_macs
 from segdistill.objectives import Distillation
 from segdistill.record import cpu_name
 from segdistill.setting import Setting
@@ -44,7 +44,7 @@ def banner(setting: Setting, job: Job, path: Path, name: str) -> None:
     if isinstance(job.stage.objective, Distillation) and job.stage.objective.teacher is not None:
         teacher, weights = job.stage.objective.teacher.network, job.stage.objective.weights
         assert isinstance(teacher, SegNetwork)
-        kind = "label-assisted" if job.info.teacher is None else job.info.teacher.network
+        kind = "label-assisted" if config.teacher.label_codes is not None else config.teacher.network
         rows.append(("teacher", f"{kind}: {describe(teacher, crop)}"))
         rows.append(("terms", ", ".join(f"{term} {weight:g}" for term, weight in weights.items())))
         rows += [("note", note) for term in job.stage.objective.terms.values() for note in cast(Term, term).notes]
@@ -59,8 +59,10 @@ def banner(setting: Setting, job: Job, path: Path, name: str) -> None:
 
 
 def describe(network: SegNetwork, size: tuple[int, int]) -> str:
-    """Return parameters, MACs and FLOPs in words."""
-    macs = count_macs(network, size)
+    """Return parameters, MACs and FLOPs in words, as far as they can be counted."""
+    macs = countable_macs(network, size)
+    if macs is None:
+        return f"{count_parameters(network) / 1e6:.2f} M parameters, MACs not counted"
     return f"{count_parameters(network) / 1e6:.2f} M parameters, {macs / 1e9:.2f} GMACs ({2 * macs / 1e9:.2f} GFLOPs)"
 
 

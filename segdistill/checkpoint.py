@@ -7,13 +7,13 @@ The training state is read with `weights_only=True` and carries its own digest, 
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import safetensors.torch
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 
 from segdistill.config import LabelCodes, NetworkConfig, Size, Strict
@@ -40,11 +40,10 @@ class ModelInfo(Strict):
     """What a student was distilled by; none of a plain one and of a teacher."""
     label_codes: LabelCodes | None = None
     """Of a label-assisted teacher: how it sees the label beside the image."""
+    void_output: Annotated[int, Field(ge=0)] | None = None
+    """Of a network with one output more than classes: which of them says that a pixel is of none."""
     size: Size | None
     """Images are brought to this size (height, width) before the network; None leaves them at their own."""
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    """RGB, in units of 0..255."""
     data: str
     """The data set's name."""
     preset: str
@@ -55,6 +54,21 @@ class ModelInfo(Strict):
     """Of the weights, in the order of their sorted names."""
     header_sha256: str = ""
     """Of this header's text without it; empty where nobody took it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _statistics(cls, header: Any) -> Any:
+        """Move mean and deviation into the network's table: older headers have them beside it."""
+        if not (isinstance(header, dict) and isinstance(header.get("network"), dict) and "mean" in header):
+            return header
+        header = dict(header)
+        own = {key: header.pop(key) for key in ("mean", "std") if key in header}
+        return header | {"network": header["network"] | {"input": own}}
+
+    @property
+    def outputs(self) -> int:
+        """How many logits the network has for each pixel."""
+        return len(self.classes) + (self.void_output is not None)
 
     @property
     def label_assisted(self) -> bool:
@@ -111,21 +125,27 @@ def read_info(path: Path) -> ModelInfo:
 def load_model(path: Path) -> tuple[SegNetwork, ModelInfo]:
     """Build the network a model file describes and fill it, strictly.
 
+    Its numbers are of the file's own type: an imported checkpoint may be in float64, all others are in float32.
+
     Raises:
         ModelError: if the file is damaged or its tensors are not the network's.
     """
     info = read_info(path)
     try:
-        network = build_network(info.network, len(info.classes), in_channels=4 if info.label_assisted else 3)
+        network = build_network(info.network, info.outputs, in_channels=4 if info.label_assisted else 3)
+        network.void_output = info.void_output
         weights = safetensors.torch.load_file(path)
-        network.load_state_dict(weights)
+        network.to(widest_type(weights)).load_state_dict(weights)
     except (UsageError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{path} does not hold a {info.network.network}: {error}") from None
     if weights_digest(weights) != info.sha256:
         raise ModelError(f"{path} is damaged: its weights are not those its header names.", RESTORE)
-    network.mean[:, :3] = torch.tensor(info.mean).view(1, 3, 1, 1)
-    network.std[:, :3] = torch.tensor(info.std).view(1, 3, 1, 1)
     return network.eval(), info
+
+
+def widest_type(weights: Mapping[str, torch.Tensor]) -> torch.dtype:
+    """Return float64 where there are such tensors, else float32, in which half precision is computed too."""
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in weights.values()) else torch.float32
 
 
 def model_path(model: Path) -> Path:

@@ -118,7 +118,8 @@ ResumeFlag = Annotated[bool, typer.Option("--resume", help="Continue the run in 
 OverwriteFlag = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.", rich_help_panel=OUTPUT)]
 PrintFlag = Annotated[bool, typer.Option("--print-config", help="Print the resolved configuration and stop.")]
 DryFlag = Annotated[
-    bool, typer.Option("--dry-run", help="Check data and networks, run one step, estimate time and memory, and stop.")
+    bool,
+    typer.Option("--dry-run", help="Check data, teacher and networks, estimate time and memory, and stop."),
 ]
 PretrainedFlag = Annotated[bool, typer.Option("--pretrained", help="Start from torchvision's ImageNet weights.")]
 BackboneFlag = Annotated[
@@ -203,7 +204,7 @@ def train_teacher(
 ) -> None:
     """Train a teacher on labelled images."""
     terminal = open_terminal(quiet=quiet, verbose=verbose)
-    config = checked(configuration(terminal, preset, data, set_, seed, precision), steps, teacher=teacher)
+    config = checked(configuration(terminal, preset, data, set_, seed, precision), steps, set_, teacher=teacher)
     if print_config:
         return show_config(config)
     from segdistill import run
@@ -218,7 +219,10 @@ def distill(
     teacher: Annotated[
         str,
         typer.Option(
-            "--teacher", metavar="T", help="A run's folder, a model file, or a network: found under runs/, or trained."
+            "--teacher",
+            metavar="T",
+            help="A run's folder, a model file, or a network: found under runs/, or trained. From elsewhere: tv:NAME, "
+            "hf:FOLDER, hf:ID, onnx:FILE, py:MODULE:FUNCTION.",
         ),
     ],
     student: Annotated[str, typer.Option("--student", metavar="NET", help="A network from `segdistill networks`.")],
@@ -236,6 +240,15 @@ def distill(
             rich_help_panel=DATA,
         ),
     ] = None,
+    class_map: Annotated[
+        Path | None,
+        typer.Option(
+            "--class-map",
+            metavar="FILE",
+            help="TOML: which of the teacher's classes is which of the data's, where they differ.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     baseline: Annotated[
         Baseline | None,
         typer.Option("--baseline", help="Also train the plain student: as many steps, or as much time; terms off."),
@@ -244,6 +257,9 @@ def distill(
         int,
         typer.Option("--seeds", metavar="N", min=1, help="Students, one per seed (three or more): mean and spread."),
     ] = 1,
+    accept_teacher: Annotated[
+        bool, typer.Option("--accept-teacher", help="Follow the teacher even where the check at the start refuses it.")
+    ] = False,
     pretrained: PretrainedFlag = False,
     backbone_weights: BackboneFlag = None,
     init_weights: Annotated[
@@ -264,17 +280,18 @@ def distill(
     """Distil a teacher into a student."""
     terminal = open_terminal(quiet=quiet, verbose=verbose)
     folders = None if not unlabeled else [str(path) for path in unlabeled]
-    config = configuration(terminal, preset, data, set_, seed, precision, folders)
+    config = configuration(terminal, preset, data, set_, seed, precision, folders, class_map)
     from segdistill import run
     from segdistill.setting import Options
-    from segdistill.teachers import is_path
+    from segdistill.teachers import is_given
 
-    config = checked(config, steps, teacher=None if is_path(teacher) else teacher, student=student)
+    config = checked(config, steps, set_, teacher=teacher, ready=is_given(teacher), student=student)
     if print_config:
         return show_config(config)
     options = Options(
         *(out, device, workers, resume, overwrite, dry_run, pretrained, backbone_weights, init_weights),
         baseline=None if baseline is None else baseline.value,
+        accept_teacher=accept_teacher,
         seeds=seeds,
         command=words(),
     )
@@ -296,9 +313,10 @@ def configuration(
     seed: int | None,
     precision: Precision | None,
     unlabeled: list[str] | None = None,
+    class_map: Path | None = None,
 ) -> "RunConfig":
     """Resolve preset, data set, overrides and flags."""
-    from segdistill.config import find_data, load_preset
+    from segdistill.config import find_data, load_preset, read_class_map
 
     overrides = overrides or []
     flags: dict[str, Any] = {}
@@ -308,6 +326,8 @@ def configuration(
         flags["precision"] = str(precision)
     if unlabeled is not None:
         flags["data.unlabeled"] = unlabeled
+    if class_map is not None:
+        flags["teacher.class_map"] = read_class_map(class_map)
     if data is None and not any(text.partition("=")[0].strip() == "data.name" for text in overrides):
         data = available_data(load_preset(preset, overrides).data.name)
         if data == "streets":
@@ -327,16 +347,44 @@ def available_data(name: str) -> str:
 
 
 def checked(
-    config: "RunConfig", steps: int | None, *, teacher: str | None = None, student: str | None = None
+    config: "RunConfig",
+    steps: int | None,
+    overrides: list[str] | None,
+    *,
+    teacher: str | None = None,
+    ready: bool = False,
+    student: str | None = None,
 ) -> "RunConfig":
-    """Check networks and terms; return the configuration with full names and tables, no stage longer than `steps`."""
-    from segdistill.networks import resolve_name
+    """Check networks and terms; return the configuration with full names and tables, no stage longer than `steps`.
+
+    The preset's choices about its own networks do not hold for one that is named instead and has no such choice, and
+    nothing that it says of its teacher is asked where that is given ready-made.
+    """
+    from segdistill.foreign import is_foreign
+    from segdistill.networks import missing_options, resolve, resolve_name
     from segdistill.terms import check_terms
 
-    tables = {f"terms.{name}": table for name, table in check_terms(config.terms).items()}
-    roles = {"teacher": (teacher, config.teacher.network), "student": (student, config.student.network)}
-    names = {role: resolve_name(given or own, own.partition("-")[0]) for role, (given, own) in roles.items()}
-    return config.changed(**tables, **{f"{role}.network": name for role, name in names.items()}).capped(steps)
+    values: dict[str, Any] = {f"terms.{name}": table for name, table in check_terms(config.terms).items()}
+    asked = {text.partition("=")[0].strip() for text in overrides or []}
+    roles = [("student", config.student, student)]
+    if not ready:
+        roles.append(("teacher", config.teacher, teacher))
+        if is_foreign(teacher or config.teacher.network):
+            raise UsageError(
+                f"{teacher or config.teacher.network} is not a network that is trained here.",
+                "A teacher that is ready is given to `segdistill distill --teacher`.",
+            )
+    for role, own, given in roles:
+        name = values[f"{role}.network"] = resolve_name(given or own.network, own.network)
+        if given is not None:
+            missing = missing_options(own.model_copy(update={"network": name}))
+            unset = {f"{role}.{option}": type(own).model_fields[option].default for option in missing}
+            values |= {key: value for key, value in unset.items() if key not in asked}
+    config = config.changed(**values).capped(steps)
+    resolve(config.student)
+    if not ready:
+        resolve(config.teacher)
+    return config
 
 
 def words() -> tuple[str, ...]:
@@ -362,14 +410,14 @@ def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool) -> 
         return typer.echo(json.dumps(outcome.to_json(), indent=2))
     if outcome.dry_run:
         return terminal.result("Dry run: nothing was written.")
+    costs = {"parameters": 1e6, "macs": 1e9}
     header = ["", "network", "mIoU %", "best", "pixel acc. %", "parameters M", "GMACs"]
     rows = [
         [
             name,
             result["network"],
             *(percent(result[key]) for key in ("miou", "best_miou", "pixel_accuracy")),
-            f"{result['parameters'] / 1e6:.2f}",
-            f"{result['macs'] / 1e9:.2f}",
+            *("-" if result[key] is None else f"{result[key] / unit:.2f}" for key, unit in costs.items()),
         ]
         for name, result in outcome.results.items()
     ]
@@ -406,6 +454,14 @@ def evaluate(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    count_void: Annotated[
+        bool,
+        typer.Option(
+            "--count-void",
+            help="Also print the mIoU with void pixels of the labels, where taken for a class, as false positives.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     device: DeviceFlag = "auto",
     precision: ExactFlag = Precision.fp32,
     workers: WorkersFlag = None,
@@ -421,7 +477,9 @@ def evaluate(
 
     terminal = open_terminal(quiet=quiet, verbose=verbose)
     workers = default_workers() if workers is None else workers
-    result = deploy.evaluate_model(model, data, split, device, str(precision), workers, terminal, submission, overwrite)
+    result = deploy.evaluate_model(
+        *(model, data, split, device, str(precision), workers, terminal, submission, overwrite, count_void)
+    )
     if submission is not None:
         terminal.say(f"Label maps: {submission}. The server takes them in one .zip file.")
     if json_:
@@ -436,6 +494,8 @@ def evaluate(
         )
     rows = [[name, percent(value)] for name, value in zip(result.data.classes, scores.iou, strict=True)]
     rows += [["mIoU", percent(scores.miou)], ["pixel accuracy", percent(scores.pixel_accuracy)]]
+    if count_void:
+        rows.append(["mIoU counting void", percent(result.miou_counting_void)])
     title = f"{result.data.name} {split}, {scores.images} images, {result.model.precision} on {result.model.device}"
     terminal.table(title, ["", "IoU %"], rows)
     if any(value is None for value in scores.iou):
@@ -554,30 +614,109 @@ def infer(
         raise DataError(f"{len(failed)} of {len(failed) + summary.done} images could not be read:\n{lines}{more}")
 
 
+@app.command(
+    **example("segdistill import-weights espnet_p_2_q_8_camvid.pth --network espnet --void-output 11 --out espnet")
+)
+def import_weights(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .pth, .pt or .safetensors file of tensors.")],
+    network: Annotated[str, typer.Option("--network", metavar="NET", help="A network from `segdistill networks`.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder of the model file.", rich_help_panel=OUTPUT)
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="D", help="Names the classes and their colours.", rich_help_panel=DATA),
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option(
+            "--classes", metavar="N", min=1, help="Without void; default: those of the file.", rich_help_panel=DATA
+        ),
+    ] = None,
+    void_output: Annotated[
+        int | None,
+        typer.Option(
+            "--void-output", metavar="N", min=0, help="Which output is no class but void.", rich_help_panel=DATA
+        ),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option("--mean", metavar="A,B,C", help="Of channels in 0..255, in the order the network sees them."),
+    ] = None,
+    std: Annotated[str | None, typer.Option("--std", metavar="A,B,C", help="Their deviation, likewise.")] = None,
+    bgr: Annotated[
+        bool | None, typer.Option("--bgr/--rgb", help="Which order that is. Default of all these: as published.")
+    ] = None,
+    divide: Annotated[
+        float | None, typer.Option("--divide", metavar="F", help="Divides what mean and deviation leave.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Choose about the network, e.g. stem=deep. Repeatable."),
+    ] = None,
+    overwrite: OverwriteFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Turn a published checkpoint into a model. Every tensor is used, or named with the reason why it is not."""
+    from segdistill.config import parse_network
+    from segdistill.import_weights import Request, import_weights
+    from segdistill.networks import resolve_name
+
+    terminal = open_terminal(quiet=quiet)
+    request = Request(
+        *(file, parse_network(resolve_name(network), set_ or []), data, classes, void_output),
+        mean=parse_channels(mean, "--mean"),
+        std=parse_channels(std, "--std"),
+        divide=divide,
+        order=None if bgr is None else "bgr" if bgr else "rgb",
+    )
+    import_weights(request, out, terminal, overwrite=overwrite)
+    terminal.result(f"Model: {out}")
+    terminal.say(f"Next: segdistill {f'evaluate {out} --data {data}' if data else f'infer {out} IMAGES --out LABELS'}")
+
+
 app.command("val", cls=Command, hidden=True)(evaluate)
 app.command("predict", cls=Command, hidden=True)(infer)
 
 
 @app.command(**example("segdistill networks --size 360x480 --classes 11"))
 def networks(
+    part: Annotated[str, typer.Argument(metavar="[PART]", help="List only names with this in them.")] = "",
     size: Annotated[str, typer.Option("--size", metavar="HxW", help="Of the image the MACs are for.")] = "512x1024",
     classes: Annotated[int, typer.Option("--classes", metavar="N", min=1, help="Number of classes.")] = 19,
+    latency: Annotated[bool, typer.Option("--latency", help="Also measure each here, which takes minutes.")] = False,
+    max_ms: Annotated[
+        float | None, typer.Option("--max-ms", metavar="M", min=0, help="The same, and list only what is as fast.")
+    ] = None,
+    device: DeviceFlag = "auto",
     json_: JsonFlag = False,
 ) -> None:
-    """List the networks with their costs. FLOPs are twice the MACs; output stride 8, no auxiliary head."""
+    """List the networks with their costs. As published, without auxiliary head; FLOPs are twice the MACs."""
     from segdistill.networks import list_networks
 
     shape = parse_size(size) or (512, 1024)
-    entries = list_networks(shape, classes)
+    if timed := latency or max_ms is not None:
+        from segdistill.catalogue import networks_in_time
+
+        entries = networks_in_time(shape, classes, part, device, max_ms, open_terminal())
+    else:
+        entries = list_networks(shape, classes, part)
     if json_:
         return typer.echo(json.dumps(entries, indent=2))
     rows = [
-        [e["name"], f"{e['parameters'] / 1e6:.3f}", f"{e['macs'] / 1e9:.2f}", f"{e['flops'] / 1e9:.2f}"]
+        [
+            e["name"],
+            str(e["output_stride"]),
+            f"{e['parameters'] / 1e6:.3f}",
+            f"{e['macs'] / 1e9:.2f}",
+            f"{e['flops'] / 1e9:.2f}",
+            *([f"{e['latency_ms']:.1f}", f"{1000 / e['latency_ms']:.1f}"] if timed else []),
+        ]
         for e in entries
     ]
-    return open_terminal().table(
-        f"{classes} classes, at {shape[0]}x{shape[1]}", ["network", "parameters M", "GMACs", "GFLOPs"], rows
-    )
+    more = ["ms", "fps"] if timed else []
+    title = f"{classes} classes, at {shape[0]}x{shape[1]}" + (", batch 1, fp32, PyTorch" if timed else "")
+    return open_terminal().table(title, ["network", "output stride", "parameters M", "GMACs", "GFLOPs", *more], rows)
 
 
 @app.command(**example("segdistill doctor"))
@@ -645,6 +784,17 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if not (x and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise UsageError(f"{text!r} is not a size.", "Write height x width, for example 512x1024.")
     return int(height), int(width)
+
+
+def parse_channels(text: str | None, flag: str) -> tuple[float, float, float] | None:
+    """Return the three numbers of "A,B,C"."""
+    if text is None:
+        return None
+    try:
+        first, second, third = map(float, text.split(","))
+    except ValueError:
+        raise UsageError(f"{flag} {text}: expected three numbers.", f"For example {flag} 72.39,82.91,73.16") from None
+    return first, second, third
 
 
 def percent(value: float | None) -> str:

@@ -19,7 +19,12 @@ from segdistill.errors import UsageError, nearest
 PACKAGE = Path(__file__).parent
 MAX_PRESET_BYTES = 1 << 20
 
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+"""RGB statistics of ImageNet in units of 0..255, as torchvision's weights expect them."""
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
 Size = tuple[Annotated[int, Field(ge=1, le=65536)], Annotated[int, Field(ge=1, le=65536)]]
 """(height, width)"""
 
@@ -30,20 +35,49 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class InputConfig(Strict):
+    """How a network wants its images, which are RGB in 0..255 everywhere else: (channel - mean) / std / divide."""
+
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Red, green, blue, whatever the order below."""
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+    divide: Positive = 1.0
+    order: Literal["rgb", "bgr"] = "rgb"
+    """Of the channels that the first layer sees."""
+
+
 class NetworkConfig(Strict):
-    """A network as `segdistill networks` names it, with what can be chosen about it."""
+    """A network as `segdistill networks` names it, with what can be chosen about it.
+
+    None leaves a choice to the network: its file in `networks/` says what it takes, and which choices it has.
+    """
 
     network: str
-    output_stride: Literal[8, 16, 32] = 8
+    output_stride: Literal[1, 2, 4, 8, 16, 32] | None = None
+    """Of the backbone's last features."""
     aux: bool = True
-    """An auxiliary head on stage 3, in training only."""
+    """The auxiliary head, in training only, of a network that has one."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Before the classifier."""
+    stem: Literal["plain", "deep"] | None = None
+    """A ResNet's: one 7x7 convolution, which is the default, or three 3x3."""
+    dilation: Literal["late", "early"] | None = None
+    """Where a ResNet's stage that lost its stride dilates: after the convolution that lost it, as torchvision and CIRKD
+    have it, which is the default; or from its first convolution on, as Liu et al. 2019 and DeepLab-v2 do."""
+    head_width: Annotated[int, Field(ge=1)] | None = None
+    """Channels of the features that feed the classifier."""
+    aspp: bool | None = None
+    """Whether a DeepLabV3 has its atrous convolutions; the default is yes."""
+    align_corners: bool | None = None
+    """How maps are enlarged, in the network and at its end: bilinear, with corners or (the default) areas aligned."""
+    input: InputConfig | None = None
+    """The default is ImageNet's RGB."""
 
 
 class LabelCodes(Strict):
     """How a label-assisted teacher sees the label: as a number per class, in a further channel (Qiu et al. 2024)."""
 
-    scale: Annotated[float, Field(gt=0)] = 1.75
+    scale: Positive = 1.75
     """Multiplies the channel, so that it deviates somewhat more than the normalised image beside it."""
     noise: Annotated[float, Field(ge=0)] = 0.2
     """Deviation of the pixel noise while it teaches, in distances between two codes."""
@@ -53,7 +87,7 @@ class LabelCodes(Strict):
     """Deviation of the first weights that the channel meets."""
     consistency: Annotated[float, Field(ge=0)] = 5.0
     """Weight of the two paths' agreement while it is trained."""
-    temperature: Annotated[float, Field(gt=0)] = 4.0
+    temperature: Positive = 4.0
     """Divides the logits whose agreement is measured."""
 
 
@@ -62,12 +96,14 @@ class TeacherConfig(NetworkConfig):
 
     steps: Annotated[int, Field(ge=1)] | None = None
     """Where it differs from `optim.steps`."""
-    lr: Annotated[float, Field(gt=0)] | None = None
+    lr: Positive | None = None
     """Where it differs from `optim.lr`."""
     aux_weight: Annotated[float, Field(ge=0)] | None = None
     """Where it differs from the student's."""
     label_codes: LabelCodes | None = None
     """Makes it a label-assisted teacher, in training and in teaching."""
+    class_map: dict[str, str] | None = None
+    """Of a teacher that is given with other classes: from its classes to the data's, or "ignore"."""
 
 
 class DataConfig(Strict):
@@ -80,7 +116,7 @@ class DataConfig(Strict):
     crop: Size
     batch_size: Annotated[int, Field(ge=1)]
     """Images per optimiser step, over all processes and micro-batches."""
-    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
+    scale: tuple[Positive, Positive] = (0.5, 2.0)
     """Random scaling before the crop, uniform between the two."""
     flip: Fraction = 0.5
     """Probability of mirroring left and right."""
@@ -105,7 +141,7 @@ class OptimConfig(Strict):
     """One optimiser and its schedule: lr * (1 - step / steps) ** power."""
 
     algorithm: Literal["sgd", "adam"] = "sgd"
-    lr: Annotated[float, Field(gt=0)]
+    lr: Positive
     momentum: Fraction = 0.9
     """Adam's first beta where the algorithm is adam."""
     beta2: Fraction = 0.99
@@ -208,6 +244,12 @@ class RunConfig(Strict):
         return self.aux_weight if self.teacher.aux_weight is None else self.teacher.aux_weight
 
 
+class ClassMapFile(Strict):
+    """What `--class-map` reads."""
+
+    classes: dict[str, str]
+
+
 def load_preset(
     name_or_path: str | Path,
     overrides: Iterable[str] = (),
@@ -245,6 +287,32 @@ def load_preset(
         _assign(table, key, value, key)
     given = "".join(f" with --set {key}" for key, _ in settings)
     return validated(RunConfig, table, f"preset {name_or_path}{given}")
+
+
+def parse_network(name: str, overrides: Iterable[str]) -> NetworkConfig:
+    """Return a network's configuration from "KEY=VALUE" strings; `model_fields_set` tells which keys there were.
+
+    Raises:
+        UsageError: unknown keys or values, naming all mistakes at once.
+    """
+    table: dict[str, Any] = {}
+    for text in overrides:
+        key, value = _parse_override(text, example="output_stride=16")
+        _assign(table, key, value, f"--set {key}")
+    return validated(NetworkConfig, table | {"network": name}, "--set")
+
+
+def read_class_map(path: Path) -> dict[str, str]:
+    """Read the table [classes] of a file: from the teacher's classes to the data's.
+
+    Raises:
+        UsageError: if there is none, or it holds anything else.
+    """
+    if not path.is_file():
+        raise UsageError(
+            f"There is no class map {path}.", 'It is a TOML file: [classes], then lines "car" = "vehicle".'
+        )
+    return validated(ClassMapFile, _read_toml(path), str(path)).classes
 
 
 def preset_names() -> list[str]:
@@ -349,10 +417,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _parse_override(text: str) -> tuple[str, Any]:
+def _parse_override(text: str, example: str = "optim.lr=0.005") -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise UsageError(f"--set {text}: expected KEY=VALUE.", "For example --set optim.lr=0.005")
+        raise UsageError(f"--set {text}: expected KEY=VALUE.", f"For example --set {example}")
     try:
         return key.strip(), tomllib.loads(f"value = {value.strip()}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):

@@ -19,7 +19,8 @@ from segdistill.inference import Summary, find_inputs, infer
 from segdistill.label_codes import with_labels
 from segdistill.latency import measure, torch_subject
 from segdistill.metrics import Scores
-from segdistill.networks import Deployed, SegNetwork, build_network
+from segdistill.networks import build_network
+from segdistill.prediction import predictor
 from segdistill.store import seal
 from segdistill.submission import plan_submission, write_submission
 from segdistill.talk import Talk
@@ -49,11 +50,18 @@ class Evaluation:
     scores: Scores
     submission: Path | None = None
     """The folder of the label maps for a benchmark."""
+    count_void: bool = False
+    """Whether to tell also the mIoU that counts the void pixels of the labels."""
 
     @property
     def scored(self) -> bool:
         """Whether there were labels."""
-        return bool(self.scores.confusion.any())
+        return bool(self.scores.pixels[:-1].any())
+
+    @property
+    def miou_counting_void(self) -> float | None:
+        """The mIoU that counts void pixels taken for a class; None where there is no accuracy to tell."""
+        return self.scores.miou_counting_void if self.scored and not self.model.info.label_assisted else None
 
     def to_json(self) -> dict[str, Any]:
         """Return what `evaluate --json` prints."""
@@ -63,6 +71,7 @@ class Evaluation:
             "split": self.split,
             **report.scores_table(self.scores, self.data.classes, label_assisted=self.model.info.label_assisted),
             **({} if self.scored else {"miou": None, "pixel_accuracy": None}),
+            **({"miou_counting_void": self.miou_counting_void} if self.count_void else {}),
             "precision": self.model.precision,
             "device": str(self.model.device),
             **({} if self.submission is None else {"submission": str(self.submission)}),
@@ -81,20 +90,7 @@ def open_model(model: Path, device: str, precision: str) -> Opened:
     where = resolve_device(device)
     chosen = resolve_precision(precision, where)
     network, info = load_model(path)
-    deployed = as_deployed(network, where)
-
-    def predict(image: Tensor) -> Tensor:
-        with chosen.autocast():
-            logits: Tensor = deployed(image.to(where, memory_format=torch.channels_last))
-        return logits
-
-    return Opened(path, info, predict, where, chosen.name)
-
-
-def as_deployed(network: SegNetwork, device: torch.device) -> Deployed:
-    """Return the network as it is shipped, on a device, in the memory format it is fast in."""
-    deployed = Deployed(network).to(device)
-    return deployed.to(memory_format=torch.channels_last)
+    return Opened(path, info, predictor(network, chosen), where, chosen.name)
 
 
 def data_of(model: Path, info: ModelInfo, given: str | None, talk: Talk) -> DataSource:
@@ -103,9 +99,9 @@ def data_of(model: Path, info: ModelInfo, given: str | None, talk: Talk) -> Data
     Raises:
         UsageError: for a bare file without data, and for data of other classes.
     """
-    if given is None and model.is_file():
+    if given is None and (model.is_file() or not info.data):
         raise UsageError(
-            f"{model} does not say where its data lies.", f"Add --data, for example --data {info.data}:PATH."
+            f"{model} does not say where its data lies.", f"Add --data, for example --data {info.data or 'NAME'}:PATH."
         )
     data = load_data(given or info.data)
     for warning in data.warnings:
@@ -115,7 +111,9 @@ def data_of(model: Path, info: ModelInfo, given: str | None, talk: Talk) -> Data
             f"The model's classes are not those of {data.name}.\n"
             f"  model ({len(info.classes)}): {', '.join(info.classes)}\n"
             f"  {data.name} ({len(data.classes)}): {', '.join(data.classes)}",
-            "Give the data set the model was trained on.",
+            "Give the data set the model was trained on."
+            if info.data
+            else f"It was imported without --data: import it again with --data {given}, which names its classes.",
         )
     return data
 
@@ -130,6 +128,7 @@ def evaluate_model(
     talk: Talk,
     submission: Path | None = None,
     overwrite: bool = False,
+    count_void: bool = False,
 ) -> Evaluation:
     """Score a model on a split, at the labels' own size, and write a benchmark's label maps where asked for."""
     opened = open_model(model, device, precision)
@@ -154,7 +153,7 @@ def evaluate_model(
             scores = write_submission(opened.predict, batches, targets, lambda count: advance(count, ""))
         else:
             scores = evaluate(opened.predict, batches, len(data.classes), lambda count: advance(count, ""))
-    return Evaluation(opened, data, split, scores, submission)
+    return Evaluation(opened, data, split, scores, submission, count_void)
 
 
 def _check_plain(path: Path, info: ModelInfo) -> None:
@@ -202,21 +201,16 @@ def export_model(
     unproven = file.with_name(f"{file.name}.unproven")
     export_onnx(network, info.model_copy(update={"size": shape}), unproven)
     try:
-        exported, deployed = OnnxModel(unproven, where), as_deployed(network, where)
+        exact = resolve_precision("fp32", where)
+        exported, predict = OnnxModel(unproven, where), predictor(network, exact)
         image = next(iter(evaluation_batches(images, shape, batch_size=1))).image
         talk.say(f"Measuring at {image.shape[2]}x{image.shape[3]}, batch 1, fp32, {torch.get_num_threads()} threads")
         there = image.to(where, memory_format=torch.channels_last)
-        subjects = {"student": torch_subject(deployed, there), "onnxruntime": exported.subject(image)}
+        subjects = {"student": torch_subject(predict, there), "onnxruntime": exported.subject(image)}
         if info.teacher is not None:
-            teacher = as_deployed(build_network(info.teacher, len(info.classes)), where)
-            subjects = {"teacher": torch_subject(teacher, there)} | subjects
+            teacher = build_network(info.teacher, len(info.classes))
+            subjects = {"teacher": torch_subject(predictor(teacher, exact), there)} | subjects
         latencies = measure(subjects, threads=torch.get_num_threads())
-
-        def predict(image: Tensor) -> Tensor:
-            with torch.no_grad():
-                logits: Tensor = deployed(image.to(where, memory_format=torch.channels_last))
-            return logits
-
         batches = evaluation_batches(images, shape, batch_size=BATCH, workers=workers)
         with talk.progress("checking", len(images.names)) as advance:
             check = check_parity(predict, exported, batches, lambda count: advance(count, ""))

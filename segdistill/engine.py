@@ -262,7 +262,8 @@ def evaluate(
     """Score predictions at the labels' own size over a whole data set, by one confusion matrix.
 
     Args:
-        predict: images (B, 3, h, w) in 0..255 to logits (B, C, h', w'): a network or an exported graph.
+        predict: images (B, 3, h, w) in 0..255 to logits (B, C, h', w'), or C + 1 where the last stands for none of the
+            classes: a network or an exported graph.
         batches: labels may be of another size than the images; the logits are brought to theirs.
         num_classes: C.
         on_batch: called with the number of images done.
@@ -286,11 +287,10 @@ def predict_labels(predict: Callable[[Tensor], Tensor], image: Tensor, size: Ite
 
 def gather_scores(scores: Scores, device: torch.device) -> Scores:
     """Add the scores of all processes, of which process `rank` of `world` saw every `world`-th image."""
-    counts = torch.tensor([scores.ignored_pixels, scores.images], dtype=torch.int64, device=device)
-    ignored, images = sum_across(counts).tolist()
+    images = int(sum_across(torch.tensor(scores.images, device=device)))
     parts = gather(torch.stack(scores.each) if scores.each else None)  # each alone would be sent with its whole batch
     each = tuple(parts[i % len(parts)][i // len(parts)] for i in range(images))
-    return Scores(sum_across(scores.confusion.to(device)).cpu(), ignored, images, each)
+    return Scores(sum_across(scores.pixels.to(device)).cpu(), images, each)
 
 
 def build_optimizer(config: OptimConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

@@ -1,6 +1,7 @@
 """The network as one ONNX file that describes itself, the checks that prove it equal and the gate that proves it fast.
 
-The graph takes `image`, float32 RGB 0..255 (B, 3, H, W) of any size, normalises it and returns `logits` (B, C, H, W).
+The graph takes `image`, float32 RGB 0..255 (B, 3, H, W) of any size, normalises it and returns `logits` (B, C, H, W),
+or (B, C + 1, H, W) of a network with a void output, which comes last.
 The file carries the header of the model file it was made from, and ends in a digest of all that stands before.
 """
 
@@ -68,7 +69,7 @@ def export_onnx(network: SegNetwork, info: ModelInfo, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, about itself
         program = torch.onnx.export(
-            Deployed(copy.deepcopy(network).cpu()),
+            Deployed(copy.deepcopy(network).to("cpu", torch.float32)),
             (torch.zeros(EXAMPLE_SHAPE),),
             dynamo=True,
             opset_version=OPSET,
@@ -107,29 +108,10 @@ class OnnxModel:
             ModelError: if the file is damaged, not written by `export_onnx`, or reaches out of itself.
         """
         self._path = path
-        self.provider = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
+        self.provider = _provider(device)
         self.threads = torch.get_num_threads()
-        missing = UsageError(
-            f"This onnxruntime cannot compute on {device}: it has no {self.provider}.",
-            "Use --device cpu, or install onnxruntime-gpu in place of onnxruntime.",
-        )
-        if self.provider not in onnxruntime.get_available_providers():
-            raise missing
         content, self.info = _read(path)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
-        options.log_severity_level = 4  # its errors are raised; they need not be printed too
-        # Threads that spin while they wait hold the cores that PyTorch wants: measured in turns with such a session it
-        # took twice as long on two cores. The session itself is no slower without.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # TF32, a GPU's default, keeps 10 bits of the mantissa: no graph would pass for equal.
-        cuda = {"device_id": device.index or 0, "use_tf32": 0} if device.type == "cuda" else {}
-        try:
-            self._session = onnxruntime.InferenceSession(content, options, [(self.provider, cuda)])
-        except ORT_ERRORS as error:
-            raise ModelError(f"onnxruntime {onnxruntime.__version__} refuses {path}: {error}") from None
-        if self._session.get_providers()[0] != self.provider:
-            raise missing
+        self.session = open_session(content, path, device)
 
     def __call__(self, image: Tensor) -> Tensor:
         """Return logits at the images' size, on the CPU.
@@ -138,7 +120,7 @@ class OnnxModel:
             ModelError: if the graph fails on images of that shape.
         """
         try:
-            (logits,) = self._session.run(["logits"], {"image": _array(image)})
+            (logits,) = self.session.run(["logits"], {"image": _array(image)})
         except ORT_ERRORS as error:
             raise ModelError(f"{self._path} fails on images of shape {tuple(image.shape)}: {error}") from None
         return torch.from_numpy(logits)
@@ -146,7 +128,42 @@ class OnnxModel:
     def subject(self, image: Tensor) -> Subject:
         """Return what the stopwatch measures: one call, from NumPy array to NumPy array."""
         feed = {"image": _array(image)}
-        return Subject(lambda: self._session.run(["logits"], feed), self.provider)
+        return Subject(lambda: self.session.run(["logits"], feed), self.provider)
+
+
+def open_session(content: bytes, path: Path, device: torch.device) -> Any:
+    """Return onnxruntime's session for a graph.
+
+    Raises:
+        UsageError: if onnxruntime cannot compute on that device.
+        ModelError: if it refuses the graph.
+    """
+    provider = _provider(device)
+    missing = UsageError(
+        f"This onnxruntime cannot compute on {device}: it has no {provider}.",
+        "Use --device cpu, or install onnxruntime-gpu in place of onnxruntime.",
+    )
+    if provider not in onnxruntime.get_available_providers():
+        raise missing
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+    options.log_severity_level = 4  # its errors are raised; they need not be printed too
+    # Threads that spin while they wait hold the cores that PyTorch wants: measured in turns with such a session it
+    # took twice as long on two cores. The session itself is no slower without.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # TF32, a GPU's default, keeps 10 bits of the mantissa: no graph would pass for equal.
+    cuda = {"device_id": device.index or 0, "use_tf32": 0} if device.type == "cuda" else {}
+    try:
+        session = onnxruntime.InferenceSession(content, options, [(provider, cuda)])
+    except ORT_ERRORS as error:
+        raise ModelError(f"onnxruntime {onnxruntime.__version__} refuses {path}: {error}") from None
+    if session.get_providers()[0] != provider:
+        raise missing
+    return session
+
+
+def _provider(device: torch.device) -> str:
+    return "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
 
 
 @dataclass(frozen=True)
@@ -269,10 +286,11 @@ def export_report(
 
 def _metadata(info: ModelInfo) -> dict[str, str]:
     """Return the header as a whole, for ourselves, and in words of its own what others need."""
+    void = {} if info.void_output is None else {"void_output": str(info.outputs - 1)}
     return {
-        "segdistill": info.model_dump_json(),
+        "segdistill": info.model_copy(update={"void_output": info.outputs - 1} if void else {}).model_dump_json(),
         "input": "image: float32 RGB 0..255 (B, 3, H, W)",
-        "output": "logits: float32 (B, C, H, W) before softmax, at the input's size",
+        "output": f"logits: float32 (B, {info.outputs}, H, W) before softmax, at the input's size",
         "normalization": "in_graph",
         "classes": json.dumps(info.classes),
         "palette": json.dumps(info.palette),
@@ -283,6 +301,7 @@ def _metadata(info: ModelInfo) -> dict[str, str]:
         "preset": info.preset,
         "versions": json.dumps(info.versions),
         "sha256": info.sha256,
+        **void,
     }
 
 
@@ -293,9 +312,22 @@ def _sealed(content: bytes) -> bytes:
     return content + tail
 
 
-def _read(path: Path) -> tuple[bytes, ModelInfo]:
-    """Return the bytes of an exported file and its header, once it is sure that onnxruntime may see them."""
-    again = "Export the model again."
+def read_graph(path: Path) -> tuple[bytes, dict[str, str]]:
+    """Return the bytes of anybody's graph and its metadata, once it is sure that it reads no other file.
+
+    Raises:
+        ModelError: if it does, or is damaged.
+    """
+    content, model = _parsed(path)
+    if any(isinstance(message, onnx.TensorProto) and _lies_elsewhere(message) for message in _messages(model)):
+        raise ModelError(
+            f"{path} holds a tensor that lies in another file. It was not opened.",
+            "Save it as one file: onnx.save(onnx.load(OLD), NEW).",
+        )
+    return content, _metadata_of(model)
+
+
+def _parsed(path: Path) -> tuple[bytes, onnx.ModelProto]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ModelError(f"{path} has more than {MAX_BYTES} bytes: it is no ONNX file.")
@@ -303,10 +335,21 @@ def _read(path: Path) -> tuple[bytes, ModelInfo]:
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from None
     try:
-        model = onnx.load_model_from_string(content)
+        model: onnx.ModelProto = onnx.load_model_from_string(content)
     except Exception:  # protobuf's DecodeError, whose package has no types
-        raise ModelError(f"{path} is damaged, or no ONNX file.", again) from None
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
+        raise ModelError(f"{path} is damaged, or no ONNX file.", "Export the model again.") from None
+    return content, model
+
+
+def _metadata_of(model: onnx.ModelProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def _read(path: Path) -> tuple[bytes, ModelInfo]:
+    """Return the bytes of an exported file and its header, once it is sure that onnxruntime may see them."""
+    again = "Export the model again."
+    content, model = _parsed(path)
+    metadata = _metadata_of(model)
     if "segdistill" not in metadata:
         raise ModelError(
             f"{path} is no ONNX file of ours: it lacks the header that says how to use it.",
@@ -321,19 +364,23 @@ def _read(path: Path) -> tuple[bytes, ModelInfo]:
     except ValidationError as error:
         raise ModelError(f"The header of {path} is not one this version reads: {error}", again) from None
     ends = [{end.name: _shape(end) for end in ends} for ends in (model.graph.input, model.graph.output)]
-    if ends != [{"image": [None, 3, None, None]}, {"logits": [None, len(info.classes), None, None]}]:
-        raise ModelError(f"{path} does not go from an image to logits of {len(info.classes)} classes.", again)
+    if ends != [{"image": [None, 3, None, None]}, {"logits": [None, info.outputs, None, None]}]:
+        raise ModelError(f"{path} does not go from an image to {info.outputs} logits for each of its pixels.", again)
     return content, info
 
 
 def _stranger(model: onnx.ModelProto) -> str:
     """Return what would make onnxruntime read other files or need other code; nothing where all is well."""
     for message in _messages(model):
-        if isinstance(message, onnx.TensorProto) and (message.external_data or message.data_location):
+        if isinstance(message, onnx.TensorProto) and _lies_elsewhere(message):
             return "a tensor that lies in another file"
         if isinstance(message, onnx.NodeProto) and message.domain not in ("", "ai.onnx"):
             return f"an operator of the domain {message.domain[:80]!r}"
     return ""
+
+
+def _lies_elsewhere(tensor: onnx.TensorProto) -> bool:
+    return bool(tensor.external_data or tensor.data_location)
 
 
 def _messages(message: Any) -> Iterator[Any]:

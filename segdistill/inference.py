@@ -29,6 +29,7 @@ from segdistill.data import SUFFIXES, read_image, to_size
 from segdistill.engine import predict_labels
 from segdistill.errors import DataError, UsageError
 from segdistill.store import write_atomic
+from segdistill.types import IGNORE
 
 AHEAD = 2
 """Images read before the network is ready for them, and label maps that wait to be written."""
@@ -143,6 +144,8 @@ def infer(
 ) -> Summary:
     """Write `out/<relative>.png`, a palette PNG of class ids at the image's own size, for each image.
 
+    Pixels that a network with a void output takes for void are IGNORE, drawn black.
+
     The suffix gives way to .png; where two outputs would share a name it is kept (`a.jpg.png`).
 
     Args:
@@ -171,7 +174,9 @@ def infer(
                 failed.append(Failure(job.image, error.what))
                 count(1)
             else:
-                yield _Prediction(job, image, segment(predict, image, info.size, tiling))
+                labels = segment(predict, image, info.size, tiling)
+                labels[labels == len(info.classes)] = IGNORE  # what a network with a void output says of void
+                yield _Prediction(job, image, labels)
 
     # One thread writes: `write_atomic` changes the process's umask for a moment.
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
@@ -277,7 +282,8 @@ def _ahead(
 def _write(prediction: _Prediction, palette: Iterable[tuple[int, int, int]]) -> None:
     """Write an image's label map and, where it has a target, its overlay."""
     label_map = Image.fromarray(prediction.labels)
-    label_map.putpalette([level for color in palette for level in color])
+    levels = bytes(level for color in palette for level in color)
+    label_map.putpalette(levels.ljust(3 * 256, b"\0"))  # what counts nowhere is black
     pictures = [label_map]
     if len(prediction.job.targets) > 1:
         pictures.append(Image.blend(Image.fromarray(prediction.image), label_map.convert("RGB"), 0.5))

@@ -81,7 +81,7 @@ def build_teacher(config: TeacherConfig, num_classes: int) -> SegNetwork:
     if config.label_codes is None:
         return build_network(config, num_classes)
     network = build_network(config, num_classes, in_channels=4)
-    first = next(p for p in network.backbone.parameters() if p.shape[1:2] == (4,))
+    first = next(p for p in network.parameters() if p.shape[1:2] == (4,))
     with torch.no_grad():
         first[:, 3:].normal_(std=config.label_codes.init)
     return network

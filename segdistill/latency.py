@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 MAX_RUNS = 100
 MAX_SECONDS = 20.0
@@ -72,12 +72,12 @@ def measure(
     return {name: _summary(first[name], own, threads, subjects[name].provider) for name, own in samples.items()}
 
 
-def torch_subject(network: nn.Module, image: Tensor) -> Subject:
-    """Return a PyTorch network on an image that is where the network is, in its memory format."""
+def torch_subject(predict: Callable[[Tensor], Tensor], image: Tensor) -> Subject:
+    """Return what predicts in PyTorch, on an image that is where it computes, in its memory format."""
 
     def run() -> None:
         with torch.inference_mode():
-            network(image)
+            predict(image)
         if image.is_cuda:
             torch.cuda.synchronize(image.device)
 

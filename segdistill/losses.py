@@ -48,20 +48,22 @@ def _in_full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
 
 @_in_full_precision
-def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, label: Tensor, *, align_corners: bool = False) -> Tensor:
     """Mean over valid pixels of the cross entropy with the label; 0 where no pixel is valid.
 
     The mean is the sum over max(valid, 1): PyTorch's own is NaN for a crop of nothing but ignored pixels.
 
     Args:
-        logits: (B, C, h, w), resized to the label: bilinear, align_corners=False (True in the code of Liu et al. 2019).
+        logits: (B, C, h, w), resized to the label: bilinear.
         label: (B, H, W) int64 in [0, C) or IGNORE.
+        align_corners: of that resizing, as the network is going to be used (True in the code of Liu et al. 2019).
 
     Raises:
         ShapeError: if logits and label are not of the same images.
     """
     _check_label(logits, label)
-    loss = F.cross_entropy(_resized(logits, label.shape[-2:]), label, ignore_index=IGNORE, reduction="none")
+    full = _resized(logits, label.shape[-2:], align_corners=align_corners)
+    loss = F.cross_entropy(full, label, ignore_index=IGNORE, reduction="none")
     return _mean(loss, label != IGNORE)
 
 
@@ -513,10 +515,10 @@ def _matched(teacher: Tensor, student: Tensor, any_channels: bool = False) -> Te
     return _resized(teacher.detach().to(student.dtype), student.shape[-2:])
 
 
-def _resized(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+def _resized(maps: Tensor, size: tuple[int, ...], *, align_corners: bool = False) -> Tensor:
     if maps.shape[-2:] == size:
         return maps
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
 
 
 def _nearest(label: Tensor, size: tuple[int, ...]) -> Tensor:

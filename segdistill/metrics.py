@@ -14,16 +14,18 @@ from segdistill.errors import DataError, ShapeError
 from segdistill.types import IGNORE
 
 
-def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
-    """Count the pixels by true class (row) and predicted class (column); ignored ones are left out.
+def count_pixels(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
+    """Count the pixels by what they are (row) and what they were taken for (column).
 
     Args:
-        prediction: integers in [0, C), of the label's shape.
+        prediction: integers in [0, C], of the label's shape; C is the answer of a network that knows of void, or of
+            classes that the data does not have: none of them.
         label: integers in [0, C) or IGNORE.
         num_classes: C.
 
     Returns:
-        (C, C) int64, where the inputs are.
+        (C + 1, C + 1) int64, where the inputs are. The last row is of ignored pixels, the last column of those taken
+        for none of the classes.
 
     Raises:
         ShapeError: if the two shapes differ.
@@ -34,21 +36,28 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Ten
             f"The prediction has shape {tuple(prediction.shape)} and the label {tuple(label.shape)}.",
             "Scores are taken at the label's size: resize the logits first.",
         )
-    counted = label != IGNORE
-    truth, guess = label[counted].long(), prediction[counted].long()
-    strange = truth[(truth < 0) | (truth >= num_classes)]
+    strange = label[((label < 0) | (label >= num_classes)) & (label != IGNORE)]
     if strange.numel():
         raise DataError(
             f"{strange.numel()} pixels carry the ids {sorted(set(strange.tolist()))}, which name no class.",
             f"Labels are 0 to {num_classes - 1}, or {IGNORE} where a pixel counts nowhere.",
         )
-    assert not ((guess < 0) | (guess >= num_classes)).any(), "a network cannot predict a class that it does not have"
-    return torch.bincount(truth * num_classes + guess, minlength=num_classes**2).view(num_classes, num_classes)
+    assert not ((prediction < 0) | (prediction > num_classes)).any(), "a network cannot predict what it does not have"
+    side = num_classes + 1
+    index = label.long().masked_fill(label == IGNORE, num_classes) * side + prediction.long()
+    return torch.bincount(index.flatten(), minlength=side**2).view(side, side)
 
 
-def class_counts(confusion: Tensor) -> Tensor:
-    """Return of each class the pixels hit, in the truth and predicted: (..., C, 3) from matrices (..., C, C)."""
-    return torch.stack([confusion.diagonal(dim1=-2, dim2=-1), confusion.sum(-1), confusion.sum(-2)], dim=-1)
+def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
+    """Return the part of `count_pixels` that classes take: (C, C) int64, rows are the truth."""
+    return count_pixels(prediction, label, num_classes)[:-1, :-1]
+
+
+def class_counts(pixels: Tensor) -> Tensor:
+    """Return of each class the pixels hit, in the truth and predicted: (..., C, 3) from (..., C + 1, C + 1) pixels."""
+    labelled = pixels[..., :-1, :]
+    counts = [labelled.diagonal(dim1=-2, dim2=-1), labelled.sum(-1), labelled[..., :-1].sum(-2)]
+    return torch.stack(counts, dim=-1)
 
 
 def class_iou(counts: Tensor) -> Tensor:
@@ -66,9 +75,8 @@ def mean_iou(counts: Tensor) -> Tensor:
 class Scores:
     """Counts over a data set, and the scores they give, all fractions 0..1. Counts of parts of it add up with `+`."""
 
-    confusion: Tensor
-    """(C, C) int64, rows are the truth."""
-    ignored_pixels: int
+    pixels: Tensor
+    """(C + 1, C + 1) int64, as `count_pixels` has them."""
     images: int
     each: tuple[Tensor, ...] = ()
     """`class_counts` of every image, in their order: enough to score any choice of images, and C / 3 times smaller than
@@ -77,36 +85,51 @@ class Scores:
     @classmethod
     def empty(cls, num_classes: int) -> "Scores":
         """Return the scores of no images, to add to."""
-        return cls(torch.zeros(num_classes, num_classes, dtype=torch.int64), 0, 0)
+        return cls(torch.zeros(num_classes + 1, num_classes + 1, dtype=torch.int64), 0)
 
     @classmethod
     def of(cls, prediction: Tensor, label: Tensor, num_classes: int) -> "Scores":
-        """Return the scores of some images: predicted classes (B, H, W) and labels (B, H, W)."""
+        """Return the scores of some images: predictions (B, H, W) and labels (B, H, W), as `count_pixels` takes them.
+
+        A pixel of a class that is taken for none of them is a miss.
+        """
         pairs = zip(prediction, label, strict=True)
-        matrices = torch.stack([confusion_matrix(guess, truth, num_classes) for guess, truth in pairs])
-        return cls(matrices.sum(0), int((label == IGNORE).sum()), len(label), tuple(class_counts(matrices)))
+        pixels = torch.stack([count_pixels(guess, truth, num_classes) for guess, truth in pairs])
+        return cls(pixels.sum(0), len(label), tuple(class_counts(pixels)))
 
     def __add__(self, other: "Scores") -> "Scores":
         """Return the scores of both sets of images together."""
-        return Scores(
-            self.confusion + other.confusion,
-            self.ignored_pixels + other.ignored_pixels,
-            self.images + other.images,
-            self.each + other.each,
-        )
+        return Scores(self.pixels + other.pixels, self.images + other.images, self.each + other.each)
+
+    @property
+    def confusion(self) -> Tensor:
+        """The pixels of a class that were taken for one: (C, C) int64, rows are the truth."""
+        return self.pixels[:-1, :-1]
+
+    @property
+    def ignored_pixels(self) -> int:
+        """How many pixels count nowhere."""
+        return int(self.pixels[-1].sum())
 
     @property
     def iou(self) -> tuple[float | None, ...]:
         """Intersection over union of each class; None where it is neither in the truth nor predicted."""
-        values = class_iou(class_counts(self.confusion)).tolist()
+        values = class_iou(class_counts(self.pixels)).tolist()
         return tuple(None if math.isnan(value) else value for value in values)
 
     @property
     def miou(self) -> float:
         """Mean of `iou` over the classes that have one; 0 where no class has."""
-        return mean_iou(class_counts(self.confusion)).item()
+        return mean_iou(class_counts(self.pixels)).item()
+
+    @property
+    def miou_counting_void(self) -> float:
+        """The same where an ignored pixel that was taken for a class is a false positive, as ESPNet's authors count."""
+        counts = class_counts(self.pixels)
+        counts[:, 2] += self.pixels[-1, :-1]
+        return mean_iou(counts).item()
 
     @property
     def pixel_accuracy(self) -> float:
         """Share of the pixels that count which are right; 0 where none counts."""
-        return int(self.confusion.trace()) / max(int(self.confusion.sum()), 1)
+        return int(self.confusion.trace()) / max(int(self.pixels[:-1].sum()), 1)

@@ -4,10 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from segdistill import losses
+from segdistill.class_map import Mapped
 from segdistill.config import LabelCodes, OptimConfig
 from segdistill.distributed import share_of_step
 from segdistill.errors import UsageError
 from segdistill.label_codes import PATHS, LabelledFrozen, with_random_codes
+from segdistill.networks import SegNetwork
 from segdistill.terms import Weighted
 from segdistill.types import IGNORE, Batch, Frozen, Objective, SegOutput, Step
 
@@ -30,6 +32,8 @@ class Distillation(Objective):
         self.teacher = teacher if terms else None
         self.terms = nn.ModuleDict({name: weighted.term for name, weighted in terms.items()})
         self.weights = {name: weighted.weight for name, weighted in terms.items()}
+        self.layers = {name: weighted.layers for name, weighted in terms.items()}
+        self._masked: tuple[tuple[Batch, ...], tuple[Batch, ...]] = ((), ())
         adversaries = [weighted.term for weighted in terms.values() if weighted.term.critic is not None]
         if len(adversaries) > 1:
             names = [name for name, weighted in terms.items() if weighted.term.critic is not None]
@@ -50,18 +54,38 @@ class Distillation(Objective):
     def forward(self, model: nn.Module, batch: Batch) -> Step:
         """Return cross entropy and all weighted terms of the batch."""
         student = model(batch.image)
-        terms = _supervised([student], batch, self.aux_weight)
-        teacher = None if self.teacher is None else self.teacher(batch)
-        compared = _labelled(batch) if isinstance(self.teacher, LabelledFrozen) else batch
+        terms = _supervised(model, [student], batch, self.aux_weight)
+        if self.teacher is None:
+            return Step(terms, student, None)
+        teacher = self.teacher(batch)
+        seen = self._comparable(student, teacher, batch)
         for name, term in self.terms.items():
-            terms[name] = self.weights[name] * term(student, teacher, compared)
+            own, target, compared = seen
+            if (layers := self.layers[name]) is not None:
+                own, target = own.upto(layers.student.number), target.upto(layers.teacher.number)
+            terms[name] = self.weights[name] * term(own, target, compared)
         return Step(terms, student, teacher)
 
     def critic_loss(self, step: Step, batch: Batch) -> Tensor:
         """Return what the critic minimises on the outputs of this step."""
         assert step.student is not None
         assert step.teacher is not None
-        return self._adversary[0].critic_loss(step.student, step.teacher, batch)
+        return self._adversary[0].critic_loss(*self._comparable(step.student, step.teacher, batch))
+
+    def _comparable(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> tuple[SegOutput, SegOutput, Batch]:
+        """Return what the terms see: logits of the classes that the teacher knows, and the pixels it can speak of."""
+        assert self.teacher is not None
+        if isinstance(self.teacher, LabelledFrozen):
+            return student, teacher, _labelled(batch)
+        network = self.teacher.network
+        if not isinstance(network, Mapped):
+            return student, teacher, batch
+        known = list(network.meaning.known)
+        own, target = (output._replace(logits=output.logits[:, known]) for output in (student, teacher))
+        if self._masked[0] is not batch.parts:  # a mean over the step is over what counts in all parts
+            parts = tuple(network.compared(part, self.teacher(part).logits) for part in batch.parts)
+            self._masked = batch.parts, parts
+        return own, target, network.compared(batch, teacher.logits)._replace(parts=self._masked[1])
 
 
 class LabelAssisted(Objective):
@@ -85,7 +109,7 @@ class LabelAssisted(Objective):
             losses.channel_kl(a.logits, fixed.logits, self.options.temperature, valid)
             for a, fixed in ((one, other), (other, one))
         ]
-        terms = _supervised([one, other], batch, self.aux_weight)
+        terms = _supervised(model, [one, other], batch, self.aux_weight)
         return Step(terms | {"consistency": self.options.consistency * (apart[0] + apart[1])}, None, None)
 
 
@@ -95,12 +119,14 @@ def _labelled(batch: Batch) -> Batch:
     return batch._replace(valid=batch.label != IGNORE, parts=parts)
 
 
-def _supervised(outputs: list[SegOutput], batch: Batch, aux_weight: float) -> dict[str, Tensor]:
+def _supervised(model: nn.Module, outputs: list[SegOutput], batch: Batch, aux_weight: float) -> dict[str, Tensor]:
     """Return the cross entropies of the outputs, and of their auxiliary heads: this batch's share of the step's."""
+    aligned = isinstance(model, SegNetwork) and model.align_corners
     share = share_of_step(batch, lambda part: (part.label != IGNORE).sum())
 
     def total(logits: list[Tensor]) -> Tensor:
-        return torch.stack([losses.cross_entropy(one, batch.label) for one in logits]).sum() * share
+        each = [losses.cross_entropy(one, batch.label, align_corners=aligned) for one in logits]
+        return torch.stack(each).sum() * share
 
     terms = {"cross_entropy": total([output.logits for output in outputs])}
     if aux := [output.aux for output in outputs if output.aux is not None]:

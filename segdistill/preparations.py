@@ -20,7 +20,7 @@ def key_of(setting: Setting, stage: Stage, teacher: ModelInfo) -> str:
     parts = {
         "stage": stage.name,
         "shapes": {name: list(tensor.shape) for name, tensor in stage.model.state_dict().items()},
-        "teacher": teacher.sha256,
+        "teacher": [teacher.sha256, teacher.network.model_dump(mode="json", include={"input", "align_corners"})],
         "images": [setting.data.fingerprint, data],
         "optim": stage.optim.model_dump(),
         "precision": setting.place.precision.name,

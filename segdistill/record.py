@@ -34,8 +34,10 @@ class Row:
     scores: Scores
     best: float | None
     """mIoU of the best checkpoint, beside that of the last step."""
-    parameters: int
-    macs: int
+    parameters: int | None
+    """None of a graph, which has none of PyTorch's."""
+    macs: int | None
+    """None where they cannot be counted."""
     training_seconds: float | None = None
     """In steps, without validation and checkpoints; None where it was not trained here."""
     preparation_seconds: float = 0.0

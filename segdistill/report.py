@@ -13,10 +13,11 @@ import torch
 from segdistill.checkpoint import ModelInfo
 from segdistill.data import DataSource, Joined, to_size
 from segdistill.data._base import Pixels
-from segdistill.engine import predict_labels
+from segdistill.engine import predict_labels, resolve_precision
 from segdistill.errors import UsageError
 from segdistill.metrics import Scores
-from segdistill.networks import Deployed, SegNetwork
+from segdistill.networks import SegNetwork
+from segdistill.prediction import predictor
 from segdistill.store import write_atomic
 from segdistill.types import IGNORE
 
@@ -43,16 +44,20 @@ def draw_comparison(
     """Write a picture of a few images: image, truth, and what each network says, with a legend of the classes."""
     images = data.split(split)
     chosen = np.linspace(0, len(images.names) - 1, min(PICTURES, len(images.names))).astype(int)
+    devices = [network.mean.device for network in networks.values()]
+    predictors = [
+        predictor(network, resolve_precision("fp32", device))
+        for network, device in zip(networks.values(), devices, strict=True)
+    ]
     rows = []
     for index in chosen:
         sample = images.read(int(index))
         cells = [sample.image, colored(sample.label, data.palette)]
         small = sample.image if size is None else to_size(sample.image, size)
         tensor = torch.from_numpy(small).permute(2, 0, 1)[None].float()
-        for network in networks.values():
+        for predict in predictors:
             with torch.no_grad():
-                device = next(network.parameters()).device
-                labels = predict_labels(Deployed(network), tensor.to(device), sample.label.shape)[0].numpy()
+                labels = predict_labels(predict, tensor, sample.label.shape)[0].numpy()
             # what the truth leaves out is black in the predictions too, so that eyes compare what scores compare
             cells.append(colored(np.where(sample.label == IGNORE, IGNORE, labels), data.palette))
         rows.append(cells)
@@ -173,7 +178,7 @@ def scores_table(scores: Scores, classes: Sequence[str], *, label_assisted: bool
 
 
 def model_card(
-    info: ModelInfo, rows: Sequence[tuple[str, str, Scores | None, int]], own: Scores, verdict: str = ""
+    info: ModelInfo, rows: Sequence[tuple[str, str, Scores | None, int | None]], own: Scores, verdict: str = ""
 ) -> str:
     """Return the README of a run's folder: what the model is, what was measured, how to use it.
 
@@ -188,7 +193,8 @@ def model_card(
         return "- | -" if scores is None else f"{100 * scores.miou:.2f} | {100 * scores.pixel_accuracy:.2f}"
 
     table = "\n".join(
-        f"| {name} | {network} | {count / 1e6:.2f} M | {score(scores)} |" for name, network, scores, count in rows
+        f"| {name} | {_cell(network)} | {'-' if count is None else f'{count / 1e6:.2f} M'} | {score(scores)} |"
+        for name, network, scores, count in rows
     )
     per_class = "\n".join(
         f"| {_cell(name)} | {'-' if value is None or info.label_assisted else f'{100 * value:.2f}'} |"

@@ -15,15 +15,18 @@ import torch
 from segdistill import distributed, preparations, report
 from segdistill.banner import banner
 from segdistill.checkpoint import ModelInfo, load_model, model_path, read_info
+from segdistill.class_map import Mapped
 from segdistill.comparison import Verdict, compare
 from segdistill.config import NetworkConfig, RunConfig, TeacherConfig
 from segdistill.data import AUXILIARY
 from segdistill.engine import fit
-from segdistill.errors import ModelError, UsageError
+from segdistill.errors import CheckError, ModelError, UsageError
+from segdistill.first_step import pulls
+from segdistill.foreign import is_foreign
 from segdistill.label_codes import build_teacher, freeze
 from segdistill.metrics import Scores
-from segdistill.networks import SegNetwork, build_network, load_backbone
-from segdistill.networks._base import count_macs, count_parameters
+from segdistill.networks import SegNetwork, build_network, load_backbone, resolve
+from segdistill.networks._base import count_parameters, countable_macs
 from segdistill.objectives import Distillation, LabelAssisted
 from segdistill.record import (
     Outcome,
@@ -40,17 +43,21 @@ from segdistill.record import (
 from segdistill.setting import Options, Setting, prepared, with_out
 from segdistill.store import RunFolder, next_folder, write_json
 from segdistill.talk import Logged, Talk, duration
-from segdistill.teachers import RUNS, find_teacher, given_teacher, is_path
+from segdistill.teacher_check import check_teacher
+from segdistill.teachers import RUNS, adopted, find_teacher, is_given, open_teacher
 from segdistill.terms import Pair, build_terms
 from segdistill.training import Job, Preparation, in_progress, load_last, prepare, score, train, training_stream
 from segdistill.types import Objective, Stage, Term
 
+OVERWHELMING = 20
+"""How many times cross entropy's gradient a term's may have at the first step before it is worth a warning."""
 WARM_UP, TIMED = 3, 9
 """Steps before and in a measurement of a step's time."""
 
 
 def train_teacher(config: RunConfig, options: Options, talk: Talk) -> Outcome:
     """Train the configuration's teacher network on its own."""
+    _check_unmapped(config)
     with prepared(config, options, talk, unlabeled=False) as setting:
         out = options.out or distributed.same_for_all(
             next_folder(RUNS, f"train-teacher-{config.preset}-{config.teacher.network}")
@@ -64,25 +71,31 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
 
     Args:
         config: resolved; `config.student` is the student.
-        teacher: a run's folder, a model file, or the network in `config.teacher`, found or trained first.
+        teacher: a run's folder, a model file, SCHEME:WHERE of one from elsewhere, or the network in `config.teacher`,
+            found or trained first.
         options: the rest of the command line.
         talk: where to talk.
     """
-    if is_path(teacher) and model_path(Path(teacher)).suffix == ".onnx":  # told before all images are read
-        raise UsageError(f"{teacher} is an exported graph, which cannot teach.", "Give the run's folder it came from.")
+    opened = open_teacher(teacher, config, options, talk) if is_given(teacher) else None
+    if opened is None:
+        _check_unmapped(config)
+    config = _with_start(config, options.init_weights)
     with prepared(config, options, talk, unlabeled=True) as setting:
         out = options.out or distributed.same_for_all(
             next_folder(RUNS, f"distill-{config.preset}-{config.student.network}")
         )
-        _start(setting, config.student, options.init_weights)  # what does not fit is told before there is a folder
-        given = given_teacher(setting, teacher) if is_path(teacher) else None
-        if given is not None:
-            config = _with_teacher(config, given[1])
+        # what does not fit, weights here and terms below, is told before there is a folder
+        student = _start(setting, config.student, options.init_weights)
+        given = None
+        if opened is not None:
+            config, given = adopted(setting, *opened)
             if options.resume:
-                refuse_other_teacher(out, given[1])
+                refuse_other_teacher(out, opened[1])
         setting = replace(setting, config=config, options=with_out(options, out))
         if outcome := finished(setting, out):
             return outcome
+        if given is not None:
+            _distillation(setting, student, given)
         with run_folder(setting, out, "student") as folder:
             network, info = given or _obtain_teacher(setting, teacher)
             if folder is not None:
@@ -90,6 +103,8 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
                 teacher_json = {"network": info.network.network, "sha256": info.sha256, "metrics": info.metrics}
                 write_json(folder / "teacher.json", teacher_json)
             rows = []
+            if not options.resume:
+                _check_teacher(_logged(setting, folder), network, info)
             if not options.dry_run:
                 rows.append(_row("teacher", network, info, _score(setting, network, info), setting))
             networks: dict[str, SegNetwork] = {"teacher": network}
@@ -112,11 +127,43 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
             return _outcome(setting, out, rows, gain)
 
 
-def _with_teacher(config: RunConfig, info: ModelInfo) -> RunConfig:
-    """Return a configuration that says of a given teacher what its file does."""
-    own = {f"teacher.{key}": value for key, value in info.network.model_dump().items()}
-    codes = {} if info.label_codes is None else {"teacher.label_codes": info.label_codes.model_dump()}
-    return config.changed(**own, **codes)
+def _check_teacher(setting: Setting, network: SegNetwork, info: ModelInfo) -> None:
+    """Say what a look at a few validation images tells of the teacher, and refuse one that would mislead.
+
+    Raises:
+        CheckError: unless it is accepted all the same.
+    """
+    place = setting.place
+    if not info.sha256:
+        return place.talk.say("The teacher is not trained yet, so it cannot be checked.")
+    found = check_teacher(network, info, setting.data, place.exact()) if distributed.is_main() else None
+    found = distributed.same_for_all(found)
+    place.talk.banner(f"check: teacher {info.network.network}", found.rows())
+    if not found.problems:
+        return None
+    if setting.options.accept_teacher:
+        return place.talk.warn("This teacher would mislead a student: " + " ".join(found.problems))
+    raise CheckError(
+        "This teacher would mislead a student:\n" + "\n".join(f"  {problem}" for problem in found.problems),
+        "Import or train it again so that this is gone; --accept-teacher follows it as it is.",
+    )
+
+
+def _check_unmapped(config: RunConfig) -> None:
+    """Refuse a class map for a teacher that is trained on the data's own classes."""
+    if config.teacher.class_map is not None:
+        raise UsageError(
+            "A class map is for a teacher that is given: one that is trained here has the data's classes.",
+            "Leave out --class-map and [teacher.class_map], or give --teacher as a file, a folder or SCHEME:WHERE.",
+        )
+
+
+def _with_start(config: RunConfig, init_weights: Path | None) -> RunConfig:
+    """Return a configuration whose student, where it says nothing else, takes images as the weights it starts from."""
+    if init_weights is None:
+        return config
+    own = read_info(model_path(init_weights)).network.model_dump(include={"input", "align_corners"})
+    return config.changed(**{f"student.{key}": own[key] for key in own if getattr(config.student, key) is None})
 
 
 def _verdict(rows: list[Row], options: Options) -> Verdict | None:
@@ -198,7 +245,7 @@ def _teacher_run(setting: Setting, path: Path) -> Outcome:
         if codes is not None:
             objective = LabelAssisted(aux_weight, codes, len(setting.data.classes))
         stage = Stage("teacher", network, objective, config.teacher_optim())
-        info = _info(setting, config.teacher, "teacher", stage.optim.steps, network)
+        info = _info(setting, config.teacher, "teacher", stage.optim.steps)
         job = Job(stage, network, info, config, setting.data)
         row = _run(setting, job, folder, path, "teacher")
         rows = [] if row is None else [row]
@@ -215,9 +262,10 @@ def _student_run(
     student = _start(setting, config.student, setting.options.init_weights)
     objective = _distillation(setting, student, teacher)
     stage = Stage("student", student, objective, config.optim)
-    info = _info(setting, config.student, "student", stage.optim.steps, student)
+    info = _info(setting, config.student, "student", stage.optim.steps)
     info = info.model_copy(update={"terms": tuple(objective.weights)})
-    if not teacher[1].label_assisted:  # such a teacher is not timed: it cannot run on images alone
+    # export times a teacher that it can build, and that runs on images alone
+    if not teacher[1].label_assisted and not is_foreign(teacher[1].network.network):
         info = info.model_copy(update={"teacher": teacher[1].network})
     job = Job(stage, student, info, config, setting.data)
 
@@ -229,7 +277,8 @@ def _student_run(
 
 def _distillation(setting: Setting, student: SegNetwork, teacher: tuple[SegNetwork, ModelInfo]) -> Distillation:
     config = setting.config
-    terms = build_terms(config.terms, Pair(student, teacher[0], len(setting.data.classes)))
+    lacking = len(teacher[0].meaning.lacking) if isinstance(teacher[0], Mapped) else 0
+    terms = build_terms(config.terms, Pair(student, teacher[0], len(setting.data.classes), lacking))
     return Distillation(config.aux_weight, freeze(*teacher) if terms else None, terms)
 
 
@@ -274,8 +323,7 @@ def _run(
     before: Callable[[Setting], None] = lambda setting: None,
 ) -> Row | None:
     """Show the banner, then train; a network that is already trained is only scored."""
-    if folder is not None:
-        setting = replace(setting, place=replace(setting.place, talk=Logged(setting.place.talk, log_of(folder))))
+    setting = _logged(setting, folder)
     place, options = setting.place, setting.options
     if distributed.same_for_all(options.resume and (path / "model.safetensors").exists()):
         network, info = load_model(path / "model.safetensors")
@@ -286,6 +334,8 @@ def _run(
         return _row(name, job.network, info, _score(setting, job.network, info), setting, path, seconds)
     before(setting)
     banner(setting, job, path, name)
+    if not options.resume and isinstance(job.stage.objective, Distillation) and job.stage.objective.weights:
+        _show_first_step(setting, job)
     if options.dry_run:
         return None
     trained = train(job, folder, place, resume=options.resume, command=options.again)
@@ -293,11 +343,35 @@ def _run(
     return _row(name, job.network, info, trained.scores, setting, path, trained.seconds)
 
 
+def _logged(setting: Setting, folder: RunFolder | None) -> Setting:
+    """Return a setting whose talk is also written to the run's log."""
+    if folder is None:
+        return setting
+    return replace(setting, place=replace(setting.place, talk=Logged(setting.place.talk, log_of(folder))))
+
+
+def _show_first_step(setting: Setting, job: Job) -> None:
+    """Say what each term of a distillation compares and how hard it pulls, beside cross entropy."""
+    place = replace(setting.place, workers=0)
+    found = pulls(job.stage, next(training_stream(job, place)), place.precision)
+    rows = [
+        (name, f"{pull.value:.3g}, gradient {pull.gradient:.3g}" + (f": {pull.compares}" if pull.compares else ""))
+        for name, pull in found.items()
+    ]
+    place.talk.banner("check: the first step, of two images", rows)
+    own = found["cross_entropy"].gradient
+    for name, pull in found.items():
+        if pull.compares and pull.gradient > OVERWHELMING * own > 0:
+            times = f"{pull.gradient / own:.0f} times"
+            place.talk.warn(f"{name} pulls {times} as hard as cross entropy: lower terms.{name}.weight.")
+
+
 def _obtain_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]:
     """Find the run that trained this network so, or train it."""
     talk, options = setting.place.talk, setting.options
     labelled = setting.config.changed(**{"data.unlabeled": [], "data.auxiliary": []})
-    backbones = {network.network.partition("-")[2] for network in (labelled.teacher, labelled.student)}
+    names = (labelled.teacher.network, labelled.student.network)
+    backbones = {name.partition("-")[2] or name for name in names}
     if options.backbone_weights is not None and len(backbones) > 1:
         talk.warn(f"--backbone-weights are the student's: a {text} trained on the way starts without.")
         options = replace(options, backbone_weights=None)
@@ -316,7 +390,7 @@ def _obtain_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]
         talk.say(f"Teacher: no finished {text} with these settings on this data under {RUNS}/, so it is trained first.")
         if options.dry_run:
             network = build_teacher(setting.config.teacher, len(setting.data.classes))
-            return network, _info(setting, setting.config.teacher, "teacher", 0, network)
+            return network, _info(setting, setting.config.teacher, "teacher", 0)
         own = replace(options, out=path, resume=found is not None, overwrite=False)
         _teacher_run(replace(setting, options=own), path)
     network, info = load_model(model_path(path))
@@ -339,17 +413,15 @@ def _start(setting: Setting, config: NetworkConfig, init_weights: Path | None = 
     return network
 
 
-def _info(setting: Setting, network: NetworkConfig, role: Any, steps: int, built: SegNetwork) -> ModelInfo:
-    mean, std = (tuple(buffer.flatten().tolist()[:3]) for buffer in (built.mean, built.std))
+def _info(setting: Setting, network: NetworkConfig, role: Any, steps: int) -> ModelInfo:
+    plain = NetworkConfig.model_validate(network.model_dump(include=set(NetworkConfig.model_fields)))
     return ModelInfo(
-        network=NetworkConfig.model_validate(network.model_dump(include=set(NetworkConfig.model_fields))),
+        network=resolve(plain),
         classes=setting.data.classes,
         palette=setting.data.palette,
         role=role,
         label_codes=network.label_codes if isinstance(network, TeacherConfig) else None,
         size=setting.config.data.size,
-        mean=mean,
-        std=std,
         data=setting.data.name,
         preset=setting.config.preset,
         steps=steps,
@@ -375,8 +447,8 @@ def _row(
         info.network.network,
         scores,
         info.metrics.get("best_miou"),
-        count_parameters(network),
-        count_macs(network, setting.config.data.crop),
+        count_parameters(network) or None,
+        countable_macs(network, setting.config.data.crop),
         seconds,
         0.0 if path is None else preparations.seconds_in(path),
         info.label_assisted,

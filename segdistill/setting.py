@@ -39,6 +39,8 @@ class Options:
     init_weights: Path | None = None
     baseline: Literal["steps", "time"] | None = None
     """Also train the plain student: for as many steps, or for as long."""
+    accept_teacher: bool = False
+    """Follow the teacher even where the check before the start refuses it."""
     seeds: int = 1
     """How many students, from the configuration's seed upwards."""
     command: tuple[str, ...] = ()

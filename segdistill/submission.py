@@ -24,6 +24,8 @@ from segdistill.types import Batch
 
 SIZE = (1024, 2048)
 """Of every image of Cityscapes, height and width."""
+UNLABELED = 0
+"""The id, in helpers/labels.py, of what a network with a void output takes for void."""
 MOST = 5
 """Files in a message."""
 
@@ -77,7 +79,7 @@ def write_submission(
     """Write the label map of every image.
 
     Args:
-        predict: images (B, 3, h, w) in 0..255 to logits (B, 19, h', w').
+        predict: images (B, 3, h, w) in 0..255 to logits (B, 19, h', w'), or 20 with void.
         batches: of `evaluation_batches`.
         targets: of `plan_submission`.
         on_batch: called with the number of images done.
@@ -88,7 +90,7 @@ def write_submission(
     Raises:
         DataError: if an image has not Cityscapes' size.
     """
-    ids, scores = np.array(LABEL_IDS, np.uint8), Scores.empty(len(CLASSES))
+    ids, scores = np.array([*LABEL_IDS, UNLABELED], np.uint8), Scores.empty(len(CLASSES))
     for batch in batches:
         height, width = batch.label.shape[-2:]
         if (height, width) != SIZE:

@@ -5,29 +5,83 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from segdistill import distributed
 from segdistill.checkpoint import ModelInfo, load_model, model_path
+from segdistill.class_map import in_classes_of, meaning_of, resolve_class_map
 from segdistill.config import RunConfig
-from segdistill.data import DataSource
+from segdistill.engine import resolve_device
 from segdistill.errors import UsageError
+from segdistill.foreign import is_foreign, load_foreign, uri
 from segdistill.label_codes import check_kind
 from segdistill.networks import SegNetwork
 from segdistill.record import describe_data
 from segdistill.setting import Options, Setting, weights_used
+from segdistill.talk import Talk
 
 RUNS = Path("runs")
 
 
-def is_path(text: str) -> bool:
-    """Whether a teacher is given as a run's folder or a file, not by its network's name."""
-    return Path(text).exists() or "/" in text or text.endswith((".safetensors", ".onnx"))
+def is_given(text: str) -> bool:
+    """Whether a teacher is given ready-made (a run's folder, a file, SCHEME:WHERE), not by its network's name.
+
+    Raises:
+        UsageError: if it is SCHEME:WHERE with an unknown scheme.
+    """
+    return uri(text) is not None or Path(text).exists() or "/" in text or text.endswith(".safetensors")
 
 
-def given_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]:
-    """Load the teacher from a path, before anything is written."""
-    network, info = load_model(model_path(Path(text)))
-    check_kind(info, setting.config)
-    _check_classes(info.classes, setting.data)
-    return network.to(setting.place.device), info
+def open_teacher(text: str, config: RunConfig, options: Options, talk: Talk) -> tuple[SegNetwork, ModelInfo]:
+    """Load a teacher that is given, before images are read or anything is written."""
+    place = uri(text)
+    if place is None:
+        return load_model(model_path(Path(text)))
+    device = distributed.local_device(resolve_device(options.device))
+    network, info, notes = load_foreign(*place, config.teacher.input, device)
+    for note in notes if distributed.is_main() else ():
+        talk.say(f"Teacher: {note}")
+    return network, info
+
+
+def adopted(setting: Setting, network: SegNetwork, info: ModelInfo) -> tuple[RunConfig, tuple[SegNetwork, ModelInfo]]:
+    """Return a given teacher, made to speak of the classes of the data, and the configuration that says what it is.
+
+    Raises:
+        UsageError: if it is of the other kind than the configuration's, or of other classes without a class map.
+    """
+    config, data, talk = setting.config, setting.data, setting.place.talk
+    check_kind(info, config)
+    table = config.teacher.class_map
+    if table is not None:
+        table = resolve_class_map(table, info.classes, data.classes)
+    meaning, warning = meaning_of(info, table, data.classes)
+    if warning:
+        talk.warn(warning)
+    seen = in_classes_of(network, meaning)
+    if seen is not network:
+        talk.say(f"Teacher: {meaning.in_words()}")
+    if info.label_assisted and seen is not network:
+        raise UsageError(
+            "A label-assisted teacher reads labels, so its classes are the data's, in their order.",
+            "Give the data it was trained on.",
+        )
+    if is_foreign(info.network.network):
+        info = _sized(info, config, talk)
+    own = {f"teacher.{key}": value for key, value in info.network.model_dump().items()}
+    codes = None if info.label_codes is None else info.label_codes.model_dump()
+    config = config.changed(**own, **{"teacher.label_codes": codes, "teacher.class_map": table})
+    return config, (seen.to(setting.place.device, torch.float32), info)
+
+
+def _sized(info: ModelInfo, config: RunConfig, talk: Talk) -> ModelInfo:
+    """Score a teacher from elsewhere on images of its own size, or of the data's where it does not say one."""
+    taught = config.data.size
+    if info.size is None or info.size == taught:
+        return info.model_copy(update={"size": taught})
+    scored, seen = ("x".join(map(str, size)) if size else "their own size" for size in (info.size, taught))
+    talk.say(f"Teacher: it is scored on images at {scored}, as it wants them; it teaches on crops of images at {seen}.")
+    return info
 
 
 def find_teacher(setting: Setting) -> tuple[Path, bool] | None:
@@ -65,13 +119,3 @@ def teacher_recipe(table: dict[str, Any], options: Options) -> dict[str, Any]:
         "precision": config.precision,
         "weights": weights_used(options),
     }
-
-
-def _check_classes(classes: tuple[str, ...], data: DataSource) -> None:
-    if classes != data.classes:
-        raise UsageError(
-            f"The teacher's classes are not those of {data.name}.\n"
-            f"  teacher ({len(classes)}): {', '.join(classes)}\n"
-            f"  {data.name} ({len(data.classes)}): {', '.join(data.classes)}",
-            "Train a teacher on this data (`segdistill train-teacher`), or give the data it was trained on.",
-        )

@@ -12,7 +12,6 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from segdistill import distributed
 from segdistill.checkpoint import ModelInfo, load_state, save_model, save_state
@@ -22,7 +21,8 @@ from segdistill.engine import Precision, Report, evaluate, fit, gather_scores
 from segdistill.errors import ModelError, Stopped
 from segdistill.label_codes import with_labels
 from segdistill.metrics import Scores
-from segdistill.networks import Deployed, SegNetwork
+from segdistill.networks import SegNetwork
+from segdistill.prediction import predictor
 from segdistill.store import RunFolder
 from segdistill.talk import Advance, Silence, Talk
 from segdistill.types import Batch, Stage
@@ -303,13 +303,7 @@ def load_last(folder: RunFolder, talk: Talk) -> dict[str, Any] | None:
 
 def score(network: SegNetwork, info: ModelInfo, data: DataSource, place: Workplace, precision: Precision) -> Scores:
     """Evaluate a network on the validation images as its header says; each process takes its share of them."""
-    training, deployed = network.training, Deployed(network.to(place.device))
-
-    def predict(image: Tensor) -> Tensor:
-        with precision.autocast():
-            logits: Tensor = deployed(image.to(place.device, memory_format=torch.channels_last))
-        return logits
-
+    training, predict = network.training, predictor(network, precision)
     images = data.split("val")
     rank, world = distributed.rank(), distributed.world_size()
     batches = evaluation_batches(

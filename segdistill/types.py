@@ -54,6 +54,10 @@ class SegOutput(NamedTuple):
     aux: Tensor | None
     """(B, C, h', w') logits of the auxiliary head, in training only."""
 
+    def upto(self, layer: int) -> "SegOutput":
+        """Return the output without the feature maps that are deeper than this one."""
+        return self._replace(features=self.features[: layer + 1])
+
 
 class Step(NamedTuple):
     """What one optimiser step minimises."""

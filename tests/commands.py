@@ -21,6 +21,8 @@ from segdistill.config import RunConfig, load_preset
 
 SMALL = "--set data.size=[32,48] --set data.crop=[32,48] --set data.batch_size=2 --steps 2 --workers 0"
 """What makes a training a matter of seconds."""
+UNTRAINED = f"{SMALL} --accept-teacher"
+"""The same with a teacher that knows nothing."""
 NETWORK = "pspnet-resnet18-half"
 DISTILL = f"distill --preset skd --teacher pspnet18 --student resnet18-half --data streets {SMALL}"
 

@@ -28,20 +28,20 @@ from segdistill.checkpoint import (
     save_state,
     weights_digest,
 )
-from segdistill.config import NetworkConfig
+from segdistill.config import InputConfig, NetworkConfig
 from segdistill.errors import CheckError, ModelError, ResourceError, UsageError
 from segdistill.networks import SegNetwork
 from segdistill.store import seal
 
 INFO = ModelInfo(
-    network=NetworkConfig(network="pspnet-resnet18-half"),
+    network=NetworkConfig(
+        network="pspnet-resnet18-half", input=InputConfig(mean=(1.5, 2.5, 3.5), std=(50.0, 60.0, 70.0))
+    ),
     classes=CLASSES,
     palette=((0, 0, 0), (1, 2, 3), (255, 255, 255)),
     role="student",
     teacher=NetworkConfig(network="pspnet-resnet50", dropout=0.3),
     size=(48, 64),
-    mean=(1.5, 2.5, 3.5),
-    std=(50.0, 60.0, 70.0),
     data="tiny",
     preset="skd",
     steps=7,
@@ -92,6 +92,29 @@ def test_a_model_comes_back_with_its_weights_and_its_header(
     before, after = network.state_dict(), again.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert info.sha256 == weights_digest(after)
+
+
+def test_what_the_network_wants_of_images_comes_back_with_it(network: SegNetwork, tmp_path: Path) -> None:
+    images = InputConfig(mean=(1, 2, 3), std=(4, 5, 6), divide=255, order="bgr")
+    own = INFO.network.model_copy(update={"input": images, "align_corners": True})
+    save_model(tmp_path / "model.safetensors", network, INFO.model_copy(update={"network": own}))
+    again, info = load_model(tmp_path / "model.safetensors")
+    assert info.network == own
+    assert (again.images, again.align_corners) == (images, True)
+    assert again.std.flatten().tolist() == [4 * 255, 5 * 255, 6 * 255]
+
+
+def test_a_header_with_mean_and_deviation_beside_the_network_is_understood(tmp_path: Path) -> None:
+    header = json.loads(INFO.model_dump_json())
+    images = header["network"].pop("input")
+    header |= {"mean": images["mean"], "std": images["std"]}
+    for new in ("stem", "dilation", "head_width", "aspp", "align_corners"):
+        del header["network"][new]
+    header["network"]["output_stride"] = 8
+    file = tmp_path / "model.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(1)}, file, {"segdistill": json.dumps(header)})
+    own = INFO.network.model_copy(update={"output_stride": 8})
+    assert read_info(file) == INFO.model_copy(update={"network": own})
 
 
 def test_weights_are_named_by_a_digest_that_knows_values_shapes_and_names() -> None:
@@ -174,7 +197,8 @@ HOSTILE: dict[str, bytes] = {
     "an unknown key": with_fields(run="os.system"),
     "a later format": with_fields(format=2),
     "an unknown network": with_fields(network={"network": "../../x"}),
-    "a number that is none": with_fields(mean=[float("nan"), 0, 0]),
+    "a number that is none": with_fields(mean=[float("nan"), 0, 0], std=[1, 1, 1]),
+    "a deviation of nothing": with_fields(mean=[0, 0, 0], std=[1, 0, 1]),
     "another network's weights": with_fields(),
 }
 

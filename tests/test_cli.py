@@ -27,13 +27,28 @@ CONTRACT = {
     "quickstart": {"--out", "--device", "--workers", "--overwrite", "-q"},
     "train-teacher": TRAINING,
     "distill": TRAINING | {"--student", "--baseline", "--init-weights"},
-    "evaluate": {"--data", "--split", "--json", "--device", "--precision", "--workers", "-q"},
+    "evaluate": {"--data", "--split", "--count-void", "--json", "--device", "--precision", "--workers", "-q"},
+    "import-weights": {
+        *(
+            "--network",
+            "--data",
+            "--classes",
+            "--void-output",
+            "--mean",
+            "--std",
+            "--bgr",
+            "--divide",
+            "--set",
+            "--out",
+        ),
+        *("--overwrite", "-q"),
+    },
     "export": {"--output", "--size", "--data", "--min-fps", "--max-ms", "--json", "--device", "--workers", "-q"},
     "infer": {"--out", "--overlay", "--device", "--precision", "--overwrite", "--json", "-q"},
     "presets list": {"--json"},
     "presets show": set(),
     "presets copy": set(),
-    "networks": {"--json"},
+    "networks": {"--json", "--latency", "--max-ms", "--device"},
     "data check": {"--preview", "--overwrite", "--json"},
     "doctor": {"--json"},
 }
@@ -110,10 +125,24 @@ def test_the_usual_names_of_two_commands_work_too() -> None:
 # Results
 
 
+def test_networks_are_measured_on_request_and_kept_where_they_are_as_fast_as_asked_for() -> None:
+    line = "networks espnet --size 32x48 --json"
+    plain = json.loads(segdistill(line).out)
+    assert {entry["name"] for entry in plain} == {"espnet", "espnet-q3", "espnet-c", "espnet-c-q3"}
+    timed = json.loads(segdistill(f"{line} --latency").out)
+    times = [entry.pop("latency_ms") for entry in timed]
+    assert times == sorted(times)
+    assert times[0] > 0
+    assert sorted(timed, key=str) == sorted(plain, key=str)
+    assert json.loads(segdistill(f"{line} --max-ms 1e6").out) != []
+    assert json.loads(segdistill(f"{line} --max-ms 1e-6").out) == []
+    assert " fps " in segdistill("networks espnet-c --size 32x48 --latency").out
+
+
 def test_results_as_json_are_alone_on_stdout(camvid: Path) -> None:
     keys = {
         "presets list --json": {"name", "about", "paper", "terms"},
-        "networks --json --size 32x48": {"name", "parameters", "macs", "flops"},
+        "networks --json --size 32x48": {"name", "output_stride", "parameters", "macs", "flops"},
         "doctor --json": {"name", "value", "ok", "cure"},
     }
     for line, expected in keys.items():
@@ -201,6 +230,7 @@ def test_a_full_disk_leaves_the_old_file_and_is_told_without_a_traceback(tmp_pat
         ("presets copy skd mine.txt", "does not end in .toml"),
         ("presets copy skd gone/mine.toml", "gone/mine.toml cannot be written"),
         ("networks --size 0x4", "'0x4' is not a size"),
+        ("networks enett", "No network's name has 'enett' in it"),
         ("data check camvdi", "Did you mean camvid?"),
         ("data check streets:somewhere", "streets is built in"),
     ],
@@ -251,6 +281,20 @@ def test_a_printed_configuration_is_a_preset(tmp_path: Path) -> None:
     again = segdistill("distill --preset printed.toml --teacher pspnet18 --student resnet18-half --print-config")
     assert again.out == printed.out
     assert files(tmp_path) == {"printed.toml"}
+
+
+def test_a_preset_s_choices_do_not_hold_for_a_named_network_that_has_none() -> None:
+    choices = 'network = "pspnet-resnet18"\nstem = "deep"\nhead_width = 64\ninput = { order = "bgr" }'
+    text = succeeds("presets show ka").out
+    assert text.count('network = "mobilenetv2"') == 1
+    Path("mine.toml").write_text(text.replace('network = "mobilenetv2"', choices))
+    line = "distill --preset mine.toml --data voc:somewhere --teacher pspnet18 --print-config"
+    own = read_back(succeeds(f"{line} --student resnet34").out).student
+    assert (own.network, own.stem, own.head_width, own.output_stride) == ("pspnet-resnet34", "deep", 64, 16)
+    other = read_back(succeeds(f"{line} --student mobilenetv2plus").out).student
+    assert (other.stem, other.head_width, other.output_stride, other.input) == (None, None, None, own.input)
+    refused(f"{line} --student mobilenetv2plus --set student.stem=deep", "stem: it has none to choose")
+    refused(f"{line} --student mobilenetv2plus --set student.output_stride=32", "it has 8, not 32")
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:

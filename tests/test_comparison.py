@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from segdistill.comparison import FEW_IMAGES, Verdict, compare, draw
 from segdistill.metrics import Scores, class_counts, mean_iou
@@ -20,8 +21,8 @@ Matrices = npt.NDArray[np.int64]
 
 def scores_of(matrices: Matrices | Tensor) -> Scores:
     """Return the scores of images by their confusion matrices (N, C, C)."""
-    each = torch.as_tensor(matrices)
-    return Scores(each.sum(0), 0, len(each), tuple(class_counts(each)))
+    each = F.pad(torch.as_tensor(matrices), (0, 1, 0, 1))
+    return Scores(each.sum(0), len(each), tuple(class_counts(each)))
 
 
 def simulated(

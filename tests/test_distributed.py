@@ -386,6 +386,7 @@ def test_torchrun_writes_one_run_that_loads(tmp_path: Path) -> None:
             *("--master-port", str(free_port()), "-m", "segdistill", "distill", "--preset", "skd", "--json"),
             *("--student", "pspnet-resnet18-half", "--teacher", "teacher.safetensors", "--data", "camvid:camvid"),
             *("--steps", "3", "--workers", "1", "--device", "cpu", "--precision", "fp32", "--out", "run"),
+            "--accept-teacher",
             *("--set", "data.size=[48, 64]", "--set", "data.crop=[32, 32]", "--set", "data.batch_size=4"),
         ],
         cwd=tmp_path,

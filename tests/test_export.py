@@ -39,8 +39,6 @@ def info(config: NetworkConfig) -> ModelInfo:
         palette=tuple((i, 10 * i, 255 - i) for i in range(len(CLASSES))),
         role="student",
         size=(96, 128),
-        mean=(123.675, 116.28, 103.53),
-        std=(58.395, 57.12, 57.375),
         data="streets",
         preset="skd",
         steps=7,
@@ -293,6 +291,11 @@ def other_classes(model: ModelProto) -> None:
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 6
 
 
+def claims_void(model: ModelProto) -> None:
+    (header,) = (entry for entry in model.metadata_props if entry.key == "segdistill")
+    header.value = ModelInfo.model_validate_json(header.value).model_copy(update={"void_output": 0}).model_dump_json()
+
+
 def other_input(model: ModelProto) -> None:
     model.graph.input[0].name = "pixels"
 
@@ -315,7 +318,8 @@ def no_header(model: ModelProto) -> None:
         (external, "lies in another file"),
         (hidden_external, "lies in another file"),
         (foreign_operator, "domain 'com.example'"),
-        (other_classes, "logits of 5 classes"),
+        (other_classes, "to 5 logits for each"),
+        (claims_void, "to 6 logits for each"),
         (other_input, "from an image"),
         (too_new, "refuses"),
         (other_header, "not one this version reads"),

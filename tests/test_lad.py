@@ -333,7 +333,7 @@ def built(config: TeacherConfig, seed: int = 0) -> SegNetwork:
 
 
 def first_weights(network: SegNetwork) -> Tensor:
-    return network.backbone.get_parameter("conv1.weight").detach()
+    return network.get_parameter("backbone.conv1.weight").detach()
 
 
 def test_the_fourth_channel_s_first_weights_have_the_configured_deviation_and_the_others_the_usual_one() -> None:

@@ -433,13 +433,14 @@ def test_a_slow_version_in_loops_agrees(loss: Loss, slow: Callable[[Array, Array
     assert loss(student, teacher).item() == pytest.approx(slow(student.detach().numpy(), teacher.numpy()), rel=1e-10)
 
 
+@pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("size", [(5, 7), (9, 6), (3, 3)])
-def test_cross_entropy_is_that_of_the_resized_logits_pixel_by_pixel(size: tuple[int, int]) -> None:
+def test_cross_entropy_is_that_of_the_resized_logits_pixel_by_pixel(size: tuple[int, int], aligned: bool) -> None:
     logits, label = maps(3, 2, 3, *size), LABEL
-    resized = F.interpolate(logits, size=label.shape[1:], mode="bilinear", align_corners=False).numpy()
+    resized = F.interpolate(logits, size=label.shape[1:], mode="bilinear", align_corners=aligned).numpy()
     valid = [at for at in positions(resized) if label[at] != IGNORE]
     expected = np.mean([-math.log(softmax(resized[b, :, i, j])[label[b, i, j]]) for b, i, j in valid])
-    assert losses.cross_entropy(logits, label).item() == pytest.approx(expected, rel=1e-10)
+    assert losses.cross_entropy(logits, label, align_corners=aligned).item() == pytest.approx(expected, rel=1e-10)
 
 
 # ---- properties ----------------------------------------------------------------------------------------------------

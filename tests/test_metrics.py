@@ -80,7 +80,8 @@ def test_the_mean_is_over_the_data_set_and_not_over_images() -> None:
 
 def test_counts_beyond_float32_stay_exact() -> None:
     many = 2**40 + 1
-    scores = Scores(torch.tensor([[many, 1], [0, 1]]), 0, 1) + Scores(torch.tensor([[1, 0], [0, 0]]), 0, 1)
+    counts = [torch.tensor([[many, 1, 0], [0, 1, 0], [0, 0, 0]]), torch.tensor([[1, 0, 0], [0, 0, 0], [0, 0, 0]])]
+    scores = Scores(counts[0], 1) + Scores(counts[1], 1)
     assert scores.confusion[0, 0] == many + 1
     assert scores.iou == ((many + 1) / (many + 2), 1 / 2)
 
@@ -106,7 +107,20 @@ def test_a_label_that_names_no_class_is_an_error_in_the_data(strange: int) -> No
 
 def test_a_prediction_beyond_the_classes_is_not_counted_as_another_pair() -> None:
     with pytest.raises(AssertionError):
-        confusion_matrix(torch.tensor([[[CLASSES]]]), torch.tensor([[[0]]]), CLASSES)
+        confusion_matrix(torch.tensor([[[CLASSES + 1]]]), torch.tensor([[[0]]]), CLASSES)
+
+
+def test_an_answer_of_none_of_the_classes_is_a_miss_and_void_taken_for_a_class_counts_on_request() -> None:
+    label = torch.tensor([[[0, 0, 0, 1], [1, 1, IGNORE, IGNORE]]])
+    prediction = torch.tensor([[[0, 0, 2, 1], [1, 0, 0, 2]]])  # 2 of two classes: none of them
+    scores = Scores.of(prediction, label, num_classes=2)
+    assert scores.pixels.tolist() == [[2, 0, 1], [1, 2, 0], [1, 0, 1]]
+    # 2 of 3 + 1; 2 of 3
+    assert scores.iou == pytest.approx((2 / 4, 2 / 3))
+    assert scores.pixel_accuracy == pytest.approx(4 / 6)
+    # class 0 has one pixel more: the void that was taken for it
+    assert scores.miou_counting_void == pytest.approx((2 / 5 + 2 / 3) / 2)
+    assert mean_iou(torch.stack(scores.each)).tolist() == pytest.approx([scores.miou])
 
 
 def test_a_prediction_at_another_size_is_refused() -> None:

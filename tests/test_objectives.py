@@ -4,8 +4,10 @@ import pytest
 import torch
 from tiny import SKD, distillation, one_batch, plain, tiny
 from torch import nn
+from torch.nn import functional as F
 
 from segdistill import losses
+from segdistill.config import InputConfig
 from segdistill.errors import UsageError
 from segdistill.objectives import Distillation
 from segdistill.terms import Weighted
@@ -29,6 +31,29 @@ def test_each_term_is_its_loss_times_its_weight() -> None:
     }
     assert list(terms) == list(expected)
     torch.testing.assert_close(terms, expected)
+
+
+def test_a_teacher_on_bgr_teaches_what_the_one_on_rgb_that_it_equals_does() -> None:
+    student, straight, turned, batch = tiny(0), tiny(1, width=10), tiny(1, width=10), one_batch(2)
+    with torch.no_grad():
+        weight = turned.get_parameter("first.0.weight")
+        weight.copy_(weight.flip(1) * 255)
+    turned.expect(InputConfig(order="bgr", divide=255), align_corners=False)
+    terms = [distillation(student, teacher, {"pixel": 3.0})(student, batch).terms for teacher in (straight, turned)]
+    torch.testing.assert_close(terms[0], terms[1])
+    unturned = distillation(student, tiny(1, width=10), {"pixel": 3.0})(student, batch).terms["pixel"]
+    student.expect(InputConfig(order="bgr"), align_corners=False)
+    assert not torch.isclose(distillation(student, turned, {"pixel": 3.0})(student, batch).terms["pixel"], unturned)
+
+
+def test_a_network_is_trained_with_its_corners_where_they_are_in_use() -> None:
+    student, batch = tiny(0), one_batch(2)
+    student.expect(InputConfig(), align_corners=True)
+    full = F.interpolate(student(batch.image).logits, (48, 64), mode="bilinear", align_corners=True)
+    found = plain(student)(student, batch).terms["cross_entropy"]
+    torch.testing.assert_close(found, F.cross_entropy(full, batch.label, ignore_index=IGNORE))
+    student.expect(InputConfig(), align_corners=False)
+    assert not torch.isclose(found, plain(student)(student, batch).terms["cross_entropy"], rtol=1e-4)
 
 
 def test_without_terms_no_teacher_is_asked_or_kept() -> None:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from commands import segdistill, write_camvid
 from PIL import Image
 
-from segdistill.config import load_preset, preset_folder
+from segdistill.config import NetworkConfig, load_preset, preset_folder, read_class_map
 from segdistill.data import load_data
+from segdistill.networks import build_network
 from segdistill.terms import check_terms
 from segdistill.types import IGNORE
 
@@ -41,6 +43,9 @@ def test_the_readme_shows_its_parts_in_the_order_a_newcomer_reads() -> None:
 def test_the_tour_runs_as_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_camvid(tmp_path / "PATH/TO/CamVid")
+    torch.manual_seed(0)
+    espnet = build_network(NetworkConfig(network="espnet"), 12)  # as its authors' checkpoint is made
+    torch.save(espnet.state_dict(), "espnet_p_2_q_8_camvid.pth")
     tour = [line for line in shown() if line.startswith("segdistill ")]
     verbs = [shlex.split(line)[1] for line in tour]
     assert verbs[:4] == ["train-teacher", "distill", "export", "infer"]
@@ -48,7 +53,7 @@ def test_the_tour_runs_as_it_is_shown(tmp_path: Path, monkeypatch: pytest.Monkey
     for line in tour:
         words = shlex.split(line)[1:]
         smaller = shlex.split(SMALLER) if words[0] in ("train-teacher", "distill") else []
-        result = segdistill("", *words, *smaller)  # of two --steps, the last holds
+        result = segdistill("", *words, *smaller)
         assert result.code == 0, f"{line}\n{result.err}"
     assert (tmp_path / "runs/camvid-student/model.onnx").exists()
     assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == [
@@ -56,8 +61,14 @@ def test_the_tour_runs_as_it_is_shown(tmp_path: Path, monkeypatch: pytest.Monkey
     ]
 
 
-def test_the_tables_it_shows_are_a_recipe_and_a_data_set(tmp_path: Path) -> None:
-    mix, own = re.findall(r"^```toml\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+def test_the_tables_it_shows_are_a_recipe_a_class_map_and_a_data_set(tmp_path: Path) -> None:
+    text = README.read_text(encoding="utf-8")
+    mix, classes, own = re.findall(r"^```toml\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    (tmp_path / "map.toml").write_text(classes)
+    assert read_class_map(tmp_path / "map.toml") == {
+        **{"car": "vehicle", "truck": "vehicle"},
+        **{"12": "road", "sea": "ignore"},
+    }
     preset = (preset_folder() / "canonical.toml").read_text(encoding="utf-8")
     (tmp_path / "mine.toml").write_text(re.sub(r"^\[terms\..*?(?=^\[(?!terms))", mix + "\n", preset, flags=re.M | re.S))
     config = load_preset(tmp_path / "mine.toml")

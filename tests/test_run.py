@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from segdistill.config import load_preset
+from segdistill.checkpoint import load_model, read_info, save_model
+from segdistill.config import InputConfig, load_preset
 from segdistill.store import open_run, sha256_of
 
 RUN_FILES = {
@@ -221,6 +222,38 @@ def test_data_of_other_classes_are_refused_with_both_lists(student: Path, camvid
     assert not files(tmp_path)
 
 
+def test_a_model_on_bgr_is_used_as_the_one_on_rgb_that_it_equals(student: Path, tmp_path: Path) -> None:
+    straight, turned = student / "model.safetensors", tmp_path / "turned.safetensors"
+    network, info = load_model(straight)
+    assert info.network.input == InputConfig()
+    images = InputConfig(order="bgr", divide=255)
+    weights = network.state_dict()
+    weights["backbone.conv1.weight"] = weights["backbone.conv1.weight"].flip(1) * 255
+    network.load_state_dict(weights)
+    save_model(turned, network, info.model_copy(update={"network": info.network.model_copy(update={"input": images})}))
+
+    def score(model: Path) -> float:
+        miou: float = json.loads(succeeds(f"evaluate {model} --data streets --json --workers 0").out)["miou"]
+        return miou
+
+    expected = pytest.approx(score(straight), abs=1e-3)
+    assert score(turned) == expected
+    exported = json.loads(succeeds(f"export {turned} --data streets --json --workers 0").out)
+    assert exported["check"]["label_agreement"] >= 0.999
+    assert score(turned.with_suffix(".onnx")) == expected
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)).save("image.png")
+    for model in (straight, turned, turned.with_suffix(".onnx")):
+        succeeds(f"infer {model} image.png --out {model.stem}{model.suffix[:3]}")
+    maps = [np.asarray(Image.open(f"{folder}/image.png")) for folder in ("model.sa", "turned.sa", "turned.on")]
+    assert all((other == maps[0]).mean() > 0.99 for other in maps[1:])
+    line = f"distill --preset skd --teacher {turned} --student {NETWORK} --data streets {SMALL} --steps 1"
+    result = json.loads(succeeds(f"{line} --init-weights {turned} --out run --json").out)
+    assert result["results"]["teacher"]["miou"] == expected
+    config = load_preset("run/config.toml")
+    assert config.teacher.input == config.student.input == read_info(Path("run/model.safetensors")).network.input
+    assert config.student.input == images
+
+
 def test_a_bare_file_needs_data(student: Path) -> None:
     for name in ("model.safetensors", "model.onnx"):
         refused(f"evaluate {student / name}", "--data streets")
@@ -260,11 +293,13 @@ def test_a_pickle_with_code_in_it_is_never_run(tmp_path: Path, student: Path) ->
     assert files(tmp_path) == {"evil.pt"}
 
 
-def test_an_exported_graph_cannot_teach_nor_be_exported_nor_replace_a_model(student: Path, tmp_path: Path) -> None:
+def test_an_exported_graph_cannot_teach_features_nor_be_exported_nor_replace_a_model(
+    student: Path, tmp_path: Path
+) -> None:
     graph, model = student / "model.onnx", student / "model.safetensors"
     before = contents(student)
     for line, expected in (
-        (f"distill --teacher {graph} --student {NETWORK} --data streets {SMALL}", "cannot teach"),
+        (f"distill --teacher {graph} --student {NETWORK} --data streets {SMALL}", "[terms.feature]"),
         (f"export {graph} --data streets", "exported already"),
         (f"export {student}", "model.onnx exists"),
         (f"export {student} --output {model} --overwrite", "does not end in .onnx"),

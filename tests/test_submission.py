@@ -56,15 +56,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     torch.manual_seed(0)
     network = build_network(NetworkConfig(network=NETWORK), len(CLASSES))
-    mean, std = (tuple(buffer.flatten().tolist()) for buffer in (network.mean, network.std))
     info = ModelInfo(
         network=NetworkConfig(network=NETWORK),
         classes=CLASSES,
         palette=PALETTE,
         role="student",
         size=(64, 128),
-        mean=mean,
-        std=std,
         data="cityscapes",
         preset="skd",
         steps=1,
@@ -98,6 +95,18 @@ def test_each_class_is_written_as_its_id_in_one_channel_of_the_full_size(tmp_pat
     assert list(dict.fromkeys(ids[0].tolist())) == list(OFFICIAL.values()), "from left to right, as the classes are"
     assert tuple(OFFICIAL) == CLASSES
     assert (done, scores.images, scores.ignored_pixels) == ([1], 1, 1024 * 2048)
+
+
+def test_void_is_written_as_unlabelled(tmp_path: Path) -> None:
+    image = "leftImg8bit/val/frankfurt/frankfurt_000000_000294_leftImg8bit.png"
+    targets = plan_submission([image], tmp_path / "out", overwrite=False)
+
+    def void(image: Tensor) -> Tensor:
+        return torch.eye(20)[19].view(1, 20, 1, 1).expand(len(image), 20, 4, 8)
+
+    write_submission(void, batches([image]), targets, lambda count: None)
+    with Image.open(tmp_path / "out/frankfurt_000000_000294_labelIds.png") as file:
+        assert not np.asarray(file).any()
 
 
 def test_the_evaluation_script_finds_one_file_for_each_image(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ from segdistill import losses
 from segdistill.config import NetworkConfig, TermConfig, components, find
 from segdistill.errors import ShapeError, UsageError
 from segdistill.networks import SegNetwork, build_network
-from segdistill.terms import Pair, build_terms, check_terms, last_channels
+from segdistill.objectives import Distillation
+from segdistill.terms import Pair, build_terms, check_terms
+from segdistill.terms._layers import Layer, Layers, feature_layers, paired
 from segdistill.terms.holistic import Critic, Holistic, Options, critic_input
-from segdistill.types import IGNORE, Batch, SegOutput, Stage, Term
+from segdistill.types import IGNORE, Batch, Frozen, SegOutput, Stage, Term
 
 TERMS = components("terms")
 VANISHING = (
@@ -174,7 +176,7 @@ def test_a_term_of_features_is_refused_for_a_teacher_without_any(name: str) -> N
     if name == "channel-a":
         tables = {name: TermConfig.model_validate({"term": "channel", "weight": 1, "on": "features"})}
     networks = Pair(network("pspnet-resnet18-half", 0), Bare(0), len(CLASSES))
-    with pytest.raises(UsageError, match=rf"\[terms\.{name}\] Bare has 0 feature maps") as caught:
+    with pytest.raises(UsageError, match=rf"\[terms\.{name}\] Bare has no feature maps") as caught:
         build_terms(tables, networks)
     assert "pixel" in caught.value.fix
 
@@ -182,16 +184,79 @@ def test_a_term_of_features_is_refused_for_a_teacher_without_any(name: str) -> N
 def test_residual_attention_asks_for_as_many_layers_as_it_compares() -> None:
     networks = Pair(Bare(2), Bare(1), 3)
     assert make("residual-attention", networks, layers=1)
-    with pytest.raises(UsageError, match="Bare has 1 feature maps, and 2 are compared"):
+    with pytest.raises(UsageError, match=r"2 maps are compared, and map 0 of 0-0 \(3 channels, stride 8\)"):
         make("residual-attention", networks)
 
 
 def test_asking_a_network_for_its_channels_leaves_it_as_it_was() -> None:
     student = network("pspnet-resnet18-half", 0).train()
     before = copied(student)
-    assert last_channels(student) == 64
+    maps = feature_layers(student)
+    assert [(layer.channels, layer.stride) for layer in maps] == [(32, 4), (64, 8), (128, 8), (256, 8), (64, 8)]
     assert student.training
     assert not differing(before, copied(student))
+
+
+# Which feature maps are compared
+
+
+def maps(*strides: int) -> list[Layer]:
+    return [Layer(number, len(strides), 8, stride) for number, stride in enumerate(strides)]
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "keys", "expected"),
+    [
+        ((4, 8, 8), (4, 8, 8, 8), {}, (2, 3)),  # the last of both
+        ((2, 4, 8, 4, 2), (4, 8, 8), {}, (2, 2)),  # the student's middle, at the stride of the teacher's last
+        ((4, 8, 8), (4, 8, 16, 32), {}, (2, 1)),
+        ((16, 32), (4, 8), {}, (0, 1)),  # no stride in common: the nearest
+        ((4, 8, 8), (4, 8, 16, 32), {"teacher_layer": -1}, (2, 3)),
+        ((4, 8, 16), (4, 8, 8), {"student_layer": 0}, (0, 0)),
+        ((4, 8, 16), (4, 8, 8), {"student_layer": 0, "teacher_layer": 2}, (0, 2)),
+    ],
+)
+def test_maps_of_one_stride_are_compared_as_deep_as_they_come(
+    student: tuple[int, ...], teacher: tuple[int, ...], keys: dict[str, int], expected: tuple[int, int]
+) -> None:
+    found = paired(maps(*student), maps(*teacher), Layers(**keys))
+    assert (found.student.number, found.teacher.number) == expected
+
+
+@pytest.mark.parametrize("index", [-4, 3])
+def test_a_map_that_there_is_not_is_refused_with_those_there_are(index: int) -> None:
+    with pytest.raises(UsageError, match=f"The teacher has no feature map {index}") as caught:
+        paired(maps(4), maps(4, 8, 8), Layers(teacher_layer=index))
+    assert "2: stride 8" in caught.value.fix
+
+
+def test_a_distillation_compares_the_maps_that_are_named() -> None:
+    networks, batch = pair(), batch_of(2)
+    table = {"pairwise": TermConfig.model_validate({"weight": 1, "student_layer": 1, "teacher_layer": 2})}
+    objective = Distillation(0.4, Frozen(networks.teacher), build_terms(table, networks))
+    step = objective(networks.student, batch)
+    assert step.student is not None
+    assert step.teacher is not None
+    expected = losses.pairwise(step.student.features[1], step.teacher.features[2], 2, "max")
+    torch.testing.assert_close(step.terms["pairwise"], expected)
+
+
+def test_a_term_of_logits_has_no_layers_to_name() -> None:
+    with pytest.raises(UsageError, match="student_layer"):
+        check_terms({"pixel": TermConfig.model_validate({"weight": 1, "student_layer": 1})})
+    with pytest.raises(UsageError, match="here none are compared"):
+        check_terms({"channel": TermConfig.model_validate({"weight": 1, "student_layer": 1})})
+    check_terms({"channel": TermConfig.model_validate({"weight": 1, "on": "features", "student_layer": 1})})
+
+
+def test_an_auto_encoder_is_of_the_map_that_is_named_and_goes_by_its_name() -> None:
+    networks, batch = pair(), batch_of(2)
+    table = {"affinity": TermConfig.model_validate({"weight": 1, "teacher_layer": 1})}
+    term = build_terms(table, networks)["affinity"].term
+    stage = next(term.before(networks.teacher))
+    assert stage.name == "autoencoder-of-map-1"
+    assert stage.model.get_parameter("encoder.0.weight").shape[1] == networks.teacher(batch.image).features[1].shape[1]
+    assert all(value.isfinite() for value in stage.objective(stage.model, batch).terms.values())
 
 
 # Void and unlabelled images

@@ -62,7 +62,7 @@ def a_job(config: RunConfig, loss: str | None = None, *, data: DataSource | None
     objective = distillation(student, teacher, weights, loss or "wgan-gp") if weights else plain(student)
     info = ModelInfo(
         **{"network": config.student, "classes": CLASSES, "palette": ((0, 0, 0),) * 3, "role": "student"},
-        **{"size": None, "mean": (0, 0, 0), "std": (1, 1, 1), "data": "tiny", "preset": "test", "steps": STEPS},
+        **{"size": None, "data": "tiny", "preset": "test", "steps": STEPS},
     )
     return Job(Stage("student", student, objective, config.optim), student, info, config, data or source(6, 3))
 
@@ -338,7 +338,7 @@ def untrained_teacher(file: Path) -> Path:
     torch.manual_seed(0)
     config = NetworkConfig(network="pspnet-resnet18-half")
     network = build_network(config, len(CAMVID_CLASSES))
-    about: dict[str, Any] = {"size": None, "mean": (120, 120, 120), "std": (60, 60, 60), "data": "camvid"}
+    about: dict[str, Any] = {"size": None, "data": "camvid"}
     classes: dict[str, Any] = {"classes": CAMVID_CLASSES, "palette": CAMVID_PALETTE}
     save_model(file, network, ModelInfo(network=config, role="teacher", preset="test", steps=1, **classes, **about))
     return file
@@ -352,6 +352,7 @@ def distilling(folder: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
     command = [
         *(sys.executable, "-m", "segdistill", "distill", "--preset", "skd", "--student", "pspnet-resnet18-half"),
         *("--teacher", "teacher.safetensors", "--data", "camvid:camvid", "--steps", "16", "--workers", "1"),
+        "--accept-teacher",
         *("--device", "cpu", "--precision", "fp32", *more),
         *(word for setting in settings for word in ("--set", setting)),
     ]

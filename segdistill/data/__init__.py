@@ -11,7 +11,7 @@ from segdistill.data._base import AUXILIARY, SPLITS, DataSource, Joined, Sample,
 from segdistill.data._batches import evaluation_batches, training_batches
 from segdistill.data._check import Census, check_files, take_census
 from segdistill.data._image import SUFFIXES, read_image, read_label, to_size
-from segdistill.data._mixture import mixture
+from segdistill.data._mixture import Part, mixture
 
 __all__ = [
     "AUXILIARY",
@@ -20,6 +20,7 @@ __all__ = [
     "Census",
     "DataSource",
     "Joined",
+    "Part",
     "Sample",
     "Split",
     "check_files",

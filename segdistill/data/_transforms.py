@@ -9,10 +9,9 @@ import numpy as np
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # its import would ask the network for a newer release
 import albumentations as A
 
-from segdistill.config import DataConfig
+from segdistill.config import IMAGENET_MEAN, DataConfig
 from segdistill.data._base import Pixels
 from segdistill.data._image import to_size
-from segdistill.networks._base import IMAGENET_MEAN
 from segdistill.types import IGNORE
 
 

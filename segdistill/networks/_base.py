@@ -1,16 +1,16 @@
 """What every network has in common: it normalises its own input and returns a `SegOutput`."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from segdistill.config import InputConfig
 from segdistill.types import SegOutput
-
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
-"""RGB statistics of ImageNet in units of 0..255, as torchvision's weights expect them."""
 
 
 class Backbone(nn.Module):
@@ -21,6 +21,8 @@ class Backbone(nn.Module):
     """torchvision's name of the weights, as `torchvision.models.get_weight` takes it; None where there are none."""
     channels: tuple[int, ...]
     """Of each feature map, shallow to deep."""
+    beyond: tuple[str, ...] = ("fc.",)
+    """What the names of the published tensors begin with that only the classifier has a use for."""
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the feature maps of normalised images, shallow to deep."""
@@ -30,26 +32,42 @@ class Backbone(nn.Module):
 class SegNetwork(nn.Module):
     """A segmentation network from RGB images in 0..255 to a `SegOutput`; subclasses write `segment`.
 
-    Channels beyond the third (a label-assisted teacher has them) are taken as they are. The mean and the deviation
-    are not part of the state dict: the model file's header carries them.
+    Channels beyond the third (a label-assisted teacher has them) are taken as they are. What it wants of its images
+    and how its maps are enlarged is not part of the state dict: the model file's header carries it.
     """
 
     mean: Tensor
     std: Tensor
     num_classes: int
-    backbone: Backbone
+    backbone: Backbone | None
+    """What ImageNet weights fill; None where no part of the network has such weights."""
+    training_only: tuple[str, ...] = ("aux",)
+    """How the names of the tensors begin that are not shipped: the auxiliary head's."""
+    void_output: int | None = None
+    """Which output says that a pixel is of none of the classes, where there is one more than classes. Like what it
+    wants of its images, the model file's header carries it."""
 
     def __init__(self, num_classes: int, in_channels: int = 3) -> None:
         super().__init__()
         self.num_classes = num_classes
-        more = in_channels - 3
-        mean, std = IMAGENET_MEAN + (0.0,) * more, IMAGENET_STD + (1.0,) * more
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.backbone = None
+        self.register_buffer("mean", torch.zeros(1, in_channels, 1, 1), persistent=False)
+        self.register_buffer("std", torch.ones(1, in_channels, 1, 1), persistent=False)
+        self.expect(InputConfig(), align_corners=False)
+
+    def expect(self, images: InputConfig, *, align_corners: bool) -> None:
+        """Take images as the weights were, or will be, trained on, and enlarge maps likewise."""
+        self.images = images
+        self.align_corners = align_corners
+        self.mean[:, :3] = torch.tensor(images.mean).view(1, 3, 1, 1)
+        self.std[:, :3] = torch.tensor([deviation * images.divide for deviation in images.std]).view(1, 3, 1, 1)
 
     def forward(self, image: Tensor) -> SegOutput:
         """Segment images (B, 3, H, W), RGB in 0..255, of any size."""
-        return self.segment((image - self.mean) / self.std)
+        normalised = (image - self.mean) / self.std
+        if self.images.order == "bgr":
+            normalised = torch.cat([normalised[:, :3].flip(1), normalised[:, 3:]], dim=1)
+        return self.segment(normalised)
 
     def segment(self, image: Tensor) -> SegOutput:
         """Segment normalised images (B, 3, H, W)."""
@@ -57,7 +75,10 @@ class SegNetwork(nn.Module):
 
 
 class Deployed(nn.Module):
-    """A network as it is shipped: images (B, 3, H, W) in, logits (B, C, H, W) at the same size out, nothing else."""
+    """A network as it is shipped: images (B, 3, H, W) in, logits (B, C, H, W) at the same size out, nothing else.
+
+    A void output comes last: logits (B, C + 1, H, W).
+    """
 
     def __init__(self, network: SegNetwork) -> None:
         super().__init__()
@@ -67,35 +88,78 @@ class Deployed(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return logits at the images' size."""
         logits: Tensor = self.network(image).logits
-        return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+        void = self.network.void_output
+        if void is not None:
+            logits = torch.cat([logits[:, :void], logits[:, void + 1 :], logits[:, void : void + 1]], dim=1)
+        return enlarged(logits, image, align_corners=self.network.align_corners)
 
 
-def conv_bn_relu(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
-    """Return a convolution that keeps the size, batch norm and ReLU: what heads are made of."""
-    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+def draw_convolutions(network: nn.Module) -> None:
+    """Draw the weights of all convolutions as He et al. 2015 do, by the number of their outputs."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def auxiliary_head(inputs: int, num_classes: int, dropout: float) -> nn.Sequential:
-    """Return the head on stage 3 that helps in training: a quarter of the channels, then the classes."""
+def enlarged(x: Tensor, like: Tensor, *, align_corners: bool) -> Tensor:
+    """Return maps at the size of `like`, bilinear, and in its memory format.
+
+    A 1x1 map has lost its format, and one part in NCHW would make a whole concatenation NCHW.
+    """
+    layout = torch.channels_last if like.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    larger = F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=align_corners)
+    return larger.contiguous(memory_format=layout)
+
+
+def conv_bn_relu(
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    relu: Callable[..., nn.Module] = nn.ReLU,
+) -> nn.Sequential:
+    """Return a convolution that keeps the size at stride 1, batch norm and ReLU."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2 * dilation, dilation, groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), relu(inplace=True))
+
+
+def separable(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    """Return a 3x3 convolution of each channel by itself and a 1x1 of all, each with batch norm and ReLU."""
+    depthwise = conv_bn_relu(inputs, inputs, 3, stride=stride, dilation=dilation, groups=inputs)
+    return nn.Sequential(*depthwise, *conv_bn_relu(inputs, outputs, 1))
+
+
+def fcn_head(inputs: int, num_classes: int, dropout: float) -> nn.Sequential:
+    """Return a 3x3 convolution to a quarter of the channels, dropout, and the classifier.
+
+    FCN's own head in torchvision, and the auxiliary head on stage 3 that helps other networks in training.
+    """
     width = inputs // 4
-    return nn.Sequential(
-        conv_bn_relu(inputs, width, 3),
-        nn.Dropout2d(dropout),
-        nn.Conv2d(width, num_classes, 1),
-    )
+    return nn.Sequential(conv_bn_relu(inputs, width, 3), nn.Dropout2d(dropout), nn.Conv2d(width, num_classes, 1))
 
 
 def count_macs(network: SegNetwork, size: tuple[int, int]) -> int:
     """Return the multiply-adds of one image (H, W) through the deployed network; FLOPs are twice as many."""
     training = network.training
-    # Fake tensors have shapes and no numbers: nothing is computed.
-    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter, torch.no_grad():
+    # Fake tensors have shapes and no numbers: nothing is computed. A fake network comes with a mode of its own.
+    mode = detect_fake_mode([*network.buffers()]) or FakeTensorMode(allow_non_fake_inputs=True)
+    with mode, FlopCounterMode(display=False) as counter, torch.no_grad():
         Deployed(network)(torch.zeros(1, network.mean.shape[1], *size, device=network.mean.device))
     network.train(training)
     return int(counter.get_total_flops()) // 2
 
 
+def countable_macs(network: SegNetwork, size: tuple[int, int]) -> int | None:
+    """Return the multiply-adds of somebody else's network; None where it does not run on tensors without numbers."""
+    try:
+        return count_macs(network, size)
+    except Exception:  # whatever that leads to in code that is not ours
+        return None
+
+
 def count_parameters(network: SegNetwork) -> int:
     """Return the number of parameters that are shipped: without the auxiliary head."""
-    return sum(p.numel() for name, p in network.named_parameters() if not name.startswith("aux"))
+    return sum(p.numel() for name, p in network.named_parameters() if not name.startswith(network.training_only))

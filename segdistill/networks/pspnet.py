@@ -1,44 +1,49 @@
 """PSPNet (Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017): the last stage and its averages on four grids.
 
 The channels of the head are a quarter of the last stage's, in each grid and after the fusion: 512 for the teachers
-and 128 for ResNet-18 in Liu et al. 2019, here with plain batch norm and ReLU. Images may have any size.
+and 128 for ResNet-18 in Liu et al. 2019, here with plain batch norm and ReLU (theirs leaks). `head_width` is that after
+the fusion: CIRKD has 256 for ResNet-101 since 2025. Images may have any size.
 """
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from segdistill.config import NetworkConfig
-from segdistill.networks._base import SegNetwork, auxiliary_head, conv_bn_relu
-from segdistill.networks._resnet import VARIANTS, ResNet
+from segdistill.networks import _resnet
+from segdistill.networks._base import Backbone, SegNetwork, conv_bn_relu, enlarged, fcn_head
+from segdistill.networks._timm import timm_backbone
 from segdistill.types import SegOutput
 
-BACKBONES = tuple(VARIANTS)
+BACKBONES = tuple(_resnet.VARIANTS)
+STRIDES = _resnet.STRIDES
+OPTIONS = (*_resnet.OPTIONS, "dropout", "head_width")
 BINS = (1, 2, 3, 6)
 
 
 def build(config: NetworkConfig, num_classes: int, in_channels: int) -> SegNetwork:
-    """Build the network that `config.network` names in full, such as pspnet-resnet18."""
-    backbone = ResNet(config.network.removeprefix("pspnet-"), config.output_stride, in_channels)
-    return PSPNet(backbone, num_classes, in_channels, aux=config.aux, dropout=config.dropout)
+    """Build the network that `config.network` names in full, such as pspnet-resnet18 or pspnet-timm:NAME."""
+    return PSPNet(config, num_classes, in_channels)
 
 
 class PSPNet(SegNetwork):
     """A backbone, pyramid pooling, a 1x1 classifier, and in training an auxiliary head on stage 3."""
 
-    def __init__(self, backbone: ResNet, num_classes: int, in_channels: int, *, aux: bool, dropout: float) -> None:
+    backbone: Backbone
+
+    def __init__(self, config: NetworkConfig, num_classes: int, in_channels: int) -> None:
         super().__init__(num_classes, in_channels)
-        *_, third, last = backbone.channels
-        self.backbone = backbone
-        self.pyramid = PyramidPooling(last, last // 4)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(last // 4, num_classes, 1)
-        self.auxiliary = auxiliary_head(third, num_classes, dropout) if aux else None
+        self.backbone = (timm_backbone if "timm:" in config.network else _resnet.resnet)(config, in_channels)
+        *_, third, last = self.backbone.channels
+        width = config.head_width or last // 4
+        self.pyramid = PyramidPooling(last, width)
+        self.dropout = nn.Dropout2d(config.dropout)
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        self.auxiliary = fcn_head(third, num_classes, config.dropout) if config.aux else None
 
     def segment(self, image: Tensor) -> SegOutput:
         """Return logits at the backbone's stride; the features are the four stages and the pyramid's output."""
         stages = self.backbone(image)
-        pooled = self.pyramid(stages[-1])
+        pooled = self.pyramid(stages[-1], align_corners=self.align_corners)
         logits = self.classifier(self.dropout(pooled))
         aux = self.auxiliary(stages[-2]) if self.training and self.auxiliary is not None else None
         return SegOutput(logits, (*stages, pooled), aux)
@@ -52,20 +57,19 @@ class PyramidPooling(nn.Module):
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(conv_bn_relu(inputs, width, 1) for _ in BINS)
-        self.fuse = conv_bn_relu(inputs + len(BINS) * width, width, 3)
+        each = inputs // 4
+        self.branches = nn.ModuleList(conv_bn_relu(inputs, each, 1) for _ in BINS)
+        self.fuse = conv_bn_relu(inputs + len(BINS) * each, width, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, align_corners: bool = False) -> Tensor:
         """Map (B, inputs, h, w) to (B, width, h, w)."""
-        with torch.autocast(x.device.type, enabled=False):  # means of up to all positions: in float32
-            grids = grid_averages(x.float())
-        # A 1x1 map has lost its memory format, and one NCHW part would make the whole concatenation NCHW.
-        layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        with torch.autocast(x.device.type, enabled=False):  # means of up to all positions: in float32 at least
+            grids = grid_averages(x.to(torch.promote_types(x.dtype, torch.float32)))
         context = [
-            F.interpolate(branch(grid), size=x.shape[-2:], mode="bilinear", align_corners=False)
+            enlarged(branch(grid), x, align_corners=align_corners)
             for branch, grid in zip(self.branches, grids, strict=True)
         ]
-        fused: Tensor = self.fuse(torch.cat([x, *(part.contiguous(memory_format=layout) for part in context)], dim=1))
+        fused: Tensor = self.fuse(torch.cat([x, *context], dim=1))
         return fused
 
 

@@ -1,6 +1,7 @@
 """The kinds of knowledge a preset can list under [terms.NAME]: one file each, found by its name.
 
-A term's module has `Options`, the table's own keys, and `build(options, pair)`, which returns the `Term`.
+A term's module has `Options`, the table's own keys, and `build(options, pair)`, which returns the `Term`. One whose
+options are `Layers` compares feature maps: it is given the networks' outputs up to the map that it compares.
 """
 
 from dataclasses import dataclass, field
@@ -8,7 +9,6 @@ from importlib import import_module
 from itertools import count
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,6 +16,7 @@ from segdistill import losses
 from segdistill.config import TermConfig, find, validated
 from segdistill.distributed import share_of_step
 from segdistill.errors import UsageError
+from segdistill.terms._layers import Layer, Layers, Pairing, feature_layers, paired
 from segdistill.types import Batch, Term
 
 
@@ -26,8 +27,26 @@ class Pair:
     student: nn.Module
     teacher: nn.Module
     num_classes: int
+    lacking: int = 0
+    """Of how many classes the teacher knows nothing: logits are compared without these."""
     shared: dict[str, Any] = field(default_factory=dict)
     """What several terms have in common: the first that needs it puts it here, under a name that they know."""
+
+    def layers(self, wanted: Layers) -> Pairing:
+        """Return which feature maps a term compares, with their channels and strides.
+
+        Raises:
+            UsageError: if one of the networks has none, or not the one that is asked for.
+        """
+        own, target = (self._maps(network) for network in (self.student, self.teacher))
+        return paired(own, target, wanted)
+
+    def _maps(self, network: nn.Module) -> list[Layer]:
+        key = f"maps of {id(network)}"
+        if key not in self.shared:
+            self.shared[key] = feature_layers(network)
+        maps: list[Layer] = self.shared[key]
+        return maps
 
 
 class Weighted(NamedTuple):
@@ -35,6 +54,8 @@ class Weighted(NamedTuple):
 
     weight: float
     term: Term
+    layers: Pairing | None = None
+    """Which feature maps it is given as the last of the two outputs; None of a term that has no use for them."""
 
 
 def compared_at(batch: Batch, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -56,32 +77,6 @@ def averaged(term: str, full: Tensor, pooled: Tensor) -> tuple[str, ...]:
     if (height, width) == (h, w):
         return ()
     return (f"{term}: {height}x{width} positions are averaged to {h}x{w}, for its memory's sake",)
-
-
-def last_channels(network: nn.Module, maps: int = 1) -> int:
-    """Return how many channels the last features of a network have, found by asking it for those of a small image.
-
-    Raises:
-        UsageError: if it has fewer than `maps` feature maps: some networks show nothing but their logits.
-    """
-    mean, training = network.get_buffer("mean"), network.training
-    with torch.no_grad():
-        output = network.eval()(mean.new_zeros(1, mean.shape[1], 64, 64))
-    network.train(training)
-    if len(output.features) < maps:
-        what = f"{type(network).__name__} has {len(output.features)} feature maps, and {maps} are compared."
-        raise UsageError(what, "Terms on logits, such as pixel or channel, need none.")
-    return int(output.features[-1].shape[1])
-
-
-def check_features(pair: Pair, maps: int = 1) -> None:
-    """Check that both networks have that many feature maps, for a term that needs no channels.
-
-    Raises:
-        UsageError: if one has fewer.
-    """
-    for network in (pair.student, pair.teacher):
-        last_channels(network, maps)
 
 
 def check_terms(terms: dict[str, TermConfig]) -> dict[str, dict[str, Any]]:
@@ -108,7 +103,9 @@ def build_terms(terms: dict[str, TermConfig], pair: Pair) -> dict[str, Weighted]
         module, options = _module_and_options(name, config)
         if config.weight > 0:
             try:
-                built[name] = Weighted(config.weight, module.build(options, pair))
+                of_features = isinstance(options, Layers) and options.compares_features
+                layers = pair.layers(options) if of_features else None
+                built[name] = Weighted(config.weight, module.build(options, pair), layers)
             except UsageError as error:
                 raise UsageError(f"[terms.{name}] {error.what}", error.fix) from None
     return built

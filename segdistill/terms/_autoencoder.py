@@ -1,7 +1,7 @@
 """The auto-encoder of He et al. 2019: the code of a teacher's last features, from which they can be rebuilt.
 
 It is trained on the frozen teacher before the student. The student is then compared with the code; the decoder has
-served its purpose. Terms whose settings are equal share one auto-encoder, as the paper's two terms do.
+served its purpose. Terms whose settings and maps are equal share one auto-encoder, as the paper's two terms do.
 """
 
 from collections.abc import Iterator
@@ -13,11 +13,19 @@ from torch import Tensor, nn
 
 from segdistill import losses
 from segdistill.config import OptimConfig, Strict
-from segdistill.terms import Pair, compared_at, last_channels
+from segdistill.terms import Pair, compared_at
+from segdistill.terms._layers import Layer, Layers
 from segdistill.types import Batch, Frozen, Objective, SegOutput, Stage, Step, Term
 
 SPARSITY = 1e-7
 """Weight of the code's L1 norm beside the squared error, both being sums (the paper prints 10e-7)."""
+
+
+class LatentLayers(Layers):
+    """Keys of the terms that compare with a code: the last maps of both, as in the paper, unless others are named."""
+
+    student_layer: int | None = -1
+    teacher_layer: int | None = -1
 
 
 class Settings(Strict):
@@ -72,20 +80,21 @@ def _after(channels: int) -> tuple[nn.Module, nn.Module]:
 
 
 class Reconstruction(Objective):
-    """What an auto-encoder minimises: ||features - rebuilt||^2 + 1e-7 * ||code||_1, over the number of features.
+    """What an auto-encoder of a map minimises: ||features - rebuilt||^2 + 1e-7 * ||code||_1, by the number of features.
 
     Dividing both of the paper's sums by that number keeps their proportion, and makes the rate independent of sizes.
     Positions whose pixel is ignored do not count, of features and code alike; images without labels do.
     """
 
-    def __init__(self, teacher: Frozen) -> None:
+    def __init__(self, teacher: Frozen, layer: int = -1) -> None:
         super().__init__()
         self.teacher = teacher
+        self.layer = layer
 
     def forward(self, model: nn.Module, batch: Batch) -> Step:
-        """Return both parts for an `AutoEncoder` of the teacher's last features."""
+        """Return both parts for an `AutoEncoder` of that map."""
         output = self.teacher(batch)
-        features = output.features[-1]
+        features = output.features[self.layer]
         code, rebuilt = model(features)
         valid, share = compared_at(batch, features.shape[-2:])
         error = losses.feature_l2(rebuilt, features, valid)
@@ -100,23 +109,23 @@ class Latent:
     It is no module, so a term does not register it: nothing that trains, moves or saves the terms reaches it.
     """
 
-    def __init__(self, name: str, settings: Settings, teacher: nn.Module) -> None:
+    def __init__(self, name: str, settings: Settings, layer: Layer) -> None:
         self.name = name
         self.settings = settings
-        self.teacher_channels = last_channels(teacher)
-        self.channels = max(1, round(settings.latent * self.teacher_channels))
-        self.encoder = encoder(self.teacher_channels, self.channels).eval().requires_grad_(False)
+        self.layer = layer
+        self.channels = max(1, round(settings.latent * layer.channels))
+        self.encoder = encoder(layer.channels, self.channels).eval().requires_grad_(False)
         self.trained = False
 
     def before(self, teacher: nn.Module) -> Iterator[Stage]:
         """Yield the auto-encoder's training, then keep a copy of its encoder; nothing where that has been done."""
         if self.trained:
             return
-        model = AutoEncoder(self.teacher_channels, self.channels)
+        model = AutoEncoder(self.layer.channels, self.channels)
         frozen = teacher if isinstance(teacher, Frozen) else Frozen(teacher)
         # the decay is that of an account of the paper, which prints 10e-4, and torchdistill's, as is the momentum
         optim = OptimConfig(lr=self.settings.lr, momentum=0.9, weight_decay=1e-4, steps=self.settings.steps)
-        yield Stage(self.name, model, Reconstruction(frozen), optim)
+        yield Stage(self.name, model, Reconstruction(frozen, self.layer.number), optim)
         self.encoder.load_state_dict(model.encoder.state_dict())
         self.trained = True
 
@@ -131,14 +140,16 @@ class Latent:
 class LatentTerm(Term):
     """A term between the student's last features, adapted, and the code of the teacher's."""
 
-    def __init__(self, settings: Settings, pair: Pair) -> None:
+    def __init__(self, settings: Settings, layer: Layer, pair: Pair) -> None:
         super().__init__()
-        latents = pair.shared.setdefault("latents", {})
-        self.one_more = bool(latents) and settings not in latents
-        if settings not in latents:
-            name = f"autoencoder-{len(latents) + 1}" if latents else "autoencoder"
-            latents[settings] = Latent(name, settings, pair.teacher)
-        self.latent: Latent = latents[settings]
+        latents, key = pair.shared.setdefault("latents", {}), (settings, layer)
+        self.one_more = bool(latents) and key not in latents
+        if key not in latents:
+            last = layer.number == layer.maps - 1
+            name = "autoencoder" if last else f"autoencoder-of-map-{layer.number}"  # found again by its name
+            name = f"{name}-{len(latents) + 1}" if latents else name
+            latents[key] = Latent(name, settings, layer)
+        self.latent: Latent = latents[key]
 
     @property
     def notes(self) -> tuple[str, ...]:

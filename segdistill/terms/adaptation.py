@@ -6,14 +6,13 @@ from pydantic import Field
 from torch import Tensor
 
 from segdistill import losses
-from segdistill.config import Strict
 from segdistill.networks._base import conv_bn_relu
-from segdistill.terms import Pair, compared_at, last_channels
-from segdistill.terms._autoencoder import LatentTerm, Settings
+from segdistill.terms import Pair, compared_at
+from segdistill.terms._autoencoder import LatentLayers, LatentTerm, Settings
 from segdistill.types import Batch, SegOutput, Term
 
 
-class Options(Strict):
+class Options(LatentLayers):
     """Keys of [terms.adaptation] beside `weight`.
 
     The paper's norms are not confirmed: the defaults are torchdistill's, with which the paper's weight of 50 makes a
@@ -36,10 +35,11 @@ class Adaptation(LatentTerm):
     """
 
     def __init__(self, options: Options, pair: Pair) -> None:
-        super().__init__(options.autoencoder, pair)
+        own, target = pair.layers(options)
+        super().__init__(options.autoencoder, target, pair)
         self.options = options
         # one layer, as in torchdistill and in most accounts of the paper; one account has three
-        self.adapter = conv_bn_relu(last_channels(pair.student), self.latent.channels, 3)
+        self.adapter = conv_bn_relu(own.channels, self.latent.channels, 3)
 
     def forward(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
         """Return the mean distance."""

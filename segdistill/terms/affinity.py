@@ -6,13 +6,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segdistill import losses
-from segdistill.config import Strict
-from segdistill.terms import Pair, averaged, bounded, last_channels
-from segdistill.terms._autoencoder import LatentTerm, Settings
+from segdistill.terms import Pair, averaged, bounded
+from segdistill.terms._autoencoder import LatentLayers, LatentTerm, Settings
 from segdistill.types import Batch, SegOutput, Term
 
 
-class Options(Strict):
+class Options(LatentLayers):
     """Keys of [terms.affinity] beside `weight`."""
 
     max_positions: Annotated[int, Field(ge=1)] = 4096
@@ -27,11 +26,12 @@ class Affinity(LatentTerm):
     """
 
     def __init__(self, options: Options, pair: Pair) -> None:
-        super().__init__(options.autoencoder, pair)
+        own, target = pair.layers(options)
+        super().__init__(options.autoencoder, target, pair)
         self.max_positions = options.max_positions
         self.averaged: tuple[str, ...] = ()
         # one bare layer, as in torchdistill; before the affinity as in the paper's equation (its figure has it after)
-        self.adapter = nn.Conv2d(last_channels(pair.student), self.latent.channels, 3, padding=1)
+        self.adapter = nn.Conv2d(own.channels, self.latent.channels, 3, padding=1)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -3,13 +3,13 @@
 from torch import Tensor
 
 from segdistill import losses
-from segdistill.config import Strict
-from segdistill.terms import Pair, check_features
+from segdistill.terms import Pair
+from segdistill.terms._layers import Layers
 from segdistill.types import Batch, SegOutput, Term
 
 
-class Options(Strict):
-    """There are no keys of [terms.attention] beside `weight`."""
+class Options(Layers):
+    """Keys of [terms.attention] beside `weight`."""
 
 
 class Attention(Term):
@@ -26,5 +26,4 @@ class Attention(Term):
 
 def build(options: Options, pair: Pair) -> Term:
     """Build the term; it needs no adapter, an attention map has no channels."""
-    check_features(pair)
     return Attention()

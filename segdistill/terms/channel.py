@@ -6,17 +6,22 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segdistill import losses
-from segdistill.config import Strict
-from segdistill.terms import Pair, last_channels
+from segdistill.terms import Pair
+from segdistill.terms._layers import Layers
 from segdistill.types import Batch, SegOutput, Term
 
 
-class Options(Strict):
+class Options(Layers):
     """Keys of [terms.channel] beside `weight`."""
 
     on: Literal["logits", "features"] = "logits"
     """The last features are adapted to the teacher's channels first."""
     temperature: Annotated[float, Field(gt=0)] = 4.0
+
+    @property
+    def compares_features(self) -> bool:
+        """Whether it is told to."""
+        return self.on == "features"
 
 
 class Channel(Term):
@@ -42,5 +47,5 @@ def build(options: Options, pair: Pair) -> Term:
     """Build the term; features take a 1x1 convolution without bias, as in CIRKD (which leaves equal widths alone)."""
     if options.on == "logits":
         return Channel(options.temperature)
-    adapter = nn.Conv2d(last_channels(pair.student), last_channels(pair.teacher), 1, bias=False)
-    return Channel(options.temperature, adapter)
+    own, target = pair.layers(options)
+    return Channel(options.temperature, nn.Conv2d(own.channels, target.channels, 1, bias=False))

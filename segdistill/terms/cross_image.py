@@ -6,12 +6,12 @@ from pydantic import Field
 from torch import Tensor
 
 from segdistill import losses
-from segdistill.config import Strict
-from segdistill.terms import Pair, averaged, bounded, check_features, compared_at
+from segdistill.terms import Pair, averaged, bounded, compared_at
+from segdistill.terms._layers import Layers
 from segdistill.types import Batch, SegOutput, Term
 
 
-class Options(Strict):
+class Options(Layers):
     """Keys of [terms.cross-image] beside `weight`."""
 
     temperature: Annotated[float, Field(gt=0)] = 0.1
@@ -50,5 +50,4 @@ class CrossImage(Term):
 
 def build(options: Options, pair: Pair) -> Term:
     """Build the term; it has no parameters."""
-    check_features(pair)
     return CrossImage(options)

@@ -3,13 +3,13 @@
 from torch import Tensor, nn
 
 from segdistill import losses
-from segdistill.config import Strict
-from segdistill.terms import Pair, compared_at, last_channels
+from segdistill.terms import Pair, compared_at
+from segdistill.terms._layers import Layers
 from segdistill.types import Batch, SegOutput, Term
 
 
-class Options(Strict):
-    """There are no keys of [terms.feature] beside `weight`."""
+class Options(Layers):
+    """Keys of [terms.feature] beside `weight`."""
 
 
 class Feature(Term):
@@ -31,4 +31,5 @@ class Feature(Term):
 
 def build(options: Options, pair: Pair) -> Term:
     """Build the term with a 1x1 convolution without bias from the student's channels to the teacher's, as in CIRKD."""
-    return Feature(last_channels(pair.student), last_channels(pair.teacher))
+    own, target = pair.layers(options)
+    return Feature(own.channels, target.channels)

@@ -133,5 +133,5 @@ def _uniform(seed: int) -> Tensor:
 
 
 def build(options: Options, pair: Pair) -> Term:
-    """Build the term with a critic for this number of classes."""
-    return Holistic(pair.num_classes, options)
+    """Build the term with a critic for the classes that both networks know."""
+    return Holistic(pair.num_classes - pair.lacking, options)

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segdistill import losses
-from segdistill.config import Strict
 from segdistill.distributed import rank, share_of_step, sum_across, world_size
-from segdistill.terms import Pair, last_channels
+from segdistill.terms import Pair
+from segdistill.terms._layers import Layers
 from segdistill.types import IGNORE, Batch, SegOutput, Term
 
 
-class Options(Strict):
+class Options(Layers):
     """Keys of [terms.memory] beside `weight`. The defaults are the authors' code's."""
 
     temperature: Annotated[float, Field(gt=0)] = 0.1
@@ -94,7 +94,7 @@ class Memory(Term):
 
     def __init__(self, options: Options, pair: Pair) -> None:
         super().__init__()
-        own, target = last_channels(pair.student), last_channels(pair.teacher)
+        own, target = (layer.channels for layer in pair.layers(options))
         self.options = options
         self.projection = nn.Sequential(
             nn.Conv2d(own, target, 1, bias=False),

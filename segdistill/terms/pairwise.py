@@ -6,12 +6,12 @@ from pydantic import Field
 from torch import Tensor
 
 from segdistill import losses
-from segdistill.config import Strict
-from segdistill.terms import Pair, check_features
+from segdistill.terms import Pair
+from segdistill.terms._layers import Layers
 from segdistill.types import Batch, SegOutput, Term
 
 
-class Options(Strict):
+class Options(Layers):
     """Keys of [terms.pairwise] beside `weight`."""
 
     pool: Annotated[int, Field(ge=1)] = 2
@@ -34,5 +34,4 @@ class Pairwise(Term):
 
 def build(options: Options, pair: Pair) -> Term:
     """Build the term; it needs no adapter, a cosine matrix has the same size for any number of channels."""
-    check_features(pair)
     return Pairwise(options.pool, options.kind)

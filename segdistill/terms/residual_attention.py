@@ -8,12 +8,13 @@ from pydantic import Field
 from torch import Tensor
 
 from segdistill import losses
-from segdistill.config import Strict
-from segdistill.terms import Pair, check_features
+from segdistill.errors import UsageError
+from segdistill.terms import Pair
+from segdistill.terms._layers import Layers
 from segdistill.types import Batch, SegOutput, Term
 
 
-class Options(Strict):
+class Options(Layers):
     """Keys of [terms.residual-attention] beside `weight`."""
 
     layers: Annotated[int, Field(ge=1)] = 2
@@ -45,5 +46,7 @@ class ResidualAttention(Term):
 
 def build(options: Options, pair: Pair) -> Term:
     """Build the term; it has no parameters."""
-    check_features(pair, options.layers)
+    for layer in pair.layers(options):
+        if layer.number + 1 < options.layers:
+            raise UsageError(f"{options.layers} maps are compared, and {layer} is the last of them.", "Lower `layers`.")
     return ResidualAttention(options.layers)

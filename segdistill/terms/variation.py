@@ -3,14 +3,14 @@
 from torch import Tensor
 
 from segdistill import losses
-from segdistill.config import Strict
 from segdistill.distributed import share_of_step
-from segdistill.terms import Pair, check_features
+from segdistill.terms import Pair
+from segdistill.terms._layers import Layers
 from segdistill.types import IGNORE, Batch, SegOutput, Term
 
 
-class Options(Strict):
-    """There are no keys of [terms.variation] beside `weight`."""
+class Options(Layers):
+    """Keys of [terms.variation] beside `weight`."""
 
 
 class Variation(Term):
@@ -32,5 +32,4 @@ class Variation(Term):
 
 def build(options: Options, pair: Pair) -> Term:
     """Build the term; it needs no adapter, a cosine has no channels."""
-    check_features(pair)
     return Variation(pair.num_classes)

@@ -1,0 +1,108 @@
+"""An ONNX graph, onnx:FILE or the path of a .onnx file. It has logits and nothing else, so terms on features refuse it.
+
+Files that `segdistill export` wrote say everything about themselves. Others take images (B, 3, H, W), of fixed sizes or
+not, one at a time or not, and return logits (B, C, h, w) as their first output of four dimensions.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segdistill.checkpoint import ModelInfo
+from segdistill.config import InputConfig
+from segdistill.errors import ModelError, UsageError
+from segdistill.export import ORT_ERRORS, OnnxModel, open_session, read_graph
+from segdistill.foreign._base import TRIAL, Loaded, normalised_by, numbered, tried
+from segdistill.networks import SegNetwork
+from segdistill.store import sha256_of
+from segdistill.types import SegOutput
+
+WHERE = "FILE.onnx"
+
+
+class OnnxGraph(SegNetwork):
+    """A graph in onnxruntime: its tensors are not PyTorch's, so it has no parameters and its MACs are not counted."""
+
+    def __init__(self, session: Any, path: Path) -> None:
+        super().__init__(0)
+        self.session = session
+        self.path = path
+        self.image, self.logits, self.shape = _ends(session, path)
+
+    def segment(self, image: Tensor) -> SegOutput:
+        """Segment normalised images, brought to the sizes of the graph where these are fixed."""
+        size = [own if fixed is None else fixed for fixed, own in zip(self.shape[2:], image.shape[2:], strict=True)]
+        if size != list(image.shape[2:]):
+            image = F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True)
+        parts = image.split(self.shape[0] or len(image))
+        try:
+            arrays = [np.ascontiguousarray(part.float().cpu().numpy()) for part in parts]
+            logits = [self.session.run([self.logits], {self.image: array})[0] for array in arrays]
+        except ORT_ERRORS as error:
+            raise ModelError(f"{self.path} fails on images of shape {tuple(image.shape)}: {error}") from None
+        return SegOutput(torch.from_numpy(np.concatenate(logits)).to(image.device), (), None)
+
+
+def load(where: str, wanted: InputConfig | None, device: torch.device) -> Loaded:
+    """Open a graph on the device if onnxruntime can, else on the CPU."""
+    path = Path(where)
+    if not path.is_file():
+        raise UsageError(f"There is no file {where}.", f"A graph is given as onnx:{WHERE}.")
+    notes: tuple[str, ...] = ()
+    if device.type == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        device = torch.device("cpu")
+        notes = ("this onnxruntime knows no CUDA: the teacher computes on the CPU. onnxruntime-gpu is faster.",)
+    content, metadata = read_graph(path)
+    if "segdistill" in metadata:
+        exported = OnnxModel(path, device)
+        return _loaded(
+            OnnxGraph(exported.session, path), exported.info, InputConfig(mean=(0, 0, 0), std=(1, 1, 1)), notes
+        )
+    graph = OnnxGraph(open_session(content, path, device), path)
+    return _loaded(graph, None, wanted, notes)
+
+
+def _loaded(graph: OnnxGraph, info: ModelInfo | None, wanted: InputConfig | None, notes: tuple[str, ...]) -> Loaded:
+    notes += normalised_by(graph, wanted)
+    height, width = (side or TRIAL for side in graph.shape[2:])
+    outputs = graph.num_classes = tried(graph, str(graph.path), height, width).logits.shape[1]
+    name, sha256 = graph.path.name, sha256_of(graph.path)
+    if info is None:
+        return Loaded(graph, name, numbered(outputs), sha256, notes=notes)
+    void = None if info.void_output is None else len(info.classes)  # the graph has it last, wherever the network does
+    return Loaded(graph, name, info.classes, sha256, info.size, void, notes)
+
+
+def _ends(session: Any, path: Path) -> tuple[str, str, list[int | None]]:
+    """Return the names of a graph's input and of its logits, and the input's sizes, None where they vary."""
+    inputs = [(end.name, end.type, _shape(end)) for end in session.get_inputs()]
+    outputs = [(end.name, end.type, _shape(end)) for end in session.get_outputs()]
+    logits = [name for name, kind, shape in outputs if kind == "tensor(float)" and len(shape) == 4]
+    images = [
+        (name, shape)
+        for name, kind, shape in inputs
+        if kind == "tensor(float)"
+        and len(shape) == 4
+        and shape[0] in (1, None)
+        and shape[1] in (3, None)
+        and shape[3] != 3
+    ]
+    if len(inputs) != 1 or not images or not logits:
+        found = "; ".join(
+            f"{what} " + ", ".join(f"{name} {kind} {shape}" for name, kind, shape in ends)
+            for what, ends in (("takes", inputs), ("returns", outputs))
+        )
+        raise ModelError(
+            f"{path} {found}.",
+            "Expected is one float32 input (B, 3, H, W), with any B or 1, and float32 logits (B, C, h, w).",
+        )
+    return images[0][0], logits[0], images[0][1]
+
+
+def _shape(end: Any) -> list[int | None]:
+    return [size if isinstance(size, int) else None for size in end.shape]

@@ -1,0 +1,176 @@
+"""STDC-Seg (Fan et al., "Rethinking BiSeNet for Real-time Semantic Segmentation", CVPR 2021).
+
+The STDC network under BiSeNet's context path. Structure and tensor names are those of the authors' code,
+MichaelFan01/STDC-Seg, where STDC1 is called STDCNet813 and STDC2 STDCNet1446. Their heads normalise with InPlaceABN
+without activation, here it is plain batch norm.
+
+What they have in training only: two auxiliary heads, of which one is here, since a `SegOutput` has room for one:
+conv_out16, whose gradient passes through the whole context path. And the heads that learn details from the labels'
+edges, which are left out: the weights that are shipped do not need them. The strides are fixed, there is no dropout.
+"""
+
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segdistill.config import NetworkConfig
+from segdistill.networks._base import SegNetwork, draw_convolutions
+from segdistill.networks._named import named
+from segdistill.types import SegOutput
+
+BLOCKS = {"stdc1": (2, 2, 2), "stdc2": (4, 5, 3)}
+"""How many at 1/8, 1/16 and 1/32; the first of each halves the size."""
+BACKBONES = tuple(BLOCKS)
+STRIDES = (8,)
+OPTIONS = ()
+
+
+def build(config: NetworkConfig, num_classes: int, in_channels: int) -> SegNetwork:
+    """Build the network that `config.network` names in full, such as stdcseg-stdc1."""
+    blocks = BLOCKS[config.network.removeprefix("stdcseg-")]
+    return STDCSeg(blocks, num_classes, in_channels, aux=config.aux)
+
+
+class STDCSeg(SegNetwork):
+    """A backbone and its context path, fused at 1/8, and two convolutions to the logits."""
+
+    training_only = ("conv_out16.",)
+
+    def __init__(self, blocks: tuple[int, int, int], num_classes: int, in_channels: int, *, aux: bool) -> None:
+        super().__init__(num_classes, in_channels)
+        self.cp = ContextPath(STDC(blocks, in_channels))
+        self.ffm = FeatureFusion(256 + 128, 256)
+        self.conv_out = Head(256, 256, num_classes)
+        self.conv_out16 = Head(128, 64, num_classes) if aux else None
+        draw_convolutions(self)
+
+    def segment(self, image: Tensor) -> SegOutput:
+        """Return logits at 1/8; the features are the backbone's from 1/4 to 1/32, and the last one at 1/8."""
+        stages = self.cp.backbone(image)
+        context = self.cp(stages)
+        last, logits = self.conv_out(self.ffm(stages[1], context))
+        aux = self.conv_out16(context)[1] if self.training and self.conv_out16 is not None else None
+        return SegOutput(logits, (*stages, last), aux)
+
+
+class STDC(nn.Module):
+    """Two strided convolutions and three stages of blocks."""
+
+    def __init__(self, blocks: tuple[int, int, int], in_channels: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [_conv(in_channels, 32, 3, 2), _conv(32, 64, 3, 2)]
+        for count, (inputs, outputs) in zip(blocks, pairwise((64, 256, 512, 1024)), strict=True):
+            layers += [Block(inputs, outputs, 2), *(Block(outputs, outputs, 1) for _ in range(count - 1))]
+        self.features = nn.Sequential(*layers)
+        self.ends = tuple(accumulate(blocks, initial=2))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps at 1/4, 1/8, 1/16 and 1/32 of (B, in_channels, H, W)."""
+        stages = [self.features[:2](image)]
+        for start, end in pairwise(self.ends):
+            stages.append(self.features[start:end](stages[-1]))
+        return tuple(stages)
+
+
+class Block(nn.Module):
+    """Four convolutions in a row, each narrower than the one before it, and the outputs of all (the paper's STDC)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        half, quarter, eighth = outputs // 2, outputs // 4, outputs // 8
+        self.conv_list = nn.ModuleList(
+            [_conv(inputs, half, 1), _conv(half, quarter, 3), _conv(quarter, eighth, 3), _conv(eighth, eighth, 3)]
+        )
+        self.avd_layer = self.skip = None
+        if stride == 2:
+            depthwise = nn.Conv2d(half, half, 3, stride=2, padding=1, groups=half, bias=False)
+            self.avd_layer = nn.Sequential(depthwise, nn.BatchNorm2d(half))
+            self.skip = nn.AvgPool2d(3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, inputs, h, w) to (B, outputs, h / stride, w / stride), rounded up."""
+        first, *others = self.conv_list
+        out = first(x)
+        outs = [out if self.skip is None else self.skip(out)]
+        out = out if self.avd_layer is None else self.avd_layer(out)
+        for convolution in others:
+            out = convolution(out)
+            outs.append(out)
+        return torch.cat(outs, dim=1)
+
+
+class ContextPath(nn.Module):
+    """What is at 1/32, its mean over the image included, flows into what is at 1/16, and both to 1/8."""
+
+    def __init__(self, backbone: STDC) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.arm16 = AttentionRefinement(512, 128)
+        self.arm32 = AttentionRefinement(1024, 128)
+        self.conv_head32 = _conv(128, 128, 3)
+        self.conv_head16 = _conv(128, 128, 3)
+        self.conv_avg = _conv(1024, 128, 1)
+
+    def forward(self, stages: tuple[Tensor, ...]) -> Tensor:
+        """Return the context (B, 128, h, w) at 1/8 of the backbone's four maps."""
+        _, at8, at16, at32 = stages
+        deep = self.arm32(at32) + self.conv_avg(_mean(at32))
+        deep = self.conv_head32(F.interpolate(deep, size=at16.shape[-2:], mode="nearest"))
+        context = self.arm16(at16) + deep
+        out: Tensor = self.conv_head16(F.interpolate(context, size=at8.shape[-2:], mode="nearest"))
+        return out
+
+
+class AttentionRefinement(nn.Module):
+    """A convolution whose channels are weighted by what they are on average."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = _conv(inputs, outputs, 3)
+        self.conv_atten = nn.Conv2d(outputs, outputs, 1, bias=False)
+        self.bn_atten = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, inputs, h, w) to (B, outputs, h, w)."""
+        x = self.conv(x)
+        return x * torch.sigmoid(self.bn_atten(self.conv_atten(_mean(x))))
+
+
+class FeatureFusion(nn.Module):
+    """The backbone's map at 1/8 and the context, mixed, and their channels weighted."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.convblk = _conv(inputs, outputs, 1)
+        self.conv1 = nn.Conv2d(outputs, outputs // 4, 1, bias=False)
+        self.conv2 = nn.Conv2d(outputs // 4, outputs, 1, bias=False)
+
+    def forward(self, spatial: Tensor, context: Tensor) -> Tensor:
+        """Return (B, outputs, h, w) of two maps whose channels make `inputs` together."""
+        x: Tensor = self.convblk(torch.cat([spatial, context], dim=1))
+        return x + x * torch.sigmoid(self.conv2(F.relu(self.conv1(_mean(x)))))
+
+
+class Head(nn.Module):
+    """A 3x3 convolution and the 1x1 classifier."""
+
+    def __init__(self, inputs: int, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.conv = _conv(inputs, width, 3)
+        self.conv_out = nn.Conv2d(width, num_classes, 1, bias=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the classifier is given, (B, width, h, w), and the logits."""
+        feature = self.conv(x)
+        return feature, self.conv_out(feature)
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    return named(conv=conv, bn=nn.BatchNorm2d(outputs), relu=nn.ReLU(inplace=True))
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.mean(dim=(2, 3), keepdim=True)

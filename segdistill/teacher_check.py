@@ -1,0 +1,166 @@
+"""Is the teacher worth following? What a few validation images say, before days are spent.
+
+A teacher whose classes are exchanged, or that sees its images otherwise than in its own training, still gives a loss
+that falls.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from segdistill.checkpoint import ModelInfo
+from segdistill.class_map import Mapped
+from segdistill.comparison import compare
+from segdistill.config import InputConfig
+from segdistill.data import DataSource, Part, evaluation_batches
+from segdistill.engine import Precision, evaluate
+from segdistill.label_codes import with_labels
+from segdistill.metrics import Scores, class_counts
+from segdistill.networks import SegNetwork
+from segdistill.prediction import predictor
+from segdistill.talk import Rows
+
+SECONDS = 30.0
+"""For all passes together."""
+FEWEST, MOST = 4, 32
+"""Validation images of a pass."""
+FLOOR = 0.2
+"""mIoU of a teacher that comes from elsewhere: below, following it has never been seen to help."""
+TRAINED = 0.1
+"""mIoU from which a teacher knows enough for its mistakes to be told from chance; its images' preparation is not
+doubted below."""
+GAIN = 0.02
+"""How much better a teacher must do on images that are prepared otherwise: more than chance."""
+EXCHANGED = 0.1
+"""How much a class's IoU must rise under another name."""
+
+
+@dataclass(frozen=True)
+class TeacherCheck:
+    """What was found."""
+
+    scores: Scores
+    recorded: float | None
+    """What the teacher's file names for this data: mIoU, or agreement where it sees the labels."""
+    problems: tuple[str, ...]
+    """Why it should not be followed, in sentences."""
+    tensors: int
+    """All of its file's, each loaded."""
+    label_assisted: bool
+
+    @property
+    def value(self) -> float:
+        """What was measured of that."""
+        return self.scores.pixel_accuracy if self.label_assisted else self.scores.miou
+
+    @property
+    def what(self) -> str:
+        """How that is called."""
+        return "agreement with the labels it sees" if self.label_assisted else "mIoU"
+
+    def below(self) -> Iterator[str]:
+        """Yield a sentence where the teacher is far from what it should be."""
+        own = f"Its {self.what} is {100 * self.value:.2f} % on {self.scores.images} validation images"
+        if self.recorded is None and self.value < FLOOR:
+            yield f"{own}, below {100 * FLOOR:.0f} %."
+        if self.recorded is not None and self.recorded >= TRAINED and self.value < self.recorded / 2:
+            yield f"{own}, less than half of the {100 * self.recorded:.2f} % that its file names for this data."
+
+    def rows(self) -> Rows:
+        """Return what to show, names and values."""
+        said = "" if self.recorded is None else f"; its file says {100 * self.recorded:.2f} % of all"
+        sane = "nothing found" if not self.problems else f"{len(self.problems)} problem(s)"
+        return [
+            ("weights", f"{self.tensors} tensors, all loaded"),
+            (self.what, f"{100 * self.value:.2f} % on {self.scores.images} validation images{said}"),
+            ("classes, inputs", sane),
+        ]
+
+
+def check_teacher(network: SegNetwork, info: ModelInfo, data: DataSource, precision: Precision) -> TeacherCheck:
+    """Score a teacher on evenly spread validation images, and look for what would make it better.
+
+    Args:
+        network: stays as it is.
+        info: the header of its file.
+        data: with a val split.
+        precision: device and autocast type.
+    """
+    val, measure = data.split("val"), "agreement_with_seen_labels" if info.label_assisted else "miou"
+    recorded = info.metrics.get(measure) if info.data == data.name else None
+    hardly_trained = recorded is not None and recorded < TRAINED
+
+    def score(images: int) -> Scores:
+        spread = torch.linspace(0, len(val.names) - 1, min(images, len(val.names))).round().int().unique().tolist()
+        batches = evaluation_batches(Part(val, tuple(spread), labels=True), info.size)
+        if info.label_codes is not None:
+            batches = with_labels(batches, info.label_codes, len(data.classes))
+        if isinstance(network, Mapped):
+            batches = map(network.of_known_classes, batches)
+        return evaluate(predictor(network, precision), batches, len(data.classes))
+
+    inner = network.network if isinstance(network, Mapped) else network  # what sees the images
+    images, others = inner.images, {} if hardly_trained else dict(other_ways(inner.images))
+    score(1)  # sets things up
+    start = time.perf_counter()
+    score(1)
+    count = int(SECONDS / (1 + len(others)) / (time.perf_counter() - start))
+    count = max(FEWEST, min(MOST, count))
+    own = score(count)
+    problems = [*exchanged_classes(own, data.classes)]
+    best: tuple[str, Scores] | None = None
+    try:
+        for way, other in others.items():
+            inner.expect(other, align_corners=inner.align_corners)
+            found = score(count)
+            if found.miou >= TRAINED and compare([own], [found], "").low > GAIN:
+                best = max(best or (way, found), (way, found), key=lambda pair: pair[1].miou)
+    finally:
+        inner.expect(images, align_corners=inner.align_corners)
+    if best is not None:
+        problems.append(
+            f"It does better on images {best[0]} than on images as its file asks for them: mIoU "
+            f"{100 * best[1].miou:.2f} instead of {100 * own.miou:.2f} % on {own.images} validation images."
+        )
+    checked = TeacherCheck(own, recorded, (), len(network.state_dict()), info.label_assisted)
+    return replace(checked, problems=(*checked.below(), *problems))
+
+
+def other_ways(images: InputConfig) -> Iterator[tuple[str, InputConfig]]:
+    """Yield other ways to prepare the same images, in words that follow "images", which checkpoints are known for."""
+    order = "bgr" if images.order == "rgb" else "rgb"
+    ways = {
+        "whose red and blue are exchanged": images.model_copy(update={"order": order}),
+        "normalised as ImageNet's": InputConfig(order=images.order),
+        "in 0..1, not normalised": InputConfig(mean=(0, 0, 0), std=(1, 1, 1), divide=255, order=images.order),
+        "in 0..255, not normalised": InputConfig(mean=(0, 0, 0), std=(1, 1, 1), order=images.order),
+    }
+    yield from ((way, other) for way, other in ways.items() if other != images)
+
+
+def exchanged_classes(scores: Scores, classes: tuple[str, ...]) -> Iterator[str]:
+    """Yield a sentence per ring of classes that the teacher calls by each other's names.
+
+    The answers are assigned to the classes so that the sum of their IoUs is largest; a ring counts where each of its
+    classes gains by that.
+    """
+    counts = class_counts(scores.pixels).double()
+    overlap = scores.confusion.double()
+    iou = (overlap / (counts[:, 1, None] + counts[None, :, 2] - overlap)).nan_to_num()
+    _, answer = linear_sum_assignment(iou.numpy(), maximize=True)
+    seen: set[int] = set()
+    for first in range(len(classes)):
+        ring = [first]
+        while (after := int(answer[ring[-1]])) not in ring:
+            ring.append(after)
+        if seen.isdisjoint(ring) and len(ring) > 1 and all(iou[i, answer[i]] > iou[i, i] + EXCHANGED for i in ring):
+            named = "; ".join(
+                f"{classes[i]} is answered as {classes[answer[i]]} (IoU {100 * iou[i, answer[i]]:.0f} %, "
+                f"as itself {100 * iou[i, i]:.0f} %)"
+                for i in ring
+            )
+            yield f"Classes look exchanged: {named}."
+        seen.update(ring)

@@ -1,0 +1,225 @@
+"""A teacher that is fed wrongly, or calls classes by each other's names, is found out; a sound or a poor one is not."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import refused, segdistill, succeeds
+from PIL import Image
+from tiny import CLASSES as SCENE_CLASSES
+from tiny import Scenes, tiny
+from torch import Tensor, nn
+
+from segdistill.checkpoint import ModelInfo, load_model, save_model
+from segdistill.config import InputConfig, LabelCodes, NetworkConfig, TeacherConfig
+from segdistill.data import DataSource, Sample
+from segdistill.engine import Precision
+from segdistill.label_codes import build_teacher
+from segdistill.metrics import Scores
+from segdistill.networks import SegNetwork
+from segdistill.teacher_check import TeacherCheck, check_teacher, exchanged_classes, other_ways
+from segdistill.types import SegOutput
+
+CPU = Precision("fp32", torch.device("cpu"), torch.float32)
+COLORS = torch.tensor([[110.0, 50, 50], [50, 110, 50], [50, 50, 110], [115, 115, 40]])
+CLASSES = ("red", "green", "blue", "yellow")
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Images of four colours, each a class."""
+
+    count: int = 6
+    fingerprint: str = "patches"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"{i}.png" for i in range(self.count))
+
+    def read(self, index: int) -> Sample:
+        rng = np.random.default_rng(index)
+        label = rng.integers(len(CLASSES), size=(8, 8)).repeat(6, 0).repeat(6, 1).astype(np.uint8)
+        image = COLORS.numpy()[label] + rng.normal(0, 10, (48, 48, 3))
+        return Sample(image.clip(0, 255).astype(np.uint8), label, self.names[index])
+
+
+class Nearest(SegNetwork):
+    """Answers with the class whose colour is nearest."""
+
+    def __init__(self) -> None:
+        super().__init__(len(CLASSES))
+        color = (COLORS - self.mean.flatten()) / self.std.flatten()
+        self.classifier = nn.Conv2d(3, len(CLASSES), 1)
+        with torch.no_grad():
+            self.classifier.weight.copy_(2 * color[:, :, None, None])
+            self.classifier.get_parameter("bias").copy_(-color.square().sum(1))
+
+    def segment(self, image: Tensor) -> SegOutput:
+        return SegOutput(self.classifier(image), (), None)
+
+
+DATA = DataSource("patches", CLASSES, ((0, 0, 0),) * 4, {"val": Patches()})
+INFO = ModelInfo(
+    network=NetworkConfig(network="nearest"),
+    classes=CLASSES,
+    palette=((0, 0, 0),) * 4,
+    role="teacher",
+    size=None,
+    data="patches",
+    preset="skd",
+    steps=1,
+    metrics={"miou": 0.98},
+)
+
+
+def check(network: SegNetwork, info: ModelInfo = INFO, data: DataSource = DATA) -> TeacherCheck:
+    return check_teacher(network, info, data, CPU)
+
+
+def test_a_sound_teacher_passes_and_stays_as_it_is() -> None:
+    network = Nearest()
+    before, images = network.state_dict()["classifier.weight"].clone(), network.images
+    found = check(network)
+    assert found.problems == ()
+    assert found.scores.miou > 0.95
+    assert found.scores.images == 6
+    assert torch.equal(network.classifier.weight, before)
+    assert network.images == images
+    assert dict(found.rows())["mIoU"].endswith("on 6 validation images; its file says 98.00 % of all")
+
+
+@pytest.mark.parametrize("ring", [(0, 1), (2, 3), (0, 1, 2)])
+def test_classes_that_are_exchanged_are_named(ring: tuple[int, ...]) -> None:
+    network, order = Nearest(), list(range(4))
+    for here, there in zip(ring, (*ring[1:], ring[0]), strict=True):
+        order[here] = there
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(parameter[order].clone())
+    (problem,) = [text for text in check(network).problems if "exchanged:" in text]
+    assert problem.startswith("Classes look exchanged")
+    for index, name in enumerate(CLASSES):
+        assert (f"{name} is answered as" in problem) == (index in ring)
+
+
+@pytest.mark.parametrize(("way", "other"), list(other_ways(InputConfig())))
+def test_images_that_are_prepared_wrongly_are_noticed_and_the_right_way_is_named(way: str, other: InputConfig) -> None:
+    network = Nearest()
+    network.expect(other, align_corners=False)
+    right = next(name for name, config in other_ways(other) if config == InputConfig())
+    assert any(f"does better on images {right}" in problem for problem in check(network).problems), way
+    assert network.images == other
+
+
+def test_a_teacher_far_below_what_its_file_says_is_refused_and_one_from_elsewhere_by_the_floor() -> None:
+    network = Nearest()
+    nn.init.zeros_(network.classifier.weight)
+    (problem,) = check(network).problems
+    assert "less than half of the 98.00 % that its file names" in problem
+    (problem,) = check(network, INFO.model_copy(update={"metrics": {}})).problems
+    assert problem.endswith("below 20 %.")
+
+
+def test_a_teacher_that_is_honestly_poor_is_not_refused() -> None:
+    network = Nearest()
+    nn.init.zeros_(network.classifier.weight)
+    assert check(network, INFO.model_copy(update={"metrics": {"miou": 0.06}})).problems == ()
+
+
+def test_a_teacher_that_sees_the_labels_is_measured_by_its_agreement_with_them() -> None:
+    torch.manual_seed(0)
+    config = TeacherConfig(network="pspnet-resnet18-half", label_codes=LabelCodes())
+    for recorded, refused_ in ((0.05, False), (0.99, True)):
+        metrics = {"agreement_with_seen_labels": recorded}
+        info = INFO.model_copy(update={"label_codes": LabelCodes(), "metrics": metrics})
+        found = check(build_teacher(config, len(CLASSES)).eval(), info)
+        assert any("Its agreement with the labels it sees is" in text for text in found.problems) == refused_
+
+
+def test_a_hardly_trained_teacher_raises_no_false_alarm() -> None:
+    data = DataSource("scenes", SCENE_CLASSES, ((0, 0, 0),) * len(SCENE_CLASSES), {"val": Scenes(12)})
+    info = INFO.model_copy(update={"classes": SCENE_CLASSES, "data": "scenes", "metrics": {"miou": 0.05}})
+    for seed in range(5):
+        assert check(tiny(seed), info, data).problems == ()
+
+
+def test_what_another_data_set_gave_is_not_held_against_a_teacher() -> None:
+    found = check(Nearest(), INFO, replace(DATA, name="other"))
+    assert found.recorded is None
+
+
+def test_a_weak_class_that_is_often_missed_is_not_taken_for_an_exchange() -> None:
+    label = torch.tensor([[[0] * 50 + [1] * 10 + [2] * 40]])
+    prediction = torch.tensor([[[0] * 45 + [1] * 5 + [0] * 9 + [1] + [2] * 38 + [1] * 2]])
+    assert list(exchanged_classes(Scores.of(prediction, label, 3), ("a", "b", "c"))) == []
+
+
+# Through the command line
+
+
+def distilling(teacher: Path) -> str:
+    return f"distill --preset skd --teacher {teacher} --student resnet18-half {ON_PATCHES} --steps 2"
+
+
+ON_PATCHES = "--data data.toml --workers 0 --set data.crop=[48,48] --set data.batch_size=4 --set data.scale=[1,1]"
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train a teacher that tells four colours apart, in a folder that has them on disk."""
+    folder = tmp_path_factory.mktemp("patches")
+    for split, first in (("train", 0), ("val", 8)):
+        for kind in ("images", "labels"):
+            (folder / split / kind).mkdir(parents=True)
+        for index in range(first, first + 8):
+            sample = Patches().read(index % 6)
+            Image.fromarray(sample.image).save(folder / split / "images" / f"{index}.png")
+            Image.fromarray(sample.label).save(folder / split / "labels" / f"{index}.png")
+    splits = "".join(f'[{name}]\nimages = "{name}/images"\nlabels = "{name}/labels"\n' for name in ("train", "val"))
+    (folder / "data.toml").write_text(f'name = "patches"\nclasses = {list(CLASSES)}\n{splits}')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        succeeds(f"train-teacher --preset skd --teacher resnet18-half {ON_PATCHES} --steps 30 --out teacher")
+    return folder / "teacher"
+
+
+def exchanged(teacher: Path) -> Path:
+    """Return the file of a teacher like that, with two outputs exchanged by mistake."""
+    network, info = load_model(teacher / "model.safetensors")
+    with torch.no_grad():
+        for name in ("classifier.weight", "classifier.bias"):
+            parameter = network.get_parameter(name)
+            parameter.copy_(parameter[[1, 0, 2, 3]].clone())
+    path = teacher.parent / "exchanged.safetensors"
+    save_model(path, network, info)
+    return path
+
+
+def test_a_teacher_with_exchanged_classes_stops_the_run_before_it_starts_unless_it_is_accepted(
+    teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(teacher.parent)
+    wrong = exchanged(teacher)
+    for more in (" --dry-run", " --out wrong"):
+        refused(
+            distilling(wrong) + more, "Classes look exchanged", "red is answered as green", "--accept-teacher", code=4
+        )
+    assert not (teacher.parent / "wrong" / "model.safetensors").exists()
+    result = succeeds(f"{distilling(wrong)} --accept-teacher --dry-run")
+    assert "Classes look exchanged" in result.err
+
+
+def test_the_check_is_shown_and_kept_in_the_log_and_not_repeated_on_resume(
+    teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(teacher.parent)
+    line = f"{distilling(teacher)} --out student"
+    shown, log = succeeds(line).err, teacher.parent / "student" / "train.log"
+    for text in ("check: teacher pspnet-resnet18-half", "check: the first step", "tensors, all loaded", "map 4 of 0-4"):
+        assert text in shown
+        assert text in log.read_text()
+    again = segdistill(f"{line} --resume")
+    assert again.code == 0
+    assert "check:" not in again.err
