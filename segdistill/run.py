@@ -96,15 +96,17 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
             return outcome
         if given is not None:
             _distillation(setting, student, given)
+            if not options.resume:
+                _check_teacher(setting, *given)
         with run_folder(setting, out, "student") as folder:
             network, info = given or _obtain_teacher(setting, teacher)
+            if given is None and not options.resume:
+                _check_teacher(_logged(setting, folder), network, info)
             if folder is not None:
                 refuse_other_teacher(folder.path, info)
                 teacher_json = {"network": info.network.network, "sha256": info.sha256, "metrics": info.metrics}
                 write_json(folder / "teacher.json", teacher_json)
             rows = []
-            if not options.resume:
-                _check_teacher(_logged(setting, folder), network, info)
             if not options.dry_run:
                 rows.append(_row("teacher", network, info, _score(setting, network, info), setting))
             networks: dict[str, SegNetwork] = {"teacher": network}

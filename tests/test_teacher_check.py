@@ -206,7 +206,7 @@ def test_a_teacher_with_exchanged_classes_stops_the_run_before_it_starts_unless_
         refused(
             distilling(wrong) + more, "Classes look exchanged", "red is answered as green", "--accept-teacher", code=4
         )
-    assert not (teacher.parent / "wrong" / "model.safetensors").exists()
+    assert not (teacher.parent / "wrong").exists()
     result = succeeds(f"{distilling(wrong)} --accept-teacher --dry-run")
     assert "Classes look exchanged" in result.err
 
@@ -217,7 +217,9 @@ def test_the_check_is_shown_and_kept_in_the_log_and_not_repeated_on_resume(
     monkeypatch.chdir(teacher.parent)
     line = f"{distilling(teacher)} --out student"
     shown, log = succeeds(line).err, teacher.parent / "student" / "train.log"
-    for text in ("check: teacher pspnet-resnet18-half", "check: the first step", "tensors, all loaded", "map 4 of 0-4"):
+    for text in ("check: teacher pspnet-resnet18-half", "tensors, all loaded"):
+        assert text in shown  # before there is a folder
+    for text in ("check: the first step", "map 4 of 0-4"):
         assert text in shown
         assert text in log.read_text()
     again = segdistill(f"{line} --resume")

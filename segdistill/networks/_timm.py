@@ -74,6 +74,8 @@ class TimmBackbone(Backbone):
                 self.timm_name, pretrained=pretrained, features_only=True, in_chans=in_channels, **stride
             )
             return model
+        # How timm's families say that they have no feature maps, no such stride or no option for it: each otherwise,
+        # some by NotImplementedError.
         except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
             if pretrained:
                 raise
