@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from commands import SMALL, UNTRAINED, refused, succeeds
-from tiny import CLASSES, TinyNetwork, one_batch, optim, repeated, tiny, train
+from tiny import CLASSES, TinyNetwork, model_info, one_batch, optim, repeated, tiny, train
 from torch import Tensor
 
 from segdistill.checkpoint import ModelInfo, load_model, save_model
@@ -29,17 +29,7 @@ def logits_of(*probabilities: float) -> Tensor:
 
 
 def info(*classes: str, void: int | None = None) -> ModelInfo:
-    return ModelInfo(
-        network=NetworkConfig(network="pspnet-resnet18-half"),
-        classes=classes,
-        palette=((0, 0, 0),) * len(classes),
-        role="teacher",
-        void_output=void,
-        size=None,
-        data="tiny",
-        preset="skd",
-        steps=0,
-    )
+    return model_info("pspnet-resnet18-half", classes, role="teacher", void_output=void)
 
 
 # Logits

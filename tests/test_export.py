@@ -14,6 +14,7 @@ import pytest
 import torch
 from onnx import ModelProto, TensorProto
 from PIL import Image
+from tiny import model_info
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,17 +34,8 @@ STUDENT = NetworkConfig(network="pspnet-resnet18-half")
 
 
 def info(config: NetworkConfig) -> ModelInfo:
-    return ModelInfo(
-        network=config,
-        classes=CLASSES,
-        palette=tuple((i, 10 * i, 255 - i) for i in range(len(CLASSES))),
-        role="student",
-        size=(96, 128),
-        data="streets",
-        preset="skd",
-        steps=7,
-        versions={"torch": torch.__version__},
-        sha256="ab" * 32,
+    return model_info(
+        config, CLASSES, size=(96, 128), data="streets", versions={"torch": torch.__version__}, sha256="ab" * 32
     )
 
 

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from commands import NETWORK, SMALL, UNTRAINED, contents, refused, succeeds
 from onnx import TensorProto, helper
-from tiny import copied, differing, one_batch, optim, repeated, train
+from tiny import copied, differing, model_info, one_batch, optim, repeated, train
 from torch import Tensor, nn
 from torchvision import models
 
@@ -458,7 +458,8 @@ def test_another_kind_of_model_is_refused_with_the_known_ones(tmp_path: Path) ->
 def test_a_graph_of_ours_gives_the_logits_of_its_network_and_its_classes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = build_network(NetworkConfig(network=NETWORK), 3)
-    own = read_like(("a", "b", "c"))
+    config = NetworkConfig(network=NETWORK, input=InputConfig(), output_stride=8, align_corners=False)
+    own = model_info(config, ("a", "b", "c"), role="teacher", size=(32, 48))
     export_onnx(network, own, tmp_path / "model.onnx")
     teacher, info, notes = open_(f"{tmp_path}/model.onnx")
     image = images(2, 3, 40, 56)
@@ -467,15 +468,6 @@ def test_a_graph_of_ours_gives_the_logits_of_its_network_and_its_classes(tmp_pat
     assert (info.classes, info.size, info.network.network) == (own.classes, (32, 48), "onnx:model.onnx")
     assert notes == ()
     assert (teacher(image).features, countable_macs(teacher, (32, 48)), count_parameters(teacher)) == ((), None, 0)
-
-
-def read_like(classes: tuple[str, ...]) -> Any:
-    from segdistill.checkpoint import ModelInfo
-
-    network = NetworkConfig(network=NETWORK, input=InputConfig(), output_stride=8, align_corners=False)
-    return ModelInfo(
-        network=network, classes=classes, palette=(), role="teacher", size=(32, 48), data="tiny", preset="skd", steps=0
-    )
 
 
 @pytest.mark.parametrize(("batch", "size"), [(1, (32, 48)), ("n", ("h", "w")), ("n", (32, 48)), (1, ("h", "w"))])

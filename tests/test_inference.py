@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
+from tiny import model_info
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,16 +25,7 @@ PALETTE = ((200, 0, 0), (0, 200, 0), (0, 0, 200))
 
 
 def info(size: tuple[int, int] | None = None) -> ModelInfo:
-    return ModelInfo(
-        network=NetworkConfig(network="pspnet-resnet18-half"),
-        classes=("red", "green", "blue"),
-        palette=PALETTE,
-        role="student",
-        size=size,
-        data="colours",
-        preset="skd",
-        steps=1,
-    )
+    return model_info("pspnet-resnet18-half", ("red", "green", "blue"), palette=PALETTE, size=size)
 
 
 def strongest_colour(image: Tensor) -> Tensor:

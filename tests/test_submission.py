@@ -10,9 +10,10 @@ import pytest
 import torch
 from commands import NETWORK, SMALL, contents, files, refused, succeeds
 from PIL import Image
+from tiny import model_info
 from torch import Tensor
 
-from segdistill.checkpoint import ModelInfo, save_model
+from segdistill.checkpoint import save_model
 from segdistill.config import NetworkConfig
 from segdistill.data.cityscapes import CLASSES, PALETTE
 from segdistill.errors import DataError, UsageError
@@ -56,17 +57,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     torch.manual_seed(0)
     network = build_network(NetworkConfig(network=NETWORK), len(CLASSES))
-    info = ModelInfo(
-        network=NetworkConfig(network=NETWORK),
-        classes=CLASSES,
-        palette=PALETTE,
-        role="student",
-        size=(64, 128),
-        data="cityscapes",
-        preset="skd",
-        steps=1,
-    )
-    save_model(path, network, info)
+    save_model(path, network, model_info(NETWORK, CLASSES, palette=PALETTE, size=(64, 128), data="cityscapes"))
     return path
 
 

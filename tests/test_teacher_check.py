@@ -9,11 +9,11 @@ import torch
 from commands import refused, segdistill, succeeds
 from PIL import Image
 from tiny import CLASSES as SCENE_CLASSES
-from tiny import Scenes, tiny
+from tiny import Scenes, model_info, tiny
 from torch import Tensor, nn
 
 from segdistill.checkpoint import ModelInfo, load_model, save_model
-from segdistill.config import InputConfig, LabelCodes, NetworkConfig, TeacherConfig
+from segdistill.config import InputConfig, LabelCodes, TeacherConfig
 from segdistill.data import DataSource, Sample
 from segdistill.engine import Precision
 from segdistill.label_codes import build_teacher
@@ -61,17 +61,7 @@ class Nearest(SegNetwork):
 
 
 DATA = DataSource("patches", CLASSES, ((0, 0, 0),) * 4, {"val": Patches()})
-INFO = ModelInfo(
-    network=NetworkConfig(network="nearest"),
-    classes=CLASSES,
-    palette=((0, 0, 0),) * 4,
-    role="teacher",
-    size=None,
-    data="patches",
-    preset="skd",
-    steps=1,
-    metrics={"miou": 0.98},
-)
+INFO = model_info("nearest", CLASSES, role="teacher", data="patches", metrics={"miou": 0.98})
 
 
 def check(network: SegNetwork, info: ModelInfo = INFO, data: DataSource = DATA) -> TeacherCheck:

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import CLASSES, CPU, distillation, plain, source, tiny
+from tiny import CPU, distillation, model_info, plain, source, tiny
 from torch import Tensor
 
-from segdistill.checkpoint import ModelInfo, load_state, save_model, save_state
+from segdistill.checkpoint import load_state, save_model, save_state
 from segdistill.config import NetworkConfig, RunConfig
 from segdistill.data import DataSource
 from segdistill.data.camvid import CLASSES as CAMVID_CLASSES
@@ -60,10 +60,7 @@ def a_job(config: RunConfig, loss: str | None = None, *, data: DataSource | None
     student, teacher = tiny(0, dropout=0.2), tiny(1, width=10)
     weights = {name: term.weight for name, term in config.terms.items()}
     objective = distillation(student, teacher, weights, loss or "wgan-gp") if weights else plain(student)
-    info = ModelInfo(
-        **{"network": config.student, "classes": CLASSES, "palette": ((0, 0, 0),) * 3, "role": "student"},
-        **{"size": None, "data": "tiny", "preset": "test", "steps": STEPS},
-    )
+    info = model_info(config.student, steps=STEPS)
     return Job(Stage("student", student, objective, config.optim), student, info, config, data or source(6, 3))
 
 
@@ -338,9 +335,8 @@ def untrained_teacher(file: Path) -> Path:
     torch.manual_seed(0)
     config = NetworkConfig(network="pspnet-resnet18-half")
     network = build_network(config, len(CAMVID_CLASSES))
-    about: dict[str, Any] = {"size": None, "data": "camvid"}
-    classes: dict[str, Any] = {"classes": CAMVID_CLASSES, "palette": CAMVID_PALETTE}
-    save_model(file, network, ModelInfo(network=config, role="teacher", preset="test", steps=1, **classes, **about))
+    info = model_info(config, CAMVID_CLASSES, palette=CAMVID_PALETTE, role="teacher", data="camvid")
+    save_model(file, network, info)
     return file
 
 

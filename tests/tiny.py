@@ -3,16 +3,19 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from segdistill.checkpoint import ModelInfo
 from segdistill.config import DataConfig, NetworkConfig, OptimConfig, TermConfig
 from segdistill.data import DataSource, Sample, training_batches
 from segdistill.engine import Precision, Report, fit
-from segdistill.networks import SegNetwork, build_network
+from segdistill.export import OnnxModel, export_onnx
+from segdistill.networks import Deployed, SegNetwork, build_network
 from segdistill.objectives import Distillation
 from segdistill.terms import Pair, build_terms
 from segdistill.types import IGNORE, Batch, Frozen, Objective, SegOutput, Stage, Term
@@ -64,6 +67,37 @@ def scenes(steps: int, images: int = 4, crop: tuple[int, int] = (48, 64), **opti
 
 def one_batch(images: int = 4, crop: tuple[int, int] = (48, 64)) -> Batch:
     return next(scenes(1, images, crop))
+
+
+def model_info(network: NetworkConfig | str, classes: tuple[str, ...] = CLASSES, **about: Any) -> ModelInfo:
+    """Return a model file's header in which only that matters which is given."""
+    config = NetworkConfig(network=network) if isinstance(network, str) else network
+    palette = tuple((index, 10 * index, 255 - index) for index in range(len(classes)))
+    given = {"network": config, "classes": classes, "palette": palette, "role": "student", "size": None}
+    return ModelInfo.model_validate(given | {"data": "tiny", "preset": "test", "steps": 1} | about)
+
+
+def assert_exported_alike(
+    network: SegNetwork, folder: Path, shapes: Iterable[tuple[int, int, int]], most: float
+) -> None:
+    """Export a network; compare the graph with it on images of these shapes (B, H, W).
+
+    Args:
+        most: how far logits may lie apart, as a fraction of the largest.
+    """
+    deployed = Deployed(network)
+    with torch.no_grad():
+        outputs = deployed(torch.zeros(1, 3, 33, 47)).shape[1]
+    export_onnx(network, model_info("any", tuple(map(str, range(outputs)))), folder / "model.onnx")
+    exported = OnnxModel(folder / "model.onnx", CPU.device)
+    for count, height, width in shapes:
+        image = 255 * torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            expected = deployed(image)
+        found = exported(image)
+        assert found.shape == expected.shape == (count, outputs, height, width)
+        assert (found - expected).abs().max() <= most * expected.abs().max()
+        assert (found.argmax(1) == expected.argmax(1)).float().mean() >= 0.999
 
 
 class StillNorm(nn.BatchNorm2d):
