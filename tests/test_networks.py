@@ -198,7 +198,9 @@ def test_a_network_on_bgr_with_its_first_layer_turned_round_is_the_one_on_rgb(na
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
-@pytest.mark.parametrize("name", light())
+@pytest.mark.parametrize(
+    "name", [name if name.startswith("pspnet") else pytest.param(name, marks=pytest.mark.slow) for name in light()]
+)
 def test_the_exported_graph_gives_the_same_labels_at_sizes_it_was_not_traced_at(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

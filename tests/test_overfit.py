@@ -49,6 +49,7 @@ def assisted() -> tuple[SegNetwork, LabelCodes]:
     return network, config.label_codes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", preset_names())
 def test_four_images_are_learnt_by_heart(
     name: str, teacher: SegNetwork, assisted: tuple[SegNetwork, LabelCodes]

@@ -41,6 +41,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", preset_names())
 def test_a_preset_runs_with_the_networks_of_its_paper(
     name: str, workshop: Path, monkeypatch: pytest.MonkeyPatch

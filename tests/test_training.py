@@ -372,6 +372,7 @@ def wait_for_checkpoint(file: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_distillation_ended_by_signals_continues_to_the_same_weights(tmp_path: Path) -> None:
     camvid(tmp_path / "camvid")
     untrained_teacher(tmp_path / "teacher.safetensors")
