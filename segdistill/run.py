@@ -1,5 +1,6 @@
 """The composition root: one function per training command, from a resolved configuration to what it returns."""
 
+import math
 import statistics
 import time
 import tomllib
@@ -363,6 +364,13 @@ def _show_first_step(setting: Setting, job: Job) -> None:
     place.talk.banner("check: the first step, of two images", rows)
     own = found["cross_entropy"].gradient
     for name, pull in found.items():
+        if not math.isfinite(pull.value + pull.gradient):
+            raise CheckError(
+                f"The first step's {name} is not finite: {pull.value:.3g}, gradient {pull.gradient:.3g}.",
+                "Look at what the teacher answers, and at the images.",
+            )
+        if pull.compares and pull.gradient == 0 and job.config.terms[name].weight > 0:
+            place.talk.warn(f"{name} does not pull at the student: its gradient is 0.")
         if pull.compares and pull.gradient > OVERWHELMING * own > 0:
             times = f"{pull.gradient / own:.0f} times"
             place.talk.warn(f"{name} pulls {times} as hard as cross entropy: lower terms.{name}.weight.")

@@ -18,15 +18,15 @@ from segdistill.config import InputConfig
 from segdistill.data import DataSource, Part, evaluation_batches
 from segdistill.engine import Precision, evaluate
 from segdistill.label_codes import with_labels
-from segdistill.metrics import Scores, class_counts
+from segdistill.metrics import Scores, class_counts, class_iou
 from segdistill.networks import SegNetwork
 from segdistill.prediction import predictor
 from segdistill.talk import Rows
 
 SECONDS = 30.0
-"""For all passes together."""
-FEWEST, MOST = 4, 32
-"""Validation images of a pass."""
+"""After which nothing more is tried; half of it is for the teacher as it is."""
+FEW, MOST = 4, 32
+"""Validation images of a pass: to choose among other ways to prepare them, and at the most."""
 FLOOR = 0.2
 """mIoU of a teacher that comes from elsewhere: below, following it has never been seen to help."""
 TRAINED = 0.1
@@ -35,7 +35,9 @@ doubted below."""
 GAIN = 0.02
 """How much better a teacher must do on images that are prepared otherwise: more than chance."""
 EXCHANGED = 0.1
-"""How much a class's IoU must rise under another name."""
+"""How much the IoU of a class must rise under another name."""
+CHANCE = 0.02
+"""How much of an IoU may be chance."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,23 @@ class TeacherCheck:
     """What the teacher's file names for this data: mIoU, or agreement where it sees the labels."""
     problems: tuple[str, ...]
     """Why it should not be followed, in sentences."""
+    untried: tuple[str, ...]
+    """Other ways to prepare images for which there was no time."""
     tensors: int
     """All of its file's, each loaded."""
     label_assisted: bool
 
     @property
     def value(self) -> float:
-        """What was measured of that."""
-        return self.scores.pixel_accuracy if self.label_assisted else self.scores.miou
+        """What was measured of that: a mean over the classes that the sample has.
+
+        Whole validation sets have all classes; with a few images, each class that they lack and that is answered
+        somewhere would add a 0.
+        """
+        if self.label_assisted:
+            return self.scores.pixel_accuracy
+        counts = class_counts(self.scores.pixels)
+        return class_iou(counts)[counts[:, 1] > 0].mean().nan_to_num().item()
 
     @property
     def what(self) -> str:
@@ -73,6 +84,8 @@ class TeacherCheck:
         """Return what to show, names and values."""
         said = "" if self.recorded is None else f"; its file says {100 * self.recorded:.2f} % of all"
         sane = "nothing found" if not self.problems else f"{len(self.problems)} problem(s)"
+        if self.untried:
+            sane += "; no time was left for images " + "; ".join(self.untried)
         return [
             ("weights", f"{self.tensors} tensors, all loaded"),
             (self.what, f"{100 * self.value:.2f} % on {self.scores.images} validation images{said}"),
@@ -91,7 +104,6 @@ def check_teacher(network: SegNetwork, info: ModelInfo, data: DataSource, precis
     """
     val, measure = data.split("val"), "agreement_with_seen_labels" if info.label_assisted else "miou"
     recorded = info.metrics.get(measure) if info.data == data.name else None
-    hardly_trained = recorded is not None and recorded < TRAINED
 
     def score(images: int) -> Scores:
         spread = torch.linspace(0, len(val.names) - 1, min(images, len(val.names))).round().int().unique().tolist()
@@ -102,61 +114,78 @@ def check_teacher(network: SegNetwork, info: ModelInfo, data: DataSource, precis
             batches = map(network.of_known_classes, batches)
         return evaluate(predictor(network, precision), batches, len(data.classes))
 
-    inner = network.network if isinstance(network, Mapped) else network  # what sees the images
-    images, others = inner.images, {} if hardly_trained else dict(other_ways(inner.images))
-    score(1)  # sets things up
-    start = time.perf_counter()
+    begin = time.perf_counter()
     score(1)
-    count = int(SECONDS / (1 + len(others)) / (time.perf_counter() - start))
-    count = max(FEWEST, min(MOST, count))
+    if (once := time.perf_counter() - begin) < SECONDS / 10:  # part of it may be what is set up but once
+        begin = time.perf_counter()
+        score(1)
+        once = time.perf_counter() - begin
+    count = max(1, min(MOST, int(SECONDS / 2 / once)))
     own = score(count)
-    problems = [*exchanged_classes(own, data.classes)]
-    best: tuple[str, Scores] | None = None
+    problems, untried = [*exchanged_classes(own, data.classes)], []
+    inner = network.network if isinstance(network, Mapped) else network  # what sees the images
+    images, best = inner.images, None
+    ways = {} if recorded is not None and recorded < TRAINED else dict(other_ways(images))
     try:
-        for way, other in others.items():
+        for way, other in ways.items():
+            if time.perf_counter() - begin > SECONDS:
+                untried.append(way)
+                continue
             inner.expect(other, align_corners=inner.align_corners)
-            found = score(count)
-            if found.miou >= TRAINED and compare([own], [found], "").low > GAIN:
-                best = max(best or (way, found), (way, found), key=lambda pair: pair[1].miou)
+            found = score(min(count, FEW))
+            if best is None or found.miou > best[1].miou:
+                best = way, found
+        if best is not None and best[1].images < own.images:
+            inner.expect(ways[best[0]], align_corners=inner.align_corners)
+            best = best[0], score(count)
     finally:
         inner.expect(images, align_corners=inner.align_corners)
-    if best is not None:
+    if best is not None and best[1].miou >= TRAINED and compare([own], [best[1]], "").low > GAIN:
         problems.append(
             f"It does better on images {best[0]} than on images as its file asks for them: mIoU "
             f"{100 * best[1].miou:.2f} instead of {100 * own.miou:.2f} % on {own.images} validation images."
         )
-    checked = TeacherCheck(own, recorded, (), len(network.state_dict()), info.label_assisted)
+    checked = TeacherCheck(own, recorded, (), tuple(untried), len(network.state_dict()), info.label_assisted)
     return replace(checked, problems=(*checked.below(), *problems))
 
 
 def other_ways(images: InputConfig) -> Iterator[tuple[str, InputConfig]]:
     """Yield other ways to prepare the same images, in words that follow "images", which checkpoints are known for."""
-    order = "bgr" if images.order == "rgb" else "rgb"
-    ways = {
-        "whose red and blue are exchanged": images.model_copy(update={"order": order}),
-        "normalised as ImageNet's": InputConfig(order=images.order),
-        "in 0..1, not normalised": InputConfig(mean=(0, 0, 0), std=(1, 1, 1), divide=255, order=images.order),
-        "in 0..255, not normalised": InputConfig(mean=(0, 0, 0), std=(1, 1, 1), order=images.order),
-    }
-    yield from ((way, other) for way, other in ways.items() if other != images)
+    turned = "bgr" if images.order == "rgb" else "rgb"
+    yield "whose red and blue are exchanged", images.model_copy(update={"order": turned})
+    zero, one, half = (0.0,) * 3, (1.0,) * 3, (127.5,) * 3
+    for order, exchanged in ((images.order, ""), (turned, ", red and blue exchanged")):
+        ways = {
+            "normalised as ImageNet's": InputConfig(order=order),
+            "normalised to -1..1": InputConfig(mean=half, std=half, order=order),
+            "in 0..1, not normalised": InputConfig(mean=zero, std=one, divide=255, order=order),
+            "in 0..255, not normalised": InputConfig(mean=zero, std=one, order=order),
+            "less ImageNet's mean": InputConfig(std=one, order=order),
+        }
+        own = images.model_copy(update={"order": order})
+        yield from ((way + exchanged, other) for way, other in ways.items() if other != own)
 
 
 def exchanged_classes(scores: Scores, classes: tuple[str, ...]) -> Iterator[str]:
     """Yield a sentence per ring of classes that the teacher calls by each other's names.
 
-    The answers are assigned to the classes so that the sum of their IoUs is largest; a ring counts where each of its
-    classes gains by that.
+    The answers are assigned to the classes so that the sum of their IoUs is largest; a ring counts where one of its
+    classes gains by that, more than by calling everything so, and none loses: a class that the teacher hardly finds has
+    nothing to gain.
     """
     counts = class_counts(scores.pixels).double()
     overlap = scores.confusion.double()
     iou = (overlap / (counts[:, 1, None] + counts[None, :, 2] - overlap)).nan_to_num()
+    share = counts[:, 1] / counts[:, 1].sum()  # the IoU of a class that is the answer everywhere
     _, answer = linear_sum_assignment(iou.numpy(), maximize=True)
     seen: set[int] = set()
     for first in range(len(classes)):
         ring = [first]
         while (after := int(answer[ring[-1]])) not in ring:
             ring.append(after)
-        if seen.isdisjoint(ring) and len(ring) > 1 and all(iou[i, answer[i]] > iou[i, i] + EXCHANGED for i in ring):
+        other, own = iou[ring, answer[ring]], iou[ring, ring]
+        clear = (other > own + EXCHANGED) & (other > share[ring] + CHANCE)
+        if seen.isdisjoint(ring) and clear.any() and (other >= own - CHANCE).all():
             named = "; ".join(
                 f"{classes[i]} is answered as {classes[answer[i]]} (IoU {100 * iou[i, answer[i]]:.0f} %, "
                 f"as itself {100 * iou[i, i]:.0f} %)"

@@ -12,6 +12,7 @@ from tiny import CLASSES as SCENE_CLASSES
 from tiny import Scenes, model_info, tiny
 from torch import Tensor, nn
 
+from segdistill import teacher_check
 from segdistill.checkpoint import ModelInfo, load_model, save_model
 from segdistill.config import InputConfig, LabelCodes, TeacherConfig
 from segdistill.data import DataSource, Sample
@@ -144,6 +145,33 @@ def test_a_weak_class_that_is_often_missed_is_not_taken_for_an_exchange() -> Non
     label = torch.tensor([[[0] * 50 + [1] * 10 + [2] * 40]])
     prediction = torch.tensor([[[0] * 45 + [1] * 5 + [0] * 9 + [1] + [2] * 38 + [1] * 2]])
     assert list(exchanged_classes(Scores.of(prediction, label, 3), ("a", "b", "c"))) == []
+
+
+def test_a_class_that_is_found_and_one_that_hardly_is_are_seen_to_be_exchanged() -> None:
+    # sky is answered as pole; the few pixels of pole are mostly taken for road, and one for sky
+    label = torch.tensor([[[0] * 50 + [1] * 40 + [2] * 10]])
+    prediction = torch.tensor([[[0] * 50 + [2] * 38 + [0] * 2 + [0] * 9 + [1]]])
+    (problem,) = exchanged_classes(Scores.of(prediction, label, 3), ("road", "sky", "pole"))
+    assert problem == (
+        "Classes look exchanged: sky is answered as pole (IoU 95 %, as itself 0 %); "
+        "pole is answered as sky (IoU 10 %, as itself 0 %)."
+    )
+
+
+def test_classes_that_a_sample_lacks_do_not_lower_its_mean() -> None:
+    label = torch.tensor([[[0] * 60 + [1] * 40]])
+    prediction = torch.tensor([[[0] * 57 + [2] * 3 + [1] * 38 + [0] * 2]])
+    found = TeacherCheck(Scores.of(prediction, label, 4), None, (), (), 1, label_assisted=False)
+    assert found.value == pytest.approx((57 / 62 + 38 / 40) / 2)
+
+
+def test_what_there_was_no_time_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teacher_check, "SECONDS", 0.0)
+    network = Nearest()
+    found = check(network)
+    assert (found.scores.images, found.problems) == (1, ())
+    assert found.untried == tuple(way for way, _ in other_ways(network.images))
+    assert "no time was left for images whose red and blue are exchanged; " in dict(found.rows())["classes, inputs"]
 
 
 # Through the command line
