@@ -1,6 +1,7 @@
 """Teachers from elsewhere: each scheme scores and teaches, stays as it is, and leaves nothing of itself behind."""
 
 import json
+import re
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -554,6 +555,43 @@ def test_a_module_that_does_not_segment_is_refused() -> None:
         open_("py:secret_teacher:flat")
     with pytest.raises(ModelError, match="fails on an image of 128x128"):
         open_("py:secret_teacher:odd")
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ("[x, x]", "returns a list"),
+        ("(x,)", "returns a tuple"),
+        ("{'aux': x, 'main': x}", "a mapping with 'aux', 'main'"),
+        ("{}", "a mapping with nothing"),
+        ("exit(3)", "fails on an image of 128x128: SystemExit: 3"),
+    ],
+)
+def test_what_is_no_logits_is_named(returned: str, said: str) -> None:
+    Path("secret_teacher.py").write_text(
+        f"from torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n        return {returned}\n"
+    )
+    with pytest.raises(ModelError, match=re.escape(said)):
+        open_("py:secret_teacher:Net")
+
+
+@pytest.mark.parametrize("names", ["5", "'abcde'"])
+def test_classes_that_are_no_list_of_names_are_refused(names: str) -> None:
+    Path("secret_teacher.py").write_text(
+        f"from torch import nn\nclass Net(nn.Conv2d):\n    classes = {names}\ndef build(): return Net(3, 5, 1)\n"
+    )
+    with pytest.raises(ModelError, match=f"its attribute `classes` is {names}"):
+        open_("py:secret_teacher:build")
+
+
+def test_a_first_step_that_is_not_finite_starts_no_run(camvid: Path) -> None:
+    Path("secret_teacher.py").write_text(
+        "from torch import nn\nclass Net(nn.Conv2d):\n    def forward(self, x):\n"
+        "        return super().forward(x) / (x != x).any()\ndef build(): return Net(3, 11, 1, stride=8)\n"
+    )
+    line = f"distill --teacher py:secret_teacher:build --student resnet18-half --data camvid:{camvid} {UNTRAINED}"
+    more = "--set terms.feature.weight=0 --dry-run"
+    refused(f"{line} {more}", "The first step's pixel is not finite", code=4)
 
 
 def test_one_of_our_networks_keeps_its_own_normalisation() -> None:

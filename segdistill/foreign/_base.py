@@ -57,7 +57,9 @@ def tried(network: SegNetwork, what: str, height: int = TRIAL, width: int = TRIA
     try:
         with torch.no_grad():
             output: SegOutput = network.eval()(image)
-    except Exception as error:  # somebody else's code
+    except ModelError:
+        raise
+    except (Exception, SystemExit) as error:  # somebody else's code
         raise ModelError(
             f"{what} fails on an image of {height}x{width}: {type(error).__name__}: {error}",
             "Expected is a network from images (B, 3, H, W) to logits (B, C, h, w).",

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 
 import torch
@@ -30,8 +30,16 @@ class PythonModule(SegNetwork):
         output = self.model(image)
         if isinstance(output, SegOutput):
             return output._replace(aux=None)
+        found = f"a {type(output).__name__}"
         if isinstance(output, Mapping):
-            output = next(output[key] for key in ("out", "logits") if key in output)
+            found = f"a mapping with {', '.join(map(repr, output)) or 'nothing'}"
+            output = next((output[key] for key in ("out", "logits") if key in output), None)
+        if not isinstance(output, Tensor):
+            raise ModelError(
+                f"The module returns {found}.",
+                'Expected are logits (B, C, h, w), or a mapping with them under "out" or "logits". '
+                "Let the function return a module that picks them.",
+            )
         return SegOutput(output, (), None)
 
 
@@ -42,13 +50,21 @@ def load(where: str, wanted: InputConfig | None, device: torch.device) -> Loaded
     own = network.images if network is model else None
     notes = normalised_by(network, wanted or own)
     network.num_classes = tried(network, f"py:{where}").logits.shape[1]
-    classes = tuple(map(str, getattr(model, "classes", numbered(network.num_classes))))
+    classes = _names(model, where) or numbered(network.num_classes)
     if len(classes) != network.num_classes:
         raise ModelError(
             f"py:{where} has {len(classes)} names in `classes`, and {network.num_classes} outputs.",
             "Name each output.",
         )
     return Loaded(network, where, classes, weights_digest(model.state_dict()), notes=notes)
+
+
+def _names(model: nn.Module, where: str) -> tuple[str, ...]:
+    """Return the names of the classes that the module has, none where it has no such attribute."""
+    names = getattr(model, "classes", ())
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise ModelError(f"py:{where}: its attribute `classes` is {names!r}.", "Expected is a list of names.")
+    return tuple(map(str, names))
 
 
 def _built(where: str) -> nn.Module:
@@ -59,7 +75,7 @@ def _built(where: str) -> nn.Module:
     sys.path.insert(0, os.getcwd())  # it stays: what the function imports may lie there too
     try:
         module = import_module(name)
-    except Exception as error:  # whatever the user's code leads to
+    except (Exception, SystemExit) as error:  # whatever the user's code leads to
         raise UsageError(
             f"py:{where}: the module {name} cannot be imported: {type(error).__name__}: {error}",
             "It is looked for in the working folder and among the installed ones.",
@@ -70,7 +86,7 @@ def _built(where: str) -> nn.Module:
         raise UsageError(f"py:{where}: the module {name} has no function {function!r}.", nearest(function, known))
     try:
         model = build()
-    except Exception as error:  # whatever the user's code leads to
+    except (Exception, SystemExit) as error:  # whatever the user's code leads to
         raise UsageError(
             f"py:{where}: {function}() fails: {type(error).__name__}: {error}", "It is called without arguments."
         ) from error
