@@ -104,6 +104,7 @@ def test_what_the_network_wants_of_images_comes_back_with_it(network: SegNetwork
     assert again.std.flatten().tolist() == [4 * 255, 5 * 255, 6 * 255]
 
 
+@pytest.mark.promise("C8")
 def test_a_header_with_mean_and_deviation_beside_the_network_is_understood(tmp_path: Path) -> None:
     header = json.loads(INFO.model_dump_json())
     images = header["network"].pop("input")
@@ -130,6 +131,7 @@ def test_weights_are_named_by_a_digest_that_knows_values_shapes_and_names() -> N
     assert weights_digest({"b": base["b"], "a": base["a"].T.contiguous().T}) == weights_digest(base)
 
 
+@pytest.mark.promise("C9")
 def test_files_have_the_mode_that_the_umask_leaves(network: SegNetwork, tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
@@ -143,6 +145,7 @@ def test_files_have_the_mode_that_the_umask_leaves(network: SegNetwork, tmp_path
     assert modes == ["644", "644", "600"]
 
 
+@pytest.mark.promise("C3")
 def test_a_byte_flipped_anywhere_is_noticed(content: bytes, tmp_path: Path) -> None:
     (header,) = struct.unpack("<Q", content[:8])
     rng = np.random.default_rng(0)
@@ -154,6 +157,7 @@ def test_a_byte_flipped_anywhere_is_noticed(content: bytes, tmp_path: Path) -> N
         refused(written(tmp_path, bytes(damaged)))
 
 
+@pytest.mark.promise("C3")
 def test_a_truncated_or_empty_file_is_refused(content: bytes, tmp_path: Path) -> None:
     for length in (0, 4, 8, 100, len(content) // 2, len(content) - 1):
         assert "not a readable safetensors file" in refused(written(tmp_path, content[:length]))
@@ -266,6 +270,7 @@ def test_the_state_before_is_kept_where_asked_and_nothing_else_is_left(tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "last.prev"]
 
 
+@pytest.mark.promise("C2")
 def test_a_full_disk_leaves_both_states_as_they_were(tmp_path: Path) -> None:
     for step in (1, 2):
         save_state(tmp_path / "last", {"step": step}, keep_previous=True)
@@ -280,6 +285,7 @@ def test_a_full_disk_leaves_both_states_as_they_were(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "last.prev"]
 
 
+@pytest.mark.promise("C3")
 def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
     save_state(tmp_path / "last", STATE)
     content = (tmp_path / "last").read_bytes()
@@ -310,6 +316,7 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path: Path) -> None:
 # What is not finite
 
 
+@pytest.mark.promise("R5")
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 def test_a_tensor_that_is_not_finite_is_never_written(number: float, tmp_path: Path) -> None:
     network = pspnet(0)

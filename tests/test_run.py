@@ -259,6 +259,7 @@ def test_a_bare_file_needs_data(student: Path) -> None:
         refused(f"evaluate {student / name}", "--data streets")
 
 
+@pytest.mark.promise("C3")
 def test_a_damaged_model_is_refused(student: Path, tmp_path: Path) -> None:
     for name in ("model.safetensors", "model.onnx"):
         content = bytearray((student / name).read_bytes())
@@ -329,6 +330,7 @@ def test_a_folder_with_files_is_left_alone(student: Path, tmp_path: Path) -> Non
     assert files(tmp_path) == {"mine/README.md"}
 
 
+@pytest.mark.promise("C7")
 def test_a_finished_run_is_finished(workshop: Workshop, student: Path) -> None:
     before = contents(student)
     again = succeeds(f"{DISTILL} --baseline steps --json --resume --out {student}")
@@ -337,6 +339,7 @@ def test_a_finished_run_is_finished(workshop: Workshop, student: Path) -> None:
     assert contents(student) == before
 
 
+@pytest.mark.promise("C5")
 def test_resuming_with_other_settings_shows_old_and_new(student: Path) -> None:
     before, rate = contents(student), load_preset(student / "config.toml").optim.lr
     line = f"{DISTILL} --set optim.lr=0.5 --seed 3 --resume --out {student}"
@@ -349,6 +352,7 @@ def test_resuming_with_another_teacher_is_refused(student: Path) -> None:
     refused(f"{line} --resume --out {student}", "The teacher has changed")
 
 
+@pytest.mark.promise("C10")
 def test_a_second_run_in_a_folder_names_the_first(tmp_path: Path) -> None:
     with open_run(tmp_path / "run", resume=False, overwrite=False):
         (tmp_path / "run" / "config.toml").write_text("")

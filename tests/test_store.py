@@ -57,6 +57,7 @@ def run_in(path: Path, *names: str) -> Path:
     return path
 
 
+@pytest.mark.promise("C1")
 def test_a_file_is_replaced_as_a_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     write_atomic(file, "old")
@@ -65,6 +66,7 @@ def test_a_file_is_replaced_as_a_whole_and_nothing_else_is_left(tmp_path: Path) 
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+@pytest.mark.promise("C1")
 def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
     file, done = tmp_path / "a.bin", threading.Event()
     versions = [bytes([index]) * 200_000 for index in range(20)]
@@ -84,6 +86,7 @@ def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
     assert seen <= set(versions)
 
 
+@pytest.mark.promise("C9")
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
 def test_a_file_is_readable_by_whom_the_umask_says(mask: int, mode: int, tmp_path: Path) -> None:
     before = os.umask(mask)
@@ -95,6 +98,7 @@ def test_a_file_is_readable_by_whom_the_umask_says(mask: int, mode: int, tmp_pat
     assert (tmp_path / "a").stat().st_mode & 0o777 == mode
 
 
+@pytest.mark.promise("C2")
 def test_a_file_too_large_for_its_quota_leaves_the_old_one_and_is_told(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.write_text("old")
@@ -143,6 +147,7 @@ def test_json_is_written_as_people_read_it(tmp_path: Path) -> None:
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "name": "Straße",\n  "none": null\n}\n'
 
 
+@pytest.mark.promise("C10")
 def test_a_second_run_in_a_folder_is_refused_with_the_first_one_s_process(tmp_path: Path) -> None:
     path = tmp_path / "run"
     with held(path) as holder:
@@ -257,6 +262,7 @@ def test_a_log_is_cut_back_to_what_is_done(tmp_path: Path) -> None:
         assert not (folder / "absent.jsonl").exists()
 
 
+@pytest.mark.promise("C3")
 def test_a_manifest_holds_every_file_of_the_run_and_finds_a_flipped_bit(tmp_path: Path) -> None:
     run = run_in(tmp_path / "run")
     (run / "notes.txt").write_text("mine")
@@ -293,6 +299,7 @@ def test_folders_are_numbered_after_the_highest_there_is(tmp_path: Path) -> None
     assert next_folder(tmp_path, "distill").name == "distill-008"
 
 
+@pytest.mark.promise("C2")
 def test_a_full_disk_is_not_taken_for_the_user_s_mistake(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
@@ -302,6 +309,7 @@ def test_a_full_disk_is_not_taken_for_the_user_s_mistake(tmp_path: Path) -> None
             folder.append("metrics.jsonl", "line")
 
 
+@pytest.mark.promise("C10")
 def test_a_forked_child_does_not_hold_its_parents_lock(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     with open_run(tmp_path, resume=False, overwrite=False):

@@ -155,6 +155,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.promise("C4", "R1")
 @pytest.mark.parametrize(("loss", "workers"), [("wgan-gp", 2), ("hinge", 0), (None, 2)])
 def test_a_run_stopped_again_and_again_is_the_uninterrupted_one_without_workers(
     loss: str | None, workers: int, tmp_path: Path
@@ -174,6 +175,7 @@ def test_a_run_stopped_again_and_again_is_the_uninterrupted_one_without_workers(
     assert_same_run(reference, path)
 
 
+@pytest.mark.promise("C4")
 def test_a_run_that_died_continues_from_its_checkpoint_and_its_log_has_each_line_once(
     uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -190,6 +192,7 @@ def test_a_run_that_died_continues_from_its_checkpoint_and_its_log_has_each_line
     assert_same_run(uninterrupted, path)
 
 
+@pytest.mark.promise("C3")
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(uninterrupted: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     stopped(a_job(configuration()), path, Listener(at=9, action=interrupt))
@@ -211,6 +214,7 @@ def test_a_finished_training_that_is_continued_changes_nothing(uninterrupted: Pa
         assert file.read_bytes() == content, file
 
 
+@pytest.mark.promise("R10")
 def test_how_often_it_is_validated_and_saved_does_not_change_what_is_learnt(
     uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -243,6 +247,7 @@ def test_the_log_has_terms_rate_and_scores_and_the_model_its_last_and_best_score
     assert (state["best"], state["best_step"]) == (best, min(step for step, miou in validated.items() if miou == best))
 
 
+@pytest.mark.promise("R5")
 def test_a_training_on_nothing_but_huge_steps_stops_with_finite_checkpoints(tmp_path: Path) -> None:
     config = configuration(terms={}, **{"optim.lr": 1e20, "checkpoint.every": 1, "validate.every": 1})
     with pytest.raises(CheckError) as caught:
@@ -265,6 +270,7 @@ def test_the_log_stays_json_where_a_loss_is_not_finite(tmp_path: Path) -> None:
     draw_curves(tmp_path / "run/metrics.jsonl", tmp_path / "curves.png")
 
 
+@pytest.mark.promise("C6")
 def test_the_last_state_that_is_whole_is_found(tmp_path: Path) -> None:
     with open_run(tmp_path / "run", resume=False, overwrite=False) as folder:
         assert load_last(folder, Silence()) is None
@@ -284,6 +290,7 @@ def test_the_last_state_that_is_whole_is_found(tmp_path: Path) -> None:
 # Signals
 
 
+@pytest.mark.promise("R1")
 def test_a_signal_after_the_last_step_leaves_a_model_and_still_stops(tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     error = stopped(a_job(configuration(terms={})), tmp_path / "run", Listener(at=STEPS, action=interrupt))
@@ -292,6 +299,7 @@ def test_a_signal_after_the_last_step_leaves_a_model_and_still_stops(tmp_path: P
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+@pytest.mark.promise("R1")
 def test_the_first_signal_is_noted_and_the_next_one_of_either_kind_acts_as_usual() -> None:
     before = signal.getsignal(signal.SIGINT)
     with stop_signals() as caught:
@@ -376,6 +384,7 @@ def wait_for_checkpoint(file: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.promise("R1")
 def test_a_distillation_ended_by_signals_continues_to_the_same_weights(tmp_path: Path) -> None:
     camvid(tmp_path / "camvid")
     untrained_teacher(tmp_path / "teacher.safetensors")
