@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import assert_same_run, equal
 from PIL import Image
 from tiny import CLASSES, CPU, distillation, plain, source, tiny
-from torch import Tensor
 
 from segdistill.checkpoint import ModelInfo, load_state, save_model, save_state
 from segdistill.config import NetworkConfig, RunConfig
@@ -119,26 +119,6 @@ def stopped(job: Job, path: Path, listener: Listener, *, workers: int = 0) -> St
     except Stopped as error:
         return error.with_traceback(None)
     raise AssertionError("nothing stopped it")
-
-
-def equal(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return bool(one == other)
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    first, second = (load_state(path / "checkpoints/last") for path in (one, other))
-    for key in first["training"]:
-        assert equal(first["training"][key], second["training"][key]), key
-    assert first.keys() == second.keys()
-    assert all(equal(first[key], second[key]) for key in first if key != "seconds")
-    for name in ("metrics.jsonl", "model.safetensors", "checkpoints/best"):
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
