@@ -69,7 +69,14 @@ class Course:
     def begin_or_go_on(
         self, folder: Path, workers: int, limits: Mapping[int, int] | None = None, more: str = ""
     ) -> BaseProcess:
-        """Start it in a folder, under limits of `resource` by their numbers: where it has begun there, it goes on."""
+        """Start it in a folder, or go on where it has begun there.
+
+        Args:
+            folder: where its command runs.
+            workers: of its loader.
+            limits: of `resource` by their numbers; that of memory is beyond what a process has at its start.
+            more: words of the command line.
+        """
         folder.mkdir(exist_ok=True)
         resume = "--resume" if (folder / "run/config.toml").exists() else ""
         line = f"{COMMANDS[self.name]} {SETTINGS} --workers {workers} {resume} {more}"
@@ -159,6 +166,10 @@ def _command(line: str, folder: str, limits: dict[int, int]) -> None:
     os.dup2(log, 2)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if (more := limits.pop(resource.RLIMIT_AS, None)) is not None:  # the libraries alone take gigabytes of addresses
+        limits[resource.RLIMIT_AS] = (
+            more + int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        )
     for kind, limit in limits.items():
         resource.setrlimit(kind, (limit, limit))
     sys.argv = ["segdistill", *shlex.split(line)]

@@ -18,6 +18,7 @@ import pytest
 import torch
 from commands import assert_same_run, equal
 from PIL import Image
+from safetensors.torch import load_file
 from tiny import CLASSES, CPU, distillation, plain, source, tiny
 
 from segdistill.checkpoint import ModelInfo, load_state, save_model, save_state
@@ -187,6 +188,24 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(uninterrupted
     assert_same_run(uninterrupted, path)
 
 
+@pytest.mark.promise("C1", "C4")
+def test_the_log_is_on_the_disk_before_a_checkpoint_counts_its_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, fsync = list[str](), os.fsync
+
+    def synced(descriptor: int) -> None:
+        order.append(Path(f"/proc/self/fd/{descriptor}").resolve().name.strip(".").partition(".")[0])
+        fsync(descriptor)
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("this system does not tell which file a descriptor is of")
+    monkeypatch.setattr(os, "fsync", synced)
+    run(a_job(configuration(terms={}, **{"validate.every": 1, "checkpoint.every": 5})), tmp_path / "run")
+    written = [name for name in order if name in ("metrics", "last")]
+    assert written == ["metrics", "last"] * 3
+
+
 def test_a_finished_training_that_is_continued_changes_nothing(uninterrupted: Path) -> None:
     before = {file: file.read_bytes() for file in uninterrupted.rglob("*") if file.is_file() and file.name != ".lock"}
     run(a_job(configuration()), uninterrupted)
@@ -234,9 +253,9 @@ def test_a_training_on_nothing_but_huge_steps_stops_with_finite_checkpoints(tmp_
         run(a_job(config), tmp_path / "run")
     assert caught.value.exit_code == 4
     assert "cross_entropy nan" in caught.value.what
-    for name in ("last", "last.prev"):
-        weights = load_state(tmp_path / "run/checkpoints" / name)["training"]["weights"]
-        assert all(tensor.isfinite().all() for tensor in weights.values())
+    states = [load_state(tmp_path / "run/checkpoints" / name)["training"]["weights"] for name in ("last", "last.prev")]
+    best = load_file(tmp_path / "run/checkpoints/best")
+    assert all(tensor.isfinite().all() for weights in (*states, best) for tensor in weights.values())
 
 
 def test_the_log_stays_json_where_a_loss_is_not_finite(tmp_path: Path) -> None:
