@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from commands import assert_same_run, contents, segdistill
-from forked import Workshop, alive, children, ended, progress, said, send, wait_until
+from forked import PATIENCE, Workshop, alive, children, ended, progress, said, send, wait_until
 from test_distributed import free_port
 from test_training import camvid, untrained_teacher
 
@@ -139,10 +139,9 @@ def test_under_torchrun_all_processes_stop_at_the_same_step_and_go_on(tmp_path: 
     camvid(tmp_path / "camvid")
     untrained_teacher(tmp_path / "teacher.safetensors")
 
-    def torchrun(out: str, *more: str) -> tuple[subprocess.Popen[bytes], Path]:
+    def torchrun(out: str, *more: str) -> subprocess.Popen[bytes]:
         settings = ("data.size=[48, 64]", "data.crop=[32, 32]", "data.batch_size=4", "checkpoint.every=2")
-        log = tmp_path / f"{out}{len(more)}.log"
-        with log.open("w") as file:
+        with (tmp_path / f"{out}.log").open("w") as log:
             return subprocess.Popen(
                 [
                     *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
@@ -154,21 +153,29 @@ def test_under_torchrun_all_processes_stop_at_the_same_step_and_go_on(tmp_path: 
                 ],
                 cwd=tmp_path,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
-                stdout=file,
-                stderr=file,
-            ), log
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
-    whole, log = torchrun("whole")
-    assert whole.wait(300) == 0, log.read_text()
-    cut, log = torchrun("cut")
-    last = tmp_path / "cut/checkpoints/last"
-    assert wait_until(lambda: last.exists() or cut.poll() is not None)
-    os.kill(children(cut.pid)[1], signal.SIGTERM)  # one of the two
-    assert cut.wait(60) == 1  # torchrun's own code
-    stops = re.findall(r"Stopped by SIGTERM after step (\d+) of 12", log.read_text())
-    assert len(stops) == 2, log.read_text()
-    assert set(stops) == {str(load_state(last)["training"]["step"])}
-    assert "segdistill: stopped (exit 143)" in log.read_text()
-    again, log = torchrun("cut", "--resume")
-    assert again.wait(300) == 0, log.read_text()
+    def said(out: str) -> str:
+        return (tmp_path / f"{out}.log").read_text()
+
+    def saved() -> int:
+        return int(load_state(last)["training"]["step"]) if last.exists() else 0
+
+    assert torchrun("whole").wait(PATIENCE) == 0, said("whole")
+    last, step = tmp_path / "cut/checkpoints/last", 0
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = torchrun("cut", *(["--resume"] if step else []))
+        assert wait_until(lambda: saved() > step or process.poll() is not None)  # noqa: B023  # it is asked at once
+        if number == signal.SIGTERM:
+            os.kill(children(process.pid)[-1], number)  # one of the two
+        else:
+            os.killpg(process.pid, number)  # as Ctrl-C does, upon which torchrun sends them a second one
+        assert process.wait(PATIENCE) != 0  # torchrun has codes of its own
+        step = saved()
+        assert f"Stopped by {number.name} after step {step} of 12" in said("cut")
+        assert set(re.findall(r"after step (\d+) of 12", said("cut"))) == {str(step)}
+    assert torchrun("cut", "--resume").wait(PATIENCE) == 0, said("cut")
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
