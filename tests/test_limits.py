@@ -19,6 +19,8 @@ from test_training import camvid, untrained_teacher
 
 from segdistill.checkpoint import load_state
 
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux names the processes of a process")
+
 
 def checkpoints(folder: Path) -> dict[str, str]:
     return {path: what for path, what in contents(folder / "run/checkpoints").items() if not path.endswith("best")}
@@ -72,7 +74,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_later_the_run_goes_on(worksh
 
 @pytest.mark.reliability
 @pytest.mark.promise("R4")
-@pytest.mark.skipif(sys.platform != "linux", reason="the system does not limit memory")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits memory so")
 @pytest.mark.parametrize(
     ("setting", "workers"), [("crop=[8192,8192]", 0), ("size=[8192,8192]", 0), ("size=[8192,8192]", 1)]
 )
@@ -88,6 +90,7 @@ def test_too_little_memory_ends_with_advice(workshop: Workshop, setting: str, wo
 
 @pytest.mark.reliability
 @pytest.mark.promise("R2")
+@LINUX
 def test_a_worker_that_dies_ends_the_run_and_the_others_and_the_run_goes_on(workshop: Workshop) -> None:
     course, folder = workshop.course("skd"), workshop.new_folder("skd")
     process = course.begin_or_go_on(folder, 2)
@@ -135,6 +138,7 @@ def test_who_evaluates_while_a_training_writes_gets_scores_and_disturbs_nothing(
 
 @pytest.mark.reliability
 @pytest.mark.promise("R1", "C4")
+@LINUX
 def test_under_torchrun_all_processes_stop_at_the_same_step_and_go_on(tmp_path: Path) -> None:
     camvid(tmp_path / "camvid")
     untrained_teacher(tmp_path / "teacher.safetensors")

@@ -374,6 +374,7 @@ def test_resuming_with_other_settings_shows_old_and_new(student: Path) -> None:
     assert contents(student) == before
 
 
+@pytest.mark.promise("C5")
 def test_resuming_with_another_teacher_is_refused(student: Path) -> None:
     line = DISTILL.replace("--teacher pspnet18", f"--teacher {student} --set teacher.network=pspnet18")
     refused(f"{line} --resume --out {student}", "The teacher has changed")
