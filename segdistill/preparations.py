@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from segdistill.checkpoint import ModelInfo, weights_digest
 from segdistill.setting import Setting
-from segdistill.store import write_atomic
+from segdistill.store import PREPARED, write_atomic
 from segdistill.types import Stage
 
 
@@ -53,7 +53,7 @@ def load(path: Path, stage: Stage) -> float:
 
 def seconds_in(run: Path) -> float:
     """Return the seconds that what is kept in a run's folder took to train, there or elsewhere."""
-    return sum(float(_header(path).get("seconds", 0)) for path in run.glob("autoencoder*.safetensors"))
+    return sum(float(_header(path).get("seconds", 0)) for path in run.glob(PREPARED))
 
 
 def _header(path: Path) -> dict[str, str]:

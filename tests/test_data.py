@@ -696,6 +696,7 @@ def test_colours_change_the_image_and_not_the_label() -> None:
 # The order of a training
 
 
+@pytest.mark.promise("R7")
 def test_each_epoch_has_every_image_once_and_batches_straddle_epochs() -> None:
     batches = list(training_batches(Drawn(10), config(batch_size=4), seed=1, steps=5))
     names = [name for batch in batches for name in batch.names]
@@ -731,6 +732,7 @@ def test_a_resumed_training_gets_what_the_uninterrupted_one_got() -> None:
     assert all(same(a, b) for a, b in zip(whole[8:], rest, strict=True))
 
 
+@pytest.mark.promise("R9")
 def test_processes_and_micro_batches_together_get_what_one_process_gets() -> None:
     one = list(training_batches(Drawn(10), config(batch_size=8), seed=3, steps=3))
     parts = [
@@ -749,6 +751,7 @@ def test_a_batch_that_cannot_be_divided_is_refused_at_once() -> None:
         training_batches(Drawn(10), config(batch_size=8), seed=0, steps=1, world=2, accumulate=3)
 
 
+@pytest.mark.promise("R9")
 def test_neither_workers_nor_a_validation_in_between_change_the_batches(tmp_path: Path) -> None:
     source = load_data(f"camvid:{camvid(tmp_path)}")
 
@@ -796,6 +799,7 @@ def test_what_workers_are_given_survives_the_way_into_a_fresh_process(tmp_path: 
 # Workers
 
 
+@pytest.mark.promise("R3")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_bad_file_comes_out_of_a_worker_as_the_data_error_it_is(tmp_path: Path, workers: int) -> None:
     path = camvid(tmp_path) / "train" / "03.png"
@@ -809,6 +813,7 @@ def fail(index: int) -> None:
     raise ZeroDivisionError("a mistake of ours")
 
 
+@pytest.mark.promise("R3")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_any_other_error_says_which_image_was_being_read(workers: int) -> None:
     with pytest.raises(ZeroDivisionError) as caught:
@@ -825,6 +830,7 @@ def hang(index: int) -> None:
     time.sleep(30)
 
 
+@pytest.mark.promise("R2")
 def test_a_killed_worker_is_a_resource_error_with_advice() -> None:
     start = time.monotonic()
     with pytest.raises(ResourceError, match="killed") as caught:
@@ -841,6 +847,7 @@ def test_a_worker_s_death_interrupts_nothing_but_the_wait_for_its_batch() -> Non
         list(batches)
 
 
+@pytest.mark.promise("R2")
 def test_a_stuck_worker_is_a_resource_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_batches, "TIMEOUT", 1.0)
     with pytest.raises(ResourceError, match="nothing for 1 s"):

@@ -284,6 +284,7 @@ def test_the_statistics_of_batch_norm_are_the_mean_of_both_processes(both: list[
     )
 
 
+@pytest.mark.promise("R5")
 def test_a_step_that_is_not_finite_in_one_process_is_left_out_in_both(both: list[dict[str, Any]]) -> None:
     result = both[0]["several"]["batch norm, one process not finite in the second of three steps"]
     finite = [math.isfinite(terms["cross_entropy"]) for terms in result["terms"]]
@@ -292,6 +293,7 @@ def test_a_step_that_is_not_finite_in_one_process_is_left_out_in_both(both: list
     assert result["tensors"]["model.first.1.num_batches_tracked"] == 2
 
 
+@pytest.mark.promise("R1")
 def test_a_signal_to_one_process_stops_both_and_both_continue_exactly(both: list[dict[str, Any]]) -> None:
     for results in both:
         stopped = results["stopped"]

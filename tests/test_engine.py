@@ -132,6 +132,7 @@ def test_a_weight_changes_the_student_by_that_much_of_its_term() -> None:
 # The same numbers
 
 
+@pytest.mark.promise("R8")
 def test_two_runs_are_equal_bit_for_bit() -> None:
     first, second = skd_stage(3), skd_stage(3)
     reports = [train(stage, scenes(3)) for stage in (first, second)]
@@ -166,6 +167,7 @@ def test_accumulated_micro_batches_equal_one_large_batch() -> None:
 # Bad numbers
 
 
+@pytest.mark.promise("R5")
 def test_a_step_that_is_not_finite_leaves_weights_statistics_and_optimisers_as_they_were() -> None:
     good, stage = one_batch(4), skd_stage(3, lr=0.01)
     states: list[dict[str, Tensor]] = []
@@ -182,6 +184,7 @@ def test_a_step_that_is_not_finite_leaves_weights_statistics_and_optimisers_as_t
     assert [report.step for report in reports] == [1, 2, 3]
 
 
+@pytest.mark.promise("R5")
 def test_several_steps_that_are_not_finite_stop_the_run_and_name_step_terms_and_images() -> None:
     stage, bad = skd_stage(10), not_finite(one_batch(2))
     before = everything(stage)
@@ -218,6 +221,7 @@ def test_a_batch_without_labels_follows_the_teacher_alone() -> None:
         assert all(report.terms[name].abs() > 0 for name in ("pixel", "pairwise", "holistic"))
 
 
+@pytest.mark.promise("R6")
 def test_a_batch_of_void_is_harmless_to_a_distillation_and_counts_nothing_beside_others() -> None:
     batch = one_batch(4)
     empty, together = skd_stage(2), skd_stage(1, {"pixel": 10.0}, accumulate=2)

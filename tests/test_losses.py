@@ -541,6 +541,7 @@ def test_ignored_pixels_are_no_part_of_a_class() -> None:
 # ---- where nothing counts ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("R6")
 @over(labelled(NOTHING) | {"cross_entropy": lambda student, _: losses.cross_entropy(student, NOTHING)})
 def test_nothing_but_ignored_pixels_costs_nothing_and_moves_nothing(loss: Loss) -> None:
     student, teacher = pair()

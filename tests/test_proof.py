@@ -201,6 +201,7 @@ def test_the_auto_encoder_is_trained_once_per_teacher_and_found_again(camvid: Pa
         assert not [name for name in file.keys() if "encoder" in name or "adapt" in name]  # noqa: SIM118  # no dict
 
 
+@pytest.mark.promise("C4")
 def test_a_run_stopped_in_the_auto_encoder_ends_in_the_same_bits(
     camvid: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

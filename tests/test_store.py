@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from commands import contents, process
 
 from segdistill.errors import ModelError, ResourceError, UsageError
 from segdistill.store import (
+    BEFORE_IT_BEGINS,
     OWN_FILES,
     check_folder,
     next_folder,
@@ -57,6 +59,7 @@ def run_in(path: Path, *names: str) -> Path:
     return path
 
 
+@pytest.mark.promise("C1")
 def test_a_file_is_replaced_as_a_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     write_atomic(file, "old")
@@ -65,6 +68,28 @@ def test_a_file_is_replaced_as_a_whole_and_nothing_else_is_left(tmp_path: Path) 
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+@pytest.mark.promise("C1")
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_the_write_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        calls.append("fsync folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "fsync file")
+        fsync(descriptor)
+
+    def renamed(old: str, new: Path) -> None:
+        calls.append("rename")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    write_atomic(tmp_path / "a", "x")
+    assert calls == ["fsync file", "rename", "fsync folder"]
+
+
+@pytest.mark.promise("C1")
 def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
     file, done = tmp_path / "a.bin", threading.Event()
     versions = [bytes([index]) * 200_000 for index in range(20)]
@@ -84,6 +109,7 @@ def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
     assert seen <= set(versions)
 
 
+@pytest.mark.promise("C9")
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
 def test_a_file_is_readable_by_whom_the_umask_says(mask: int, mode: int, tmp_path: Path) -> None:
     before = os.umask(mask)
@@ -95,6 +121,7 @@ def test_a_file_is_readable_by_whom_the_umask_says(mask: int, mode: int, tmp_pat
     assert (tmp_path / "a").stat().st_mode & 0o777 == mode
 
 
+@pytest.mark.promise("C2")
 def test_a_file_too_large_for_its_quota_leaves_the_old_one_and_is_told(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.write_text("old")
@@ -143,6 +170,7 @@ def test_json_is_written_as_people_read_it(tmp_path: Path) -> None:
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "name": "Straße",\n  "none": null\n}\n'
 
 
+@pytest.mark.promise("C10")
 def test_a_second_run_in_a_folder_is_refused_with_the_first_one_s_process(tmp_path: Path) -> None:
     path = tmp_path / "run"
     with held(path) as holder:
@@ -180,6 +208,23 @@ def test_a_folder_with_files_needs_resume_or_overwrite(tmp_path: Path) -> None:
     check_folder(run, resume=False, overwrite=True)
 
 
+@pytest.mark.promise("C6")
+def test_a_folder_in_which_a_run_was_killed_before_it_began_is_free(tmp_path: Path) -> None:
+    run = run_in(tmp_path / "run", *BEFORE_IT_BEGINS[:2])
+    (run / ".config.toml.k3x2.tmp").write_text("half of it")
+    with pytest.raises(UsageError, match="no run to resume"):
+        check_folder(run, resume=True, overwrite=False)
+    with open_run(run, resume=False, overwrite=False):
+        assert not list(run.glob("*.tmp"))
+    (run / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not empty"):
+        check_folder(run, resume=False, overwrite=False)
+    (run / "notes.txt").unlink()
+    (run / ".lock").unlink()  # then the files may be anyone's
+    with pytest.raises(UsageError, match="not empty"):
+        check_folder(run, resume=False, overwrite=False)
+
+
 def test_where_no_run_is_nothing_can_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no run to resume"):
         check_folder(tmp_path, resume=True, overwrite=False)
@@ -194,7 +239,8 @@ def test_overwrite_removes_what_a_run_wrote_and_keeps_everything_else(tmp_path: 
     run_in(run / "baseline")
     for foreign in ("notes.txt", ".config.tmp", "checkpoints/mine.bin", "baseline/notes.txt"):
         (run / foreign).write_text("mine")
-    (run / ".config.toml.k3x2.tmp").write_text("left by a killed run")
+    for stray in (".config.toml.k3x2.tmp", ".autoencoder-1.safetensors.k3x2.tmp"):
+        (run / stray).write_text("left by a killed run")
     with open_run(run, resume=False, overwrite=True):
         left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert left == {
@@ -257,6 +303,7 @@ def test_a_log_is_cut_back_to_what_is_done(tmp_path: Path) -> None:
         assert not (folder / "absent.jsonl").exists()
 
 
+@pytest.mark.promise("C3")
 def test_a_manifest_holds_every_file_of_the_run_and_finds_a_flipped_bit(tmp_path: Path) -> None:
     run = run_in(tmp_path / "run")
     (run / "notes.txt").write_text("mine")
@@ -293,6 +340,7 @@ def test_folders_are_numbered_after_the_highest_there_is(tmp_path: Path) -> None
     assert next_folder(tmp_path, "distill").name == "distill-008"
 
 
+@pytest.mark.promise("C2")
 def test_a_full_disk_is_not_taken_for_the_user_s_mistake(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
@@ -302,6 +350,7 @@ def test_a_full_disk_is_not_taken_for_the_user_s_mistake(tmp_path: Path) -> None
             folder.append("metrics.jsonl", "line")
 
 
+@pytest.mark.promise("C10")
 def test_a_forked_child_does_not_hold_its_parents_lock(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     with open_run(tmp_path, resume=False, overwrite=False):

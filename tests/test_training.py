@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import assert_same_run, equal
 from PIL import Image
+from safetensors.torch import load_file
 from tiny import CPU, distillation, model_info, plain, source, tiny
-from torch import Tensor
 
 from segdistill.checkpoint import load_state, save_model, save_state
 from segdistill.config import NetworkConfig, RunConfig
@@ -118,26 +119,6 @@ def stopped(job: Job, path: Path, listener: Listener, *, workers: int = 0) -> St
     raise AssertionError("nothing stopped it")
 
 
-def equal(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return bool(one == other)
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    first, second = (load_state(path / "checkpoints/last") for path in (one, other))
-    for key in first["training"]:
-        assert equal(first["training"][key], second["training"][key]), key
-    assert first.keys() == second.keys()
-    assert all(equal(first[key], second[key]) for key in first if key != "seconds")
-    for name in ("metrics.jsonl", "model.safetensors", "checkpoints/best"):
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
-
-
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
@@ -152,6 +133,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.promise("C4", "R1")
 @pytest.mark.parametrize(("loss", "workers"), [("wgan-gp", 2), ("hinge", 0), (None, 2)])
 def test_a_run_stopped_again_and_again_is_the_uninterrupted_one_without_workers(
     loss: str | None, workers: int, tmp_path: Path
@@ -171,6 +153,7 @@ def test_a_run_stopped_again_and_again_is_the_uninterrupted_one_without_workers(
     assert_same_run(reference, path)
 
 
+@pytest.mark.promise("C4")
 def test_a_run_that_died_continues_from_its_checkpoint_and_its_log_has_each_line_once(
     uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -187,6 +170,7 @@ def test_a_run_that_died_continues_from_its_checkpoint_and_its_log_has_each_line
     assert_same_run(uninterrupted, path)
 
 
+@pytest.mark.promise("C3")
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(uninterrupted: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     stopped(a_job(configuration()), path, Listener(at=9, action=interrupt))
@@ -201,6 +185,24 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(uninterrupted
     assert_same_run(uninterrupted, path)
 
 
+@pytest.mark.promise("C1", "C4")
+def test_the_log_is_on_the_disk_before_a_checkpoint_counts_its_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, fsync = list[str](), os.fsync
+
+    def synced(descriptor: int) -> None:
+        order.append(Path(f"/proc/self/fd/{descriptor}").resolve().name.strip(".").partition(".")[0])
+        fsync(descriptor)
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("this system does not tell which file a descriptor is of")
+    monkeypatch.setattr(os, "fsync", synced)
+    run(a_job(configuration(terms={}, **{"validate.every": 1, "checkpoint.every": 5})), tmp_path / "run")
+    written = [name for name in order if name in ("metrics", "last")]
+    assert written == ["metrics", "last"] * 3
+
+
 def test_a_finished_training_that_is_continued_changes_nothing(uninterrupted: Path) -> None:
     before = {file: file.read_bytes() for file in uninterrupted.rglob("*") if file.is_file() and file.name != ".lock"}
     run(a_job(configuration()), uninterrupted)
@@ -208,6 +210,7 @@ def test_a_finished_training_that_is_continued_changes_nothing(uninterrupted: Pa
         assert file.read_bytes() == content, file
 
 
+@pytest.mark.promise("R10")
 def test_how_often_it_is_validated_and_saved_does_not_change_what_is_learnt(
     uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -240,15 +243,16 @@ def test_the_log_has_terms_rate_and_scores_and_the_model_its_last_and_best_score
     assert (state["best"], state["best_step"]) == (best, min(step for step, miou in validated.items() if miou == best))
 
 
+@pytest.mark.promise("R5")
 def test_a_training_on_nothing_but_huge_steps_stops_with_finite_checkpoints(tmp_path: Path) -> None:
     config = configuration(terms={}, **{"optim.lr": 1e20, "checkpoint.every": 1, "validate.every": 1})
     with pytest.raises(CheckError) as caught:
         run(a_job(config), tmp_path / "run")
     assert caught.value.exit_code == 4
     assert "cross_entropy nan" in caught.value.what
-    for name in ("last", "last.prev"):
-        weights = load_state(tmp_path / "run/checkpoints" / name)["training"]["weights"]
-        assert all(tensor.isfinite().all() for tensor in weights.values())
+    states = [load_state(tmp_path / "run/checkpoints" / name)["training"]["weights"] for name in ("last", "last.prev")]
+    best = load_file(tmp_path / "run/checkpoints/best")
+    assert all(tensor.isfinite().all() for weights in (*states, best) for tensor in weights.values())
 
 
 def test_the_log_stays_json_where_a_loss_is_not_finite(tmp_path: Path) -> None:
@@ -262,6 +266,7 @@ def test_the_log_stays_json_where_a_loss_is_not_finite(tmp_path: Path) -> None:
     draw_curves(tmp_path / "run/metrics.jsonl", tmp_path / "curves.png")
 
 
+@pytest.mark.promise("C6")
 def test_the_last_state_that_is_whole_is_found(tmp_path: Path) -> None:
     with open_run(tmp_path / "run", resume=False, overwrite=False) as folder:
         assert load_last(folder, Silence()) is None
@@ -281,6 +286,7 @@ def test_the_last_state_that_is_whole_is_found(tmp_path: Path) -> None:
 # Signals
 
 
+@pytest.mark.promise("R1")
 def test_a_signal_after_the_last_step_leaves_a_model_and_still_stops(tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     error = stopped(a_job(configuration(terms={})), tmp_path / "run", Listener(at=STEPS, action=interrupt))
@@ -289,6 +295,7 @@ def test_a_signal_after_the_last_step_leaves_a_model_and_still_stops(tmp_path: P
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+@pytest.mark.promise("R1")
 def test_the_first_signal_is_noted_and_the_next_one_of_either_kind_acts_as_usual() -> None:
     before = signal.getsignal(signal.SIGINT)
     with stop_signals() as caught:
@@ -298,6 +305,18 @@ def test_the_first_signal_is_noted_and_the_next_one_of_either_kind_acts_as_usual
         assert signal.getsignal(signal.SIGINT) is before
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.promise("R1")
+def test_under_torchrun_one_interrupt_is_two_signals_and_the_first_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    before = signal.getsignal(signal.SIGINT)
+    with stop_signals() as caught:
+        interrupt()
+        interrupt()
+        terminate()
+        assert caught() == signal.SIGINT
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -372,7 +391,8 @@ def wait_for_checkpoint(file: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.promise("R1")
+@pytest.mark.reliability
 def test_a_distillation_ended_by_signals_continues_to_the_same_weights(tmp_path: Path) -> None:
     camvid(tmp_path / "camvid")
     untrained_teacher(tmp_path / "teacher.safetensors")
