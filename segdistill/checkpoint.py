@@ -9,7 +9,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import safetensors.torch
 import torch
@@ -18,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 
 from segdistill.config import LabelCodes, NetworkConfig, Size, Strict
 from segdistill.errors import CheckError, ModelError, UsageError
-from segdistill.networks import SegNetwork, build_network
+from segdistill.networks import SegNetwork, blank_network, build_network
+from segdistill.networks._weights import check_header, mismatch
 from segdistill.store import sync_folder, verify_file, write_atomic
 
 STATE_MAGIC = b"segdistill state 1 "
@@ -65,6 +66,12 @@ class ModelInfo(Strict):
         own = {key: header.pop(key) for key in ("mean", "std") if key in header}
         return header | {"network": header["network"] | {"input": own}}
 
+    @model_validator(mode="after")
+    def _void_is_an_output(self) -> Self:
+        if self.void_output is not None and self.void_output >= self.outputs:
+            raise ValueError(f"there is no output {self.void_output}")
+        return self
+
     @property
     def outputs(self) -> int:
         """How many logits the network has for each pixel."""
@@ -103,6 +110,7 @@ def read_info(path: Path) -> ModelInfo:
         ModelError: if it is not a model file of ours, or damaged.
     """
     try:
+        check_header(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
@@ -132,9 +140,13 @@ def load_model(path: Path) -> tuple[SegNetwork, ModelInfo]:
     """
     info = read_info(path)
     try:
-        network = build_network(info.network, info.outputs, in_channels=4 if info.label_assisted else 3)
-        network.void_output = info.void_output
         weights = safetensors.torch.load_file(path)
+        channels = 4 if info.label_assisted else 3
+        blank = blank_network(info.network, info.outputs, channels)  # a header may ask for more than there is memory
+        if wrong := mismatch(blank.state_dict(), weights):
+            raise ModelError(f"{path} does not hold a {info.network.network}: {wrong}")
+        network = build_network(info.network, info.outputs, channels)
+        network.void_output = info.void_output
         network.to(widest_type(weights)).load_state_dict(weights)
     except (UsageError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{path} does not hold a {info.network.network}: {error}") from None

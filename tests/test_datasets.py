@@ -519,11 +519,11 @@ def test_a_damaged_matlab_file_is_refused_with_its_name(tmp_path: Path) -> None:
 def test_a_matlab_file_of_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.mat"
     savemat(path, {"T": np.zeros((2, 3), np.uint16)})
-    with pytest.raises(DataError, match="'S'"):
+    with pytest.raises(DataError, match="there is no S"):
         read_mat(path)
     savemat(path, {"S": np.full((2, 3), 0.5)})
-    with pytest.raises(DataError, match=r"S is float64 of shape \(2, 3\)"):
+    with pytest.raises(DataError, match=r"S is double of shape \[2, 3\]"):
         read_mat(path)
     savemat(path, {"S": np.zeros((2, 3, 4), np.uint8)})
-    with pytest.raises(DataError, match=r"S is uint8 of shape \(2, 3, 4\)"):
+    with pytest.raises(DataError, match=r"S is uint8 of shape \[2, 3, 4\]"):
         read_mat(path)
