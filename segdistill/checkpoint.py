@@ -7,6 +7,7 @@ The training state is read with `weights_only=True` and carries its own digest, 
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -20,9 +21,12 @@ from segdistill.config import LabelCodes, NetworkConfig, Size, Strict
 from segdistill.errors import CheckError, ModelError, UsageError
 from segdistill.networks import SegNetwork, blank_network, build_network
 from segdistill.networks._weights import check_header, mismatch
-from segdistill.store import sync_folder, verify_file, write_atomic
+from segdistill.store import sync, verify_file, write_atomic
 
-STATE_MAGIC = b"segdistill state 1 "
+FORMAT = 1
+"""Of both kinds of file."""
+STATE_KIND = b"segdistill state "
+STATE_MAGIC = STATE_KIND + b"%d " % FORMAT
 RESTORE = "Restore the file, or train again."
 Color = tuple[int, int, int]
 
@@ -109,12 +113,10 @@ def read_info(path: Path) -> ModelInfo:
     Raises:
         ModelError: if it is not a model file of ours, or damaged.
     """
-    try:
-        check_header(path)
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{path} is not a readable safetensors file: {error}", RESTORE) from None
+    return _info(path, _read(path, weights=False)[0])
+
+
+def _info(path: Path, metadata: dict[str, str]) -> ModelInfo:
     if "segdistill" not in metadata:
         raise ModelError(
             f"{path} holds weights, but not the header that segdistill writes.",
@@ -122,7 +124,11 @@ def read_info(path: Path) -> ModelInfo:
         )
     header = metadata["segdistill"]
     try:
-        info = ModelInfo.model_validate(json.loads(header))
+        table = json.loads(header)
+        later = table.get("format") if isinstance(table, dict) else None
+        if isinstance(later, int) and later > FORMAT:
+            raise _of_later_format(path, later)
+        info = ModelInfo.model_validate(table)
     except (ValidationError, ValueError, RecursionError) as error:
         raise ModelError(f"The header of {path} is not one this version reads: {error}") from None
     if info.header_sha256 and _digest(header.replace(info.header_sha256, "")) != info.header_sha256:
@@ -138,9 +144,9 @@ def load_model(path: Path) -> tuple[SegNetwork, ModelInfo]:
     Raises:
         ModelError: if the file is damaged or its tensors are not the network's.
     """
-    info = read_info(path)
+    metadata, weights = _read(path, weights=True)
+    info = _info(path, metadata)
     try:
-        weights = safetensors.torch.load_file(path)
         channels = 4 if info.label_assisted else 3
         blank = blank_network(info.network, info.outputs, channels)  # a header may ask for more than there is memory
         if wrong := mismatch(blank.state_dict(), weights):
@@ -148,7 +154,7 @@ def load_model(path: Path) -> tuple[SegNetwork, ModelInfo]:
         network = build_network(info.network, info.outputs, channels)
         network.void_output = info.void_output
         network.to(widest_type(weights)).load_state_dict(weights)
-    except (UsageError, RuntimeError, SafetensorError) as error:
+    except (UsageError, RuntimeError) as error:
         raise ModelError(f"{path} does not hold a {info.network.network}: {error}") from None
     if weights_digest(weights) != info.sha256:
         raise ModelError(f"{path} is damaged: its weights are not those its header names.", RESTORE)
@@ -205,7 +211,7 @@ def save_state(path: Path, state: dict[str, Any], *, keep_previous: bool = False
     if keep_previous and path.exists():
         path.replace(path.with_name(f"{path.name}.prev"))
     new.replace(path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -219,6 +225,9 @@ def load_state(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from None
     head, _, payload = content.partition(b"\n")
+    later = re.match(STATE_KIND + rb"(\d{1,9}) ", head)
+    if later and int(later[1]) > FORMAT:
+        raise _of_later_format(path, int(later[1]))
     digest = hashlib.sha256(payload).hexdigest()
     if not head.startswith(STATE_MAGIC) or head[len(STATE_MAGIC) :].decode(errors="replace") != digest:
         raise ModelError(f"{path} is damaged: its content has the sha256 {digest}, not the one it names.")
@@ -227,6 +236,23 @@ def load_state(path: Path) -> dict[str, Any]:
     except Exception as error:  # whatever a forged file leads to; torch's own text advises to run its code
         raise ModelError(f"{path} holds something else than a training's state ({type(error).__name__}).") from None
     return state
+
+
+def _read(path: Path, *, weights: bool) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """Return a file's metadata and, where asked for, its tensors: of one opening, as a run may replace it meanwhile."""
+    try:
+        check_header(path)
+        with safe_open(path, framework="pt") as file:
+            names = file.keys() if weights else ()
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{path} is not a readable safetensors file: {error}", RESTORE) from None
+
+
+def _of_later_format(path: Path, later: int) -> ModelError:
+    return ModelError(
+        f"{path} is of format {later}; this version of segdistill reads format {FORMAT}.", "Use a newer version."
+    )
 
 
 def _digest(text: str) -> str:

@@ -99,12 +99,12 @@ def run_folder(setting: Setting, path: Path, kind: str) -> Iterator[RunFolder | 
         return
     inner = kind in ("baseline", "seed")
     resume = options.resume and (not inner or (path / "config.toml").exists())
-    # a folder inside that was left before its configuration was written is begun anew
-    with open_run(path, resume=resume, overwrite=options.overwrite or (options.resume and not resume)) as folder:
+    with open_run(path, resume=resume, overwrite=options.overwrite) as folder:
         if resume:
             _refuse_changes(path, setting)
             (folder / "manifest.json").unlink(missing_ok=True)  # it is not finished until it is sealed again
         else:
+            # in the order of BEFORE_IT_BEGINS
             write_json(folder / "data.json", describe_data(setting.data))
             write_json(folder / "environment.json", {"kind": kind, **environment(setting)})
             write_atomic(folder / "config.toml", tomli_w.dumps(folder_config(setting)))
@@ -248,11 +248,18 @@ def _refuse_changes(folder: Path, setting: Setting) -> None:
         raise UsageError(
             "The data set has changed since this run began.", "Restore it, or start a new run with another --out."
         )
-    others = [key for key in ("device", "precision", "threads", "processes") if place_before.get(key) != place[key]]
-    for key in others:
-        setting.place.talk.warn(
-            f"This run began with {key} {place_before.get(key)}, now {place[key]}: it will not end in the same bits."
-        )
+    was = _matters_to_bits(place_before)
+    for key, value in _matters_to_bits(place).items():
+        if was.get(key) != value:
+            setting.place.talk.warn(
+                f"This run began with {key} {was.get(key)}, now {value}: it will not end in the same bits."
+            )
+
+
+def _matters_to_bits(environment: dict[str, Any]) -> dict[str, Any]:
+    """Return what the last digits of a run depend on beside its settings."""
+    place = {key: environment.get(key) for key in ("device", "precision", "threads", "processes")}
+    return place | {name: own for name, own in environment.get("versions", {}).items() if not name.startswith("onnx")}
 
 
 def _table(path: Path) -> dict[str, Any]:

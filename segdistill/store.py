@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,10 @@ OWN_FILES = (
     *("checkpoints/last", "checkpoints/last.prev", "checkpoints/best"),
 )
 """What a run writes, and so all that `--overwrite` may delete."""
+PREPARED = "autoencoder*.safetensors"
+"""So does it, for terms that have something trained beforehand and name it."""
+BEFORE_IT_BEGINS = ("data.json", "environment.json", "config.toml")
+"""What a run writes first, in this order: without the last one there is nothing to continue and nothing to lose."""
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -57,7 +61,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             os.fchmod(file.fileno(), 0o666 & ~_umask())
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True) if temporary else None
         raise _explain(error, path) from error
@@ -68,9 +72,9 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make durable what was written to a file, or renamed in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -115,6 +119,11 @@ class RunFolder:
         except OSError as error:
             raise _explain(error, self / name) from error
 
+    def sync(self, name: str) -> None:
+        """Make a log durable, where there is one."""
+        if (self / name).exists():
+            sync(self / name)
+
     def count_lines(self, name: str) -> int:
         """Return how many lines a log has; none where there is none."""
         path = self / name
@@ -158,14 +167,13 @@ def open_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[RunFolder
         raise _explain(error, path) from error
     folder = RunFolder(path, descriptor)
     try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         if overwrite:
             _clear(path)
         (path / "checkpoints").mkdir(exist_ok=True)
-        strays = [stray for name in OWN_FILES for stray in path.glob(f".{name}.*.tmp")]
-        for stray in [*strays, *(path / "checkpoints").glob(".*.tmp")]:
+        for stray in [*_half_written(path, (*OWN_FILES, PREPARED)), *(path / "checkpoints").glob(".*.tmp")]:
             stray.unlink()
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield folder
     finally:
         folder.close()
@@ -184,7 +192,7 @@ def check_folder(path: Path, *, resume: bool, overwrite: bool) -> None:
         os.close(_lock(path))
     if resume and not (path / "config.toml").exists():
         raise UsageError(f"There is no run to resume in {path}.", "Leave out --resume to start one.")
-    if not resume and any(entry.name != ".lock" for entry in path.rglob("*") if entry.is_symlink() or entry.is_file()):
+    if not resume and _holds_files(path, besides_a_start=ours):
         if not overwrite:
             raise UsageError(
                 f"{path} is not empty.",
@@ -192,6 +200,19 @@ def check_folder(path: Path, *, resume: bool, overwrite: bool) -> None:
             )
         if not ours:
             raise UsageError(f"{path} holds files, but no run that --overwrite could replace.", "Choose another --out.")
+
+
+def _holds_files(path: Path, *, besides_a_start: bool) -> bool:
+    """Whether there are files in a folder or below, other than its lock and what a run that never began has left."""
+    entries = {entry for entry in path.rglob("*") if entry.is_symlink() or entry.is_file()}
+    if besides_a_start and not (path / "config.toml").exists():
+        entries -= {*(path / name for name in BEFORE_IT_BEGINS), *_half_written(path, BEFORE_IT_BEGINS)}
+    return any(entry.name != ".lock" for entry in entries)
+
+
+def _half_written(path: Path, names: Iterable[str]) -> list[Path]:
+    """Return the temporary files that are left where a process was killed while it wrote one of these."""
+    return [stray for name in names for stray in path.glob(f".{name}.*.tmp")]
 
 
 def _lock(path: Path) -> int:
@@ -248,8 +269,7 @@ def _clear(path: Path) -> None:
 
 
 def _own_files(folder: Path) -> list[str]:
-    """Return what a run may have written into a folder; terms name what they had trained beforehand."""
-    return [*OWN_FILES, *sorted(path.name for path in folder.glob("autoencoder*.safetensors"))]
+    return [*OWN_FILES, *sorted(path.name for path in folder.glob(PREPARED))]
 
 
 def _umask() -> int:

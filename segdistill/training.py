@@ -236,6 +236,7 @@ class Recorder:
         own = {"lines": self.lines, "seconds": self.seconds}
         if self.check is not None:
             own |= {"best": self.check.best, "best_step": self.check.best_step}
+        self.folder.sync("metrics.jsonl")  # a state counts on the lines that it names
         save_state(self.folder / "checkpoints/last", {"training": report.training.state(), **own}, keep_previous=True)
 
     def _write(self, report: Report, values: dict[str, float]) -> None:

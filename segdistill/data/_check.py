@@ -120,8 +120,8 @@ def take_census(
         on_image: called with the number of images done.
 
     Returns:
-        What the splits hold, with warnings about classes never seen, images that are in two of them, and images
-        that may have been turned after their labels were made.
+        What the splits hold, with warnings about classes never seen, images that are in two of them, images that may
+        have been turned after their labels were made, and images whose labels are void throughout.
     """
     totals: dict[str, npt.NDArray[np.int64]] = {}
     sizes: dict[str, Counter[tuple[int, int]]] = {}
@@ -130,6 +130,7 @@ def take_census(
     twins = []
     contents: dict[str, str] = {}
     doubtful: list[str] = []
+    void: list[str] = []
     with ThreadPoolExecutor(distributed.cores()) as pool:  # Pillow decodes outside the interpreter's lock
         for name in splits:
             split = source.split(name)
@@ -147,6 +148,7 @@ def take_census(
                 sizes[name][look.size] += 1
                 content.update(look.label)
                 doubtful += [look.name] if look.doubtful else []
+                void += [look.name] if look.counts[IGNORE] == look.size[0] * look.size[1] else []
                 owner, twin = owners.setdefault(look.image, (name, look.name))
                 if owner != name and HELD_OUT & {owner, name}:
                     twins.append(Twins((owner, name), (twin, look.name)))
@@ -165,6 +167,8 @@ def take_census(
             f"Images that an EXIF tag turns or mirrors ({len(doubtful)}), whose labels must have been made for them "
             f"as they are shown: {_listed(doubtful)}."
         )
+    if void:
+        warnings.append(f"Images without a labelled pixel ({len(void)}): {_listed(void)}.")
     ignored = {name: int(total[IGNORE]) for name, total in totals.items()}
     return Census(pixels, ignored, sizes, contents, tuple(twins), tuple(errors), tuple(warnings))
 

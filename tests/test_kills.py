@@ -1,0 +1,256 @@
+"""Storms: commands that are killed and stopped at random moments, again and again, and end as if nothing had been."""
+
+import os
+import random
+import re
+import signal
+import time
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from itertools import count, cycle
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from commands import write_camvid
+from forked import PATIENCE, ROUNDS, SERVER, alive, children, ended, start, wait_until
+from test_checkpoint import INFO
+from test_training import assert_same_run
+from tiny import pspnet
+
+from segdistill.checkpoint import load_model, load_state, save_model, save_state
+from segdistill.config import preset_names
+from segdistill.store import open_run
+from segdistill.talk import Silence
+from segdistill.training import load_last
+
+SETTINGS = (
+    "--data camvid:../camvid --steps 8 --out run --verbose --device cpu --precision fp32 --set data.size=[32,48] "
+    "--set data.crop=[32,48] --set data.batch_size=2 --set checkpoint.every=2 --set validate.every=3"
+)
+FIRST = ("ka", "skd", "lad", "cirkd")
+"""An auto-encoder, a critic, a teacher on the way and memories come first, in case there are few rounds."""
+COMMANDS = {"teacher": "train-teacher --preset skd --teacher resnet18-half"} | {
+    preset: f"distill --preset {preset} --student resnet18-half --accept-teacher --teacher "
+    + ("pspnet18" if preset == "lad" else "../teacher/run")
+    for preset in (*FIRST, *sorted({*preset_names()} - {*FIRST}))
+}
+PER_RUN = 5
+"""Kills of a run before it may come to its end."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """A command, and what it does where nobody disturbs it."""
+
+    name: str
+    run: Path
+    steps: list[str]
+    """Its lines of progress: each has a stage and a step."""
+    startup: float
+    """Seconds before the first."""
+    pause: float
+    """Seconds between two."""
+
+    def begin_or_go_on(self, folder: Path, workers: int) -> BaseProcess:
+        """Start it in a folder: where it has begun there, it goes on."""
+        folder.mkdir(exist_ok=True)
+        resume = "--resume" if (folder / "run/config.toml").exists() else ""
+        line = f"{COMMANDS[self.name]} {SETTINGS} --workers {workers} {resume}"
+        return start(line, folder, folder.with_suffix(".log"))
+
+    def disturb(self, folder: Path, moment: int, number: int) -> "Disturbed":
+        """Start it, and send a signal a random time after that line of progress, or -1: before the first."""
+        process, later = self.begin_or_go_on(folder, random.choice((0, 2))), set(self.steps[moment:])
+        if moment >= 0:
+            assert wait_until(lambda: bool(later & set(progress(folder))) or process.exitcode is not None)
+        time.sleep(random.uniform(0, 2 * self.pause if moment >= 0 else self.startup))
+        workers, sent = children(process), time.monotonic()
+        send(process, number)
+        return Disturbed(ended(process), workers, time.monotonic() - sent)
+
+    def finish(self, folder: Path) -> None:
+        """Let it come to its end in a folder, and compare what it leaves with what it leaves undisturbed."""
+        assert ended(self.begin_or_go_on(folder, random.choice((0, 2)))) == 0, said(folder)
+        assert_same_run(self.run, folder / "run")
+        if self.name != "teacher":
+            assert (folder / "run/teacher.json").read_text() == (self.run / "teacher.json").read_text()
+        assert not list(folder.rglob("*.tmp"))
+
+
+class Disturbed(NamedTuple):
+    """How a process ended that was sent a signal."""
+
+    code: int
+    workers: list[int]
+    """The processes that it had started."""
+    seconds: float
+    """From the signal to the end."""
+
+
+class Workshop:
+    """A folder with a data set, where each command is run undisturbed once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        first = SERVER.Process(target=int)
+        first.start()
+        ended(first)  # now the server has imported everything, and times that are measured are those of the commands
+        write_camvid(folder / "camvid")
+        self.course = cache(self._undisturbed)
+        self._runs = 0
+
+    def _undisturbed(self, name: str) -> Course:
+        if name not in ("teacher", "lad"):
+            self.course("teacher")
+        folder = self.folder / name
+        course, started = Course(name, folder / "run", [], 0.0, 0.0), time.monotonic()
+        process = course.begin_or_go_on(folder, 0)
+        assert wait_until(lambda: bool(progress(folder)) or process.exitcode is not None)
+        startup = time.monotonic() - started
+        assert ended(process) == 0, said(folder)
+        steps = progress(folder)
+        return Course(name, folder / "run", steps, startup, (time.monotonic() - started - startup) / len(steps))
+
+    def new_folder(self, name: str) -> Path:
+        """Return a folder for another run of a command."""
+        self._runs += 1
+        return self.folder / f"{name}-{self._runs}"
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("storm"))
+
+
+def send(process: BaseProcess, number: int) -> None:
+    if process.exitcode is None and process.pid is not None:
+        os.kill(process.pid, number)
+
+
+def said(folder: Path) -> str:
+    log = folder.with_suffix(".log")
+    return log.read_text() if log.exists() else ""
+
+
+def progress(folder: Path) -> list[str]:
+    """Return a command's lines of progress so far, up to the step: "student pspnet-resnet18-half 3/8"."""
+    return re.findall(r"^([a-z]+ .*?\d+/\d+)  ", said(folder), flags=re.MULTILINE)
+
+
+def moments(course: Course) -> list[int]:
+    """Draw when a run is killed: once before its first step, in each of its stages, and anywhere else."""
+    stages: dict[str, list[int]] = {}
+    for index, step in enumerate(course.steps):
+        stages.setdefault(step.partition(" ")[0], []).append(index)
+    drawn = [-1, *map(random.choice, stages.values())]
+    return sorted(drawn + random.choices(range(len(course.steps)), k=PER_RUN - len(drawn)))
+
+
+@pytest.mark.reliability
+@pytest.mark.promise("C1", "C4", "C6")
+def test_runs_killed_at_random_moments_end_in_the_same_bits(workshop: Workshop) -> None:
+    hits, workers = Counter[str](), list[int]()
+    for name in cycle(COMMANDS):
+        if hits.total() >= ROUNDS:
+            break
+        course, folder = workshop.course(name), workshop.new_folder(name)
+        for moment in moments(course):
+            code, own, _ = course.disturb(folder, moment, signal.SIGKILL)
+            if code == 0:
+                break
+            assert code == -signal.SIGKILL, said(folder)
+            hits[f"{name} {(progress(folder) or ['start'])[-1].partition(' ')[0]}"] += 1
+            workers += own
+            for kept in (folder / "run").glob("checkpoints/*"):
+                load_model(kept) if kept.name == "best" else load_state(kept)
+        course.finish(folder)
+    print("killed in", dict(hits))
+    assert wait_until(lambda: not any(map(alive, workers))), "workers outlive the command that started them"
+
+
+@pytest.mark.reliability
+@pytest.mark.promise("R1", "C4")
+def test_runs_told_to_stop_at_random_moments_save_and_end_in_the_same_bits(workshop: Workshop) -> None:
+    stops = 0
+    for name in cycle(("skd", "ka", "teacher")):
+        if stops >= max(4, ROUNDS // 5):
+            break
+        course, folder = workshop.course(name), workshop.new_folder(name)
+        for moment in sorted(random.sample(range(len(course.steps) - 3), 3)):
+            number = random.choice((signal.SIGTERM, signal.SIGINT))
+            code, _, seconds = course.disturb(folder, moment, number)
+            if "everything is saved" not in said(folder):  # it came between two trainings, or behind them
+                assert code in (0, -number, 128 + number), said(folder)
+                continue
+            stops += 1
+            assert code == 128 + number, said(folder)
+            assert seconds < 10
+            assert "Continue with: segdistill" in said(folder)
+            assert "Traceback" not in said(folder)
+            step = re.search(r"after step (\d+) of", said(folder))
+            if step is not None:
+                assert load_state(folder / "run/checkpoints/last")["training"]["step"] == int(step[1])
+        course.finish(folder)
+
+
+@pytest.mark.reliability
+@pytest.mark.promise("R1")
+def test_a_second_signal_ends_a_run_at_once(workshop: Workshop) -> None:
+    course, folder = workshop.course("skd"), workshop.new_folder("skd")
+    for moment in (1, 4):
+        process = course.begin_or_go_on(folder, 2)
+        assert wait_until(lambda: course.steps[moment] in progress(folder))  # noqa: B023  # it is asked at once
+        sent = time.monotonic()
+        send(process, signal.SIGINT)
+        time.sleep(0.02)
+        send(process, signal.SIGINT)
+        assert ended(process) == 130, said(folder)
+        assert time.monotonic() - sent < 2
+        assert "Traceback" not in said(folder)
+    course.finish(folder)
+
+
+def save_without_end(folder: str, first: int, saved: Connection) -> None:
+    """Save a state and a model again and again, telling each that is saved."""
+    torch.set_num_threads(1)
+    network = pspnet(0)
+    with open_run(Path(folder), resume=True, overwrite=False) as run:
+        saved.send(("start", 0))
+        for step in count(first):
+            state = {"training": {"step": step}, "weights": torch.full((500_000,), float(step))}
+            save_state(run / "checkpoints/last", state, keep_previous=True)
+            saved.send(("last", step))
+            save_model(run / "checkpoints/best", network, INFO.model_copy(update={"steps": step}))
+            saved.send(("best", step))
+
+
+@pytest.mark.reliability
+@pytest.mark.promise("C1", "C6")
+def test_who_is_killed_while_saving_leaves_what_was_saved(tmp_path: Path) -> None:
+    path, told = tmp_path / "run", {"last": 0, "best": 0}
+    with open_run(path, resume=False, overwrite=False) as run:
+        (run / "config.toml").touch()
+    for _ in range(ROUNDS):
+        reading, writing = SERVER.Pipe(duplex=False)
+        process = SERVER.Process(target=save_without_end, args=(str(path), told["last"] + 1, writing))
+        process.start()
+        assert reading.poll(PATIENCE)
+        time.sleep(random.uniform(0.02, 0.2))
+        process.kill()
+        ended(process)
+        while reading.poll():
+            name, step = reading.recv()
+            told[name] = step
+        with open_run(path, resume=True, overwrite=False) as run:
+            assert not list(path.rglob("*.tmp"))
+            state = load_last(run, Silence())
+        found = 0 if state is None else int(state["training"]["step"])
+        assert found in (told["last"], told["last"] + 1), "what was told to be saved, or what was just being saved"
+        best = load_model(path / "checkpoints/best")[1].steps if (path / "checkpoints/best").exists() else 0
+        assert told["best"] <= best <= found
+        told["last"] = found
