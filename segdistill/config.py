@@ -184,7 +184,8 @@ class Every(Strict):
 class RunConfig(Strict):
     """All of a run's settings, resolved. Written as TOML it is a preset again."""
 
-    preset: str
+    preset: Annotated[str, Field(pattern=r"^\w[\w .()+-]*$", max_length=64)]
+    """Part of the name of a run's folder, so it names no other."""
     about: str = ""
     paper: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -280,9 +281,11 @@ def load_preset(
     tables = table.pop("on", {})
     table.setdefault("preset", path.stem)
     settings = [_parse_override(text) for text in overrides]
-    chosen = data or next((str(value) for key, value in reversed(settings) if key == "data.name"), None)
+    names = [value for key, value in settings if key == "data.name" and isinstance(value, str)]
+    chosen = data or (names[-1] if names else None)
     own = table.get("data")
-    chosen = chosen or str(own.get("name", "streets") if isinstance(own, dict) else "streets")
+    name = own.get("name") if isinstance(own, dict) else None
+    chosen = chosen or (name if isinstance(name, str) else "streets")
     if not isinstance(tables, dict) or not all(isinstance(value, dict) for value in tables.values()):
         raise UsageError(f"{path}: [on] holds one table per data set", "Write [on.camvid.data], [on.camvid.optim], ...")
     _merge(table, tables.get(chosen.partition(":")[0], {}))

@@ -5,11 +5,12 @@ read; a damaged image is left out and told.
 """
 
 import glob
+import math
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
 from itertools import pairwise, takewhile
@@ -28,8 +29,9 @@ from segdistill.checkpoint import ModelInfo
 from segdistill.data import SUFFIXES, read_image, to_size
 from segdistill.engine import predict_labels
 from segdistill.errors import DataError, UsageError
+from segdistill.metrics import Scores
 from segdistill.store import write_atomic
-from segdistill.types import IGNORE
+from segdistill.types import IGNORE, Batch
 
 AHEAD = 2
 """Images read before the network is ready for them, and label maps that wait to be written."""
@@ -58,10 +60,14 @@ class Tiling:
 
     max_pixels: int = 2048 * 1024
     """Larger images are: 19 classes of this many pixels, a frame of Cityscapes, are 160 MB of logits."""
-    side: int = 1024
+    side: int = 1408
     """Of a tile."""
-    margin: int = 128
+    margin: int = 192
     """The outer pixels of a tile, which only give context to the others. Like the side a multiple of `STRIDE`."""
+
+    def always(self) -> "Tiling":
+        """Return the same tiles, of small images too."""
+        return replace(self, max_pixels=0)
 
 
 class Failure(NamedTuple):
@@ -71,6 +77,14 @@ class Failure(NamedTuple):
     reason: str
 
 
+class Apart(NamedTuple):
+    """The images that were too large to be seen whole."""
+
+    images: int
+    agreement: float
+    """Share of the pixels of a part of the first one that get the class which they get where that part is whole."""
+
+
 @dataclass(frozen=True)
 class Summary:
     """What came of it."""
@@ -78,6 +92,7 @@ class Summary:
     done: int
     failed: tuple[Failure, ...]
     seconds: float
+    apart: Apart | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -165,8 +180,10 @@ def infer(
     jobs = _plan(inputs, out, overlay=overlay, overwrite=overwrite)
     started = perf_counter()
     done, failed, count = 0, list[Failure](), on_image or (lambda images: None)
+    apart: Apart | None = None
 
     def predictions() -> Iterator[_Prediction]:
+        nonlocal apart
         for job, reading in _ahead(reader, lambda job: read_image(job.image), jobs):
             try:
                 image = reading.result()
@@ -174,6 +191,9 @@ def infer(
                 failed.append(Failure(job.image, error.what))
                 count(1)
             else:
+                if info.size is None and image.shape[0] * image.shape[1] > tiling.max_pixels:
+                    agreement = _agreement(predict, image, tiling) if apart is None else apart.agreement
+                    apart = Apart(1 if apart is None else apart.images + 1, agreement)
                 labels = segment(predict, image, info.size, tiling)
                 labels[labels == len(info.classes)] = IGNORE  # what a network with a void output says of void
                 yield _Prediction(job, image, labels)
@@ -187,7 +207,7 @@ def infer(
             except OSError as error:
                 failed.append(Failure(prediction.job.image, f"Its output cannot be written: {error.strerror}."))
             count(1)
-    return Summary(done, tuple(failed), perf_counter() - started)
+    return Summary(done, tuple(failed), perf_counter() - started, apart)
 
 
 def segment(predict: Predict, image: Pixels, size: tuple[int, int] | None, tiling: Tiling = Tiling()) -> Pixels:
@@ -215,6 +235,55 @@ def segment(predict: Predict, image: Pixels, size: tuple[int, int] | None, tilin
             ids = _ids(predict, tile, tile.shape[:2])
             labels[kept_rows, kept_columns] = ids[_within(kept_rows, rows), _within(kept_columns, columns)]
     return labels
+
+
+class Comparison(NamedTuple):
+    """What it changes that images are taken apart."""
+
+    whole: Scores
+    apart: Scores
+    agreement: float
+    """Share of the pixels that get the same class."""
+
+
+@torch.no_grad()
+def compare_tiling(
+    predict: Predict,
+    batches: Iterable[Batch],
+    num_classes: int,
+    on_batch: Callable[[int], None],
+    tiling: Tiling = Tiling(),
+) -> Comparison:
+    """Label images whole and tile by tile.
+
+    Args:
+        predict: the network.
+        batches: of images at the size of their labels.
+        num_classes: C.
+        on_batch: called with the number of images done.
+        tiling: the tiles, which smaller images have one of.
+    """
+    whole = apart = Scores.empty(num_classes)
+    equal = pixels = 0
+    for batch in batches:
+        labels = predict_labels(predict, batch.image, batch.label.shape[-2:])
+        images = batch.image.permute(0, 2, 3, 1).to(torch.uint8).numpy()
+        tiled = np.stack([segment(predict, image, None, tiling.always()) for image in images])
+        whole += Scores.of(labels, batch.label, num_classes)
+        apart += Scores.of(torch.from_numpy(tiled).long(), batch.label, num_classes)
+        equal += int((tiled == labels.numpy()).sum())
+        pixels += tiled.size
+        on_batch(len(images))
+    return Comparison(whole, apart, equal / max(pixels, 1))
+
+
+def _agreement(predict: Predict, image: Pixels, tiling: Tiling) -> float:
+    """Return how much of the middle of a large image gets the same classes whole and tile by tile."""
+    height = min(image.shape[0], math.isqrt(tiling.max_pixels // 2))
+    width = min(image.shape[1], tiling.max_pixels // height)
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    part = np.ascontiguousarray(image[top : top + height, left : left + width])
+    return float((segment(predict, part, None, tiling) == segment(predict, part, None, tiling.always())).mean())
 
 
 def _plan(inputs: Iterable[Input], out: Path, *, overlay: bool, overwrite: bool) -> list[_Job]:

@@ -112,9 +112,10 @@ class RunFolder:
         return self.path / name
 
     def append(self, name: str, line: str) -> None:
-        """Append a line to a log."""
+        """Append a line to a log; what is no text in it, such as some names of files, is written as escapes."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            with (self / name).open("a", encoding="utf-8") as file:
+            with open(os.open(self / name, flags, 0o666), "a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(line + "\n")
         except OSError as error:
             raise _explain(error, self / name) from error
@@ -204,10 +205,14 @@ def check_folder(path: Path, *, resume: bool, overwrite: bool) -> None:
 
 def _holds_files(path: Path, *, besides_a_start: bool) -> bool:
     """Whether there are files in a folder or below, other than its lock and what a run that never began has left."""
-    entries = {entry for entry in path.rglob("*") if entry.is_symlink() or entry.is_file()}
+    started: set[Path] = set()
     if besides_a_start and not (path / "config.toml").exists():
-        entries -= {*(path / name for name in BEFORE_IT_BEGINS), *_half_written(path, BEFORE_IT_BEGINS)}
-    return any(entry.name != ".lock" for entry in entries)
+        started = {*(path / name for name in BEFORE_IT_BEGINS), *_half_written(path, BEFORE_IT_BEGINS)}
+    return any(  # the first is enough, and what cannot be read is passed over: the folder may be / itself
+        name != ".lock" and Path(folder, name) not in started
+        for folder, folders, names in os.walk(path)
+        for name in (*names, *(inner for inner in folders if os.path.islink(os.path.join(folder, inner))))
+    )
 
 
 def _half_written(path: Path, names: Iterable[str]) -> list[Path]:

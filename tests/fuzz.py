@@ -108,6 +108,7 @@ def written(write: Callable[[Path], object]) -> bytes:
         return path.read_bytes()
 
 
+@cache
 def model_file() -> list[bytes]:
     torch.manual_seed(0)
     return [written(lambda path: save_model(path, build_network(NETWORK, 2), INFO))]
@@ -226,7 +227,7 @@ def matlab() -> list[bytes]:
 
 
 READERS = {
-    "model": Reader(".safetensors", load_model, frozenset({5}), cache(model_file)),
+    "model": Reader(".safetensors", load_model, frozenset({5}), model_file),
     "weights": Reader(".safetensors", read_weights, frozenset({5}), cache(weights)),
     "checkpoint": Reader(".pth", read_weights, frozenset({5}), cache(checkpoint)),
     "state": Reader("", load_state, frozenset({5}), cache(state)),

@@ -370,6 +370,7 @@ def test_the_ids_for_the_benchmark_s_server_are_those_that_are_read(tmp_path: Pa
 # VOC: palettes, lists, and images of val among those of train
 
 
+@pytest.mark.promise("D3")
 def test_a_palette_image_read_in_grey_would_have_other_ids(tmp_path: Path) -> None:
     path = voc(tmp_path, "train", "0", [0, 15, 20, 255])
     voc(tmp_path, "val", "0", [0])

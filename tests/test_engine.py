@@ -83,6 +83,7 @@ def test_a_network_learns_one_batch_of_four_images_by_heart() -> None:
     assert reports[-1].terms["cross_entropy"] < 0.1 * reports[0].terms["cross_entropy"]
 
 
+@pytest.mark.promise("T2")
 def test_the_teacher_stays_as_it_is_and_gets_no_gradient() -> None:
     stage = skd_stage(3)
     teacher = stage.objective.teacher
@@ -276,6 +277,7 @@ def test_momentum_and_weight_decay_are_those_of_the_configuration() -> None:
 # Device and precision
 
 
+@pytest.mark.promise("E5")
 @pytest.mark.parametrize(("name", "words"), [("tpu", "tpu"), ("cpu:1", "cpu:1"), ("cuda:x", "cuda:x"), ("", "''")])
 def test_unknown_devices_are_refused(name: str, words: str) -> None:
     with pytest.raises(UsageError, match=f"Unknown device .*{words}"):
