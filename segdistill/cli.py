@@ -74,6 +74,11 @@ class Baseline(StrEnum):
     time = "time"
 
 
+OUT_OF_MEMORY = (
+    *("out of memory", "can't allocate memory", "Cannot allocate memory"),
+    *("Insufficient memory", "Unable to allocate", "bad_alloc", "MemoryError"),
+)
+"""How PyTorch and the system, then OpenCV, NumPy and others say it: of an error in a loader process, text is left."""
 DEFAULT_PRESET = "canonical"
 RUN, DATA, OUTPUT = "Run", "Data", "Output"
 PresetFlag = Annotated[
@@ -887,10 +892,11 @@ def main() -> None:
 def _explain(error: Exception) -> SegdistillError:
     """Return the error to show for an exception that nothing else expected."""
     text = f"{type(error).__name__}: {error}"
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+    told = [line for line in text.splitlines() if any(sign in line for sign in OUT_OF_MEMORY)]
+    if told:
         return ResourceError(
-            f"Out of memory. {text.splitlines()[0]}",
-            "Use a smaller data.batch_size or data.crop, optim.accumulate=2, or a smaller network.",
+            f"Out of memory. {told[0].strip()}",
+            "Use a smaller data.batch_size, data.crop or data.size, optim.accumulate=2, or a smaller network.",
         )
     if isinstance(error, OSError) and error.filename is not None:
         return UsageError(f"{error.filename}: {error.strerror}.", "Check that path.")

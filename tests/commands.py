@@ -12,11 +12,15 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from segdistill import cli
+from segdistill.checkpoint import load_state
 from segdistill.config import RunConfig, load_preset
 
 SMALL = "--set data.size=[32,48] --set data.crop=[32,48] --set data.batch_size=2 --steps 2 --workers 0"
@@ -111,3 +115,25 @@ def contents(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Whether two values, or all tensors in them, are equal bit for bit."""
+    if isinstance(one, Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return bool(one == other)
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Assert that two runs end in the same weights, optimiser state, models and metrics, bit for bit."""
+    first, second = (load_state(path / "checkpoints/last") for path in (one, other))
+    for key in first["training"]:
+        assert equal(first["training"][key], second["training"][key]), key
+    assert first.keys() == second.keys()
+    assert all(equal(first[key], second[key]) for key in first if key != "seconds")
+    for name in ("metrics.jsonl", "model.safetensors", "checkpoints/best"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import write_camvid
+from forked import Workshop
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and results depend on the number
 signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what runs in the background without it
@@ -32,3 +33,8 @@ def camvid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_camvid(tmp_path: Path) -> Path:
     """Write a data set that the test may damage."""
     return write_camvid(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("workshop"))

@@ -1,5 +1,6 @@
 """What is saved comes back exactly, and a damaged, foreign or hostile file is refused before it does harm."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -7,6 +8,8 @@ import os
 import pickle
 import resource
 import struct
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from tiny import CLASSES, pspnet
+from commands import equal
+from golden import fill
+from tiny import CLASSES, CPU, copied, differing, distillation, optim, pspnet, tiny
 from torch import Tensor
 
 from segdistill.checkpoint import (
@@ -29,9 +34,11 @@ from segdistill.checkpoint import (
     weights_digest,
 )
 from segdistill.config import InputConfig, NetworkConfig
+from segdistill.engine import Training
 from segdistill.errors import CheckError, ModelError, ResourceError, UsageError
 from segdistill.networks import SegNetwork
 from segdistill.store import seal
+from segdistill.types import Stage
 
 INFO = ModelInfo(
     network=NetworkConfig(
@@ -119,6 +126,66 @@ def test_a_header_with_mean_and_deviation_beside_the_network_is_understood(tmp_p
     assert read_info(file) == INFO.model_copy(update={"network": own})
 
 
+def unpacked(name: str, folder: Path) -> Path:
+    """Return a file that an earlier version wrote; they stay as they are for good."""
+    file = folder / name
+    file.write_bytes(gzip.decompress((Path(__file__).parent / "formats" / f"{name}.gz").read_bytes()))
+    return file
+
+
+@pytest.mark.promise("C8")
+def test_a_model_of_format_1_is_read(tmp_path: Path) -> None:
+    network, info = load_model(unpacked("model-1.safetensors", tmp_path))
+    weights = copied(network)
+    fill(weights)
+    assert not differing(weights, copied(network))
+    assert info.network.network == "espnet-c"
+    assert (info.classes, info.size, info.metrics) == (CLASSES, (48, 64), {"miou": 1 / 3})
+
+
+@pytest.mark.promise("C8")
+def test_a_state_of_format_1_is_read_and_goes_on(tmp_path: Path) -> None:
+    state = load_state(unpacked("state-1", tmp_path))
+    student, teacher = tiny(5, dropout=0.2), tiny(1, width=10)
+    objective = distillation(student, teacher, {"pixel": 10.0, "pairwise": 10.0})
+    training = Training(Stage("student", student, objective, optim(11)), CPU)
+    training.load(state["training"])
+    assert training.step == 4
+    assert equal(training.state(), state["training"])
+    assert (state["lines"], state["best_step"]) == (1, 3)
+
+
+@pytest.mark.promise("C8")
+def test_files_of_a_later_format_are_refused_for_that_reason(content: bytes, tmp_path: Path) -> None:
+    later = raw_header(content).replace('"format":1,', '"format":2,"new":"unknown",')
+    with pytest.raises(ModelError, match="is of format 2; this version of segdistill reads format 1") as caught:
+        load_model(written(tmp_path, with_header(later)))
+    assert caught.value.exit_code == 5
+    save_state(tmp_path / "last", STATE)
+    (tmp_path / "last").write_bytes((tmp_path / "last").read_bytes().replace(b"state 1 ", b"state 12 ", 1))
+    with pytest.raises(ModelError, match="is of format 12; this version"):
+        load_state(tmp_path / "last")
+
+
+@pytest.mark.promise("C10")
+def test_who_reads_a_model_that_is_being_replaced_gets_one_or_the_other(network: SegNetwork, tmp_path: Path) -> None:
+    file, done, steps = tmp_path / "best", threading.Event(), set[int]()
+    other = pspnet(1).eval()
+    save_model(file, network, INFO.model_copy(update={"steps": 0}))
+
+    def read() -> None:
+        while not done.is_set():
+            steps.add(load_model(file)[1].steps)
+
+    with ThreadPoolExecutor() as pool:
+        reading = pool.submit(read)
+        for step in range(1, 13):
+            save_model(file, (network, other)[step % 2], INFO.model_copy(update={"steps": step}))
+        done.set()
+        reading.result()
+    assert steps <= set(range(13))
+
+
 def test_weights_are_named_by_a_digest_that_knows_values_shapes_and_names() -> None:
     base = {"a": torch.zeros(2, 3), "b": torch.ones(1)}
     others: list[dict[str, Tensor]] = [
@@ -176,6 +243,13 @@ def test_a_folder_is_not_a_model_file(tmp_path: Path) -> None:
 def raw(header: dict[str, Any], payload: bytes = b"") -> bytes:
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + payload
+
+
+def raw_header(content: bytes) -> str:
+    """Return the text of our own header in a model file."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header: str = json.loads(content[8 : 8 + length])["__metadata__"]["segdistill"]
+    return header
 
 
 def with_header(text: str) -> bytes:

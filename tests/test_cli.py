@@ -379,11 +379,18 @@ def test_an_unexpected_error_is_one_panel_and_with_debug_a_traceback(monkeypatch
         segdistill("doctor --debug")
 
 
+@pytest.mark.promise("R4")
 @pytest.mark.parametrize(
     ("error", "code", "expected"),
     [
         (MemoryError(), 1, "Out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 1, "batch_size"),
+        (
+            RuntimeError("Caught error in a worker.\n  cv2.error: (-4:Insufficient memory) Failed"),
+            1,
+            "Out of memory. cv2",
+        ),
+        (ValueError("Unable to allocate 9.1 GiB for an array"), 1, "Use a smaller data.batch_size, data.crop or"),
         (PermissionError(13, "Permission denied", "some/file"), 2, "some/file: Permission denied"),
     ],
 )

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -330,7 +329,7 @@ def test_of_large_images_it_is_told_how_much_the_tiles_change(tmp_path: Path) ->
     part = np.ascontiguousarray(bright[86:214, 72:328])  # 128x256 of the middle of the first
     whole, tiled = (segment(by_the_brightest, part, None, own) for own in (SMALL_TILES, SMALL_TILES.always()))
     assert found == (2, (whole == tiled).mean())
-    assert found.agreement < 0.9
+    assert (whole == tiled).mean() < 0.9
     inputs = find_inputs(str(tmp_path / "in/small.png"), tmp_path / "one")
     assert infer(strongest_colour, info(), inputs, tmp_path / "one", tiling=SMALL_TILES).apart is None
     assert infer(Local(), info((64, 64)), inputs, tmp_path / "sized", tiling=SMALL_TILES.always()).apart is None
@@ -362,11 +361,11 @@ def test_tiles_are_scored_beside_the_whole() -> None:
 @pytest.mark.parametrize("name", ["enet", "espnet", "fcn-resnet18-half"])
 def test_networks_that_see_no_further_than_the_margin_give_the_same_classes_tile_by_tile(name: str) -> None:
     pixels = load_data("streets").split("val").read(0).image
-    image = np.ascontiguousarray(cv2.resize(pixels, (1024, 1024)))
+    image = to_size(pixels, (1024, 1024))
     torch.manual_seed(0)
     network = build_network(NetworkConfig(network=name), 19).train()
     with torch.no_grad():  # the norms take their statistics from such images
-        network(torch.from_numpy(cv2.resize(pixels, (256, 256))).permute(2, 0, 1)[None].float().repeat(2, 1, 1, 1))
+        network(torch.from_numpy(to_size(pixels, (256, 256))).permute(2, 0, 1)[None].float().repeat(2, 1, 1, 1))
     deployed = Deployed(network)
     mean = deployed(torch.from_numpy(image).permute(2, 0, 1)[None].float()).mean(dim=(2, 3), keepdim=True)
 

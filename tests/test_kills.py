@@ -1,145 +1,27 @@
 """Storms: commands that are killed and stopped at random moments, again and again, and end as if nothing had been."""
 
-import os
 import random
 import re
 import signal
 import time
 from collections import Counter
-from dataclasses import dataclass
-from functools import cache
 from itertools import count, cycle
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
-from commands import write_camvid
-from forked import PATIENCE, ROUNDS, SERVER, alive, children, ended, start, wait_until
+from forked import COMMANDS, PATIENCE, ROUNDS, SERVER, Course, Workshop, alive, ended, progress, said, send, wait_until
 from test_checkpoint import INFO
-from test_training import assert_same_run
 from tiny import pspnet
 
 from segdistill.checkpoint import load_model, load_state, save_model, save_state
-from segdistill.config import preset_names
 from segdistill.store import open_run
 from segdistill.talk import Silence
 from segdistill.training import load_last
 
-SETTINGS = (
-    "--data camvid:../camvid --steps 8 --out run --verbose --device cpu --precision fp32 --set data.size=[32,48] "
-    "--set data.crop=[32,48] --set data.batch_size=2 --set checkpoint.every=2 --set validate.every=3"
-)
-FIRST = ("ka", "skd", "lad", "cirkd")
-"""An auto-encoder, a critic, a teacher on the way and memories come first, in case there are few rounds."""
-COMMANDS = {"teacher": "train-teacher --preset skd --teacher resnet18-half"} | {
-    preset: f"distill --preset {preset} --student resnet18-half --accept-teacher --teacher "
-    + ("pspnet18" if preset == "lad" else "../teacher/run")
-    for preset in (*FIRST, *sorted({*preset_names()} - {*FIRST}))
-}
 PER_RUN = 5
 """Kills of a run before it may come to its end."""
-
-
-@dataclass(frozen=True)
-class Course:
-    """A command, and what it does where nobody disturbs it."""
-
-    name: str
-    run: Path
-    steps: list[str]
-    """Its lines of progress: each has a stage and a step."""
-    startup: float
-    """Seconds before the first."""
-    pause: float
-    """Seconds between two."""
-
-    def begin_or_go_on(self, folder: Path, workers: int) -> BaseProcess:
-        """Start it in a folder: where it has begun there, it goes on."""
-        folder.mkdir(exist_ok=True)
-        resume = "--resume" if (folder / "run/config.toml").exists() else ""
-        line = f"{COMMANDS[self.name]} {SETTINGS} --workers {workers} {resume}"
-        return start(line, folder, folder.with_suffix(".log"))
-
-    def disturb(self, folder: Path, moment: int, number: int) -> "Disturbed":
-        """Start it, and send a signal a random time after that line of progress, or -1: before the first."""
-        process, later = self.begin_or_go_on(folder, random.choice((0, 2))), set(self.steps[moment:])
-        if moment >= 0:
-            assert wait_until(lambda: bool(later & set(progress(folder))) or process.exitcode is not None)
-        time.sleep(random.uniform(0, 2 * self.pause if moment >= 0 else self.startup))
-        workers, sent = children(process), time.monotonic()
-        send(process, number)
-        return Disturbed(ended(process), workers, time.monotonic() - sent)
-
-    def finish(self, folder: Path) -> None:
-        """Let it come to its end in a folder, and compare what it leaves with what it leaves undisturbed."""
-        assert ended(self.begin_or_go_on(folder, random.choice((0, 2)))) == 0, said(folder)
-        assert_same_run(self.run, folder / "run")
-        if self.name != "teacher":
-            assert (folder / "run/teacher.json").read_text() == (self.run / "teacher.json").read_text()
-        assert not list(folder.rglob("*.tmp"))
-
-
-class Disturbed(NamedTuple):
-    """How a process ended that was sent a signal."""
-
-    code: int
-    workers: list[int]
-    """The processes that it had started."""
-    seconds: float
-    """From the signal to the end."""
-
-
-class Workshop:
-    """A folder with a data set, where each command is run undisturbed once."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        first = SERVER.Process(target=int)
-        first.start()
-        ended(first)  # now the server has imported everything, and times that are measured are those of the commands
-        write_camvid(folder / "camvid")
-        self.course = cache(self._undisturbed)
-        self._runs = 0
-
-    def _undisturbed(self, name: str) -> Course:
-        if name not in ("teacher", "lad"):
-            self.course("teacher")
-        folder = self.folder / name
-        course, started = Course(name, folder / "run", [], 0.0, 0.0), time.monotonic()
-        process = course.begin_or_go_on(folder, 0)
-        assert wait_until(lambda: bool(progress(folder)) or process.exitcode is not None)
-        startup = time.monotonic() - started
-        assert ended(process) == 0, said(folder)
-        steps = progress(folder)
-        return Course(name, folder / "run", steps, startup, (time.monotonic() - started - startup) / len(steps))
-
-    def new_folder(self, name: str) -> Path:
-        """Return a folder for another run of a command."""
-        self._runs += 1
-        return self.folder / f"{name}-{self._runs}"
-
-
-@pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("storm"))
-
-
-def send(process: BaseProcess, number: int) -> None:
-    if process.exitcode is None and process.pid is not None:
-        os.kill(process.pid, number)
-
-
-def said(folder: Path) -> str:
-    log = folder.with_suffix(".log")
-    return log.read_text() if log.exists() else ""
-
-
-def progress(folder: Path) -> list[str]:
-    """Return a command's lines of progress so far, up to the step: "student pspnet-resnet18-half 3/8"."""
-    return re.findall(r"^([a-z]+ .*?\d+/\d+)  ", said(folder), flags=re.MULTILINE)
 
 
 def moments(course: Course) -> list[int]:
@@ -189,7 +71,7 @@ def test_runs_told_to_stop_at_random_moments_save_and_end_in_the_same_bits(works
                 continue
             stops += 1
             assert code == 128 + number, said(folder)
-            assert seconds < 10
+            assert seconds < course.soon
             assert "Continue with: segdistill" in said(folder)
             assert "Traceback" not in said(folder)
             step = re.search(r"after step (\d+) of", said(folder))
@@ -210,7 +92,7 @@ def test_a_second_signal_ends_a_run_at_once(workshop: Workshop) -> None:
         time.sleep(0.02)
         send(process, signal.SIGINT)
         assert ended(process) == 130, said(folder)
-        assert time.monotonic() - sent < 2
+        assert time.monotonic() - sent < 2 + 2 * course.pause
         assert "Traceback" not in said(folder)
     course.finish(folder)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -16,15 +17,29 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from commands import DISTILL, NETWORK, SMALL, contents, files, halve, process, read_back, refused, segdistill, succeeds
+from commands import (
+    DISTILL,
+    NETWORK,
+    SMALL,
+    contents,
+    files,
+    halve,
+    process,
+    read_back,
+    refused,
+    segdistill,
+    succeeds,
+    write_camvid,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from test_export import sealed
 
 from segdistill import deploy
-from segdistill.checkpoint import load_model, read_info, save_model
+from segdistill.checkpoint import load_model, load_state, read_info, save_model
 from segdistill.config import InputConfig, load_preset
+from segdistill.record import versions
 from segdistill.store import open_run, sha256_of
 
 RUN_FILES = {
@@ -308,6 +323,18 @@ def test_a_damaged_model_is_refused(student: Path, tmp_path: Path) -> None:
     assert files(tmp_path) == before
 
 
+@pytest.mark.promise("C3")
+def test_a_damaged_file_of_a_finished_run_is_refused_with_both_hashes(student: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(student, run)
+    before = sha256_of(run / "model.safetensors")
+    content = bytearray((run / "model.safetensors").read_bytes())
+    content[len(content) // 2] ^= 1
+    (run / "model.safetensors").write_bytes(content)
+    after = sha256_of(run / "model.safetensors")
+    refused("evaluate run --data streets", "run/model.safetensors is damaged", before, after, code=5)
+
+
 @pytest.mark.promise("S1")
 def test_a_pickle_with_code_in_it_is_never_run(tmp_path: Path, student: Path) -> None:
     evil = tmp_path / "evil.pt"
@@ -429,6 +456,53 @@ def test_a_training_that_is_interrupted_says_how_to_go_on(camvid: Path, tmp_path
     refused(line, "everything is saved", "--out run --resume", code=130)
     assert (tmp_path / "run" / "checkpoints" / "last").exists()
     assert not (tmp_path / "run" / "manifest.json").exists()
+
+
+@pytest.mark.promise("C4")
+def test_a_run_that_goes_on_elsewhere_says_why_its_bits_may_differ(camvid: Path) -> None:
+    line = f"train-teacher --teacher {NETWORK} --data camvid:{camvid} {SMALL} --out run"
+    succeeds(line)
+    Path("run/manifest.json").unlink()  # as if it had been killed at its end
+    environment = json.loads(Path("run/environment.json").read_text())
+    environment["versions"]["torch"], environment["threads"] = "1.0", 64
+    Path("run/environment.json").write_text(json.dumps(environment))
+    talk = succeeds(f"{line} --resume").err
+    assert f"began with torch 1.0, now {versions()['torch']}: it will not end in the same bits" in talk
+    assert f"began with threads 64, now {torch.get_num_threads()}: it will not" in talk
+
+
+# Numbers
+
+
+@pytest.mark.promise("R5")
+def test_a_training_that_explodes_ends_with_step_images_and_terms_and_finite_checkpoints(camvid: Path) -> None:
+    line = f"train-teacher --teacher {NETWORK} --data camvid:{camvid} {SMALL} --steps 9 --out run"
+    what = ("not finite 4 steps in a row", "cross_entropy nan", "Its images: train/", "Lower optim.lr")
+    refused(f"{line} --set optim.lr=1e30 --set optim.warmup=0 --set checkpoint.every=1", *what, code=4)
+    assert not Path("run/model.safetensors").exists()
+    weights = load_state(Path("run/checkpoints/last"))["training"]["weights"]
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+@pytest.mark.promise("R6")
+def test_images_without_a_labelled_pixel_are_counted_and_train_to_finite_numbers(own_camvid: Path) -> None:
+    for index in (0, 1, 2):
+        Image.new("L", (64, 48), 11).save(own_camvid / f"trainannot/{index}.png")
+    talk = succeeds(f"train-teacher --teacher {NETWORK} --data camvid:{own_camvid} {SMALL} --out run").err
+    assert "Images without a labelled pixel (3): train/0.png, train/1.png, train/2.png." in talk
+    for entry in map(json.loads, Path("run/metrics.jsonl").read_text().splitlines()):
+        assert None not in entry.values()
+
+
+@pytest.mark.promise("R7")
+def test_batches_have_one_size_and_one_image_at_a_time_is_refused(tmp_path: Path) -> None:
+    data = write_camvid(tmp_path / "five", train=5)
+    line = f"train-teacher --teacher {NETWORK} --data camvid:{data} {SMALL} --out run"
+    succeeds(f"{line} --set data.batch_size=4 --steps 3")
+    before = contents(tmp_path)
+    refused(f"{line} --overwrite --set data.batch_size=1", "Batch norm needs at least 2 images at a time")
+    refused(f"{line} --overwrite --set optim.accumulate=2", "Batch norm needs at least 2 images at a time")
+    assert contents(tmp_path) == before
 
 
 # Nonsense

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from commands import contents, process
 
 from segdistill.errors import ModelError, ResourceError, UsageError
 from segdistill.store import (
+    BEFORE_IT_BEGINS,
     OWN_FILES,
     RunFolder,
     check_folder,
@@ -65,6 +67,27 @@ def test_a_file_is_replaced_as_a_whole_and_nothing_else_is_left(tmp_path: Path) 
     write_atomic(file, b"\x00new")
     assert file.read_bytes() == b"\x00new"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.promise("C1")
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_the_write_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        calls.append("fsync folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "fsync file")
+        fsync(descriptor)
+
+    def renamed(old: str, new: Path) -> None:
+        calls.append("rename")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    write_atomic(tmp_path / "a", "x")
+    assert calls == ["fsync file", "rename", "fsync folder"]
 
 
 @pytest.mark.promise("C1")
@@ -187,6 +210,23 @@ def test_a_folder_with_files_needs_resume_or_overwrite(tmp_path: Path) -> None:
     check_folder(run, resume=False, overwrite=True)
 
 
+@pytest.mark.promise("C6")
+def test_a_folder_in_which_a_run_was_killed_before_it_began_is_free(tmp_path: Path) -> None:
+    run = run_in(tmp_path / "run", *BEFORE_IT_BEGINS[:2])
+    (run / ".config.toml.k3x2.tmp").write_text("half of it")
+    with pytest.raises(UsageError, match="no run to resume"):
+        check_folder(run, resume=True, overwrite=False)
+    with open_run(run, resume=False, overwrite=False):
+        assert not list(run.glob("*.tmp"))
+    (run / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not empty"):
+        check_folder(run, resume=False, overwrite=False)
+    (run / "notes.txt").unlink()
+    (run / ".lock").unlink()  # then the files may be anyone's
+    with pytest.raises(UsageError, match="not empty"):
+        check_folder(run, resume=False, overwrite=False)
+
+
 def test_where_no_run_is_nothing_can_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no run to resume"):
         check_folder(tmp_path, resume=True, overwrite=False)
@@ -202,7 +242,8 @@ def test_overwrite_removes_what_a_run_wrote_and_keeps_everything_else(tmp_path: 
     run_in(run / "baseline")
     for foreign in ("notes.txt", ".config.tmp", "checkpoints/mine.bin", "baseline/notes.txt"):
         (run / foreign).write_text("mine")
-    (run / ".config.toml.k3x2.tmp").write_text("left by a killed run")
+    for stray in (".config.toml.k3x2.tmp", ".autoencoder-1.safetensors.k3x2.tmp"):
+        (run / stray).write_text("left by a killed run")
     with open_run(run, resume=False, overwrite=True):
         left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert left == {

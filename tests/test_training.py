@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import assert_same_run, equal
 from PIL import Image
+from safetensors.torch import load_file
 from tiny import CLASSES, CPU, distillation, plain, source, tiny
-from torch import Tensor
 
 from segdistill.checkpoint import ModelInfo, load_state, save_model, save_state
 from segdistill.config import NetworkConfig, RunConfig
@@ -121,26 +122,6 @@ def stopped(job: Job, path: Path, listener: Listener, *, workers: int = 0) -> St
     raise AssertionError("nothing stopped it")
 
 
-def equal(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return bool(one == other)
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    first, second = (load_state(path / "checkpoints/last") for path in (one, other))
-    for key in first["training"]:
-        assert equal(first["training"][key], second["training"][key]), key
-    assert first.keys() == second.keys()
-    assert all(equal(first[key], second[key]) for key in first if key != "seconds")
-    for name in ("metrics.jsonl", "model.safetensors", "checkpoints/best"):
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
-
-
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
@@ -207,6 +188,24 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(uninterrupted
     assert_same_run(uninterrupted, path)
 
 
+@pytest.mark.promise("C1", "C4")
+def test_the_log_is_on_the_disk_before_a_checkpoint_counts_its_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, fsync = list[str](), os.fsync
+
+    def synced(descriptor: int) -> None:
+        order.append(Path(f"/proc/self/fd/{descriptor}").resolve().name.strip(".").partition(".")[0])
+        fsync(descriptor)
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("this system does not tell which file a descriptor is of")
+    monkeypatch.setattr(os, "fsync", synced)
+    run(a_job(configuration(terms={}, **{"validate.every": 1, "checkpoint.every": 5})), tmp_path / "run")
+    written = [name for name in order if name in ("metrics", "last")]
+    assert written == ["metrics", "last"] * 3
+
+
 def test_a_finished_training_that_is_continued_changes_nothing(uninterrupted: Path) -> None:
     before = {file: file.read_bytes() for file in uninterrupted.rglob("*") if file.is_file() and file.name != ".lock"}
     run(a_job(configuration()), uninterrupted)
@@ -254,9 +253,9 @@ def test_a_training_on_nothing_but_huge_steps_stops_with_finite_checkpoints(tmp_
         run(a_job(config), tmp_path / "run")
     assert caught.value.exit_code == 4
     assert "cross_entropy nan" in caught.value.what
-    for name in ("last", "last.prev"):
-        weights = load_state(tmp_path / "run/checkpoints" / name)["training"]["weights"]
-        assert all(tensor.isfinite().all() for tensor in weights.values())
+    states = [load_state(tmp_path / "run/checkpoints" / name)["training"]["weights"] for name in ("last", "last.prev")]
+    best = load_file(tmp_path / "run/checkpoints/best")
+    assert all(tensor.isfinite().all() for weights in (*states, best) for tensor in weights.values())
 
 
 def test_the_log_stays_json_where_a_loss_is_not_finite(tmp_path: Path) -> None:

@@ -1,0 +1,174 @@
+"""Too little disk or memory, a dead worker, company in the folder: the run says so, and goes on to the same bits."""
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from commands import assert_same_run, contents, segdistill
+from forked import Workshop, alive, children, ended, progress, said, send, wait_until
+from test_distributed import free_port
+from test_training import camvid, untrained_teacher
+
+from segdistill.checkpoint import load_state
+
+
+def checkpoints(folder: Path) -> dict[str, str]:
+    return {path: what for path, what in contents(folder / "run/checkpoints").items() if not path.endswith("best")}
+
+
+@pytest.mark.reliability
+@pytest.mark.promise("C2")
+def test_a_quota_leaves_the_last_checkpoint_and_later_the_run_goes_on(workshop: Workshop) -> None:
+    course, folder = workshop.course("skd"), workshop.new_folder("skd")
+    assert course.disturb(folder, 3, signal.SIGTERM).code == 143
+    before = checkpoints(folder)
+    process = course.begin_or_go_on(folder, 2, {resource.RLIMIT_FSIZE: 20_000_000})  # a state has more, a model less
+    assert ended(process) == 1
+    assert "disk is full (or a quota or size limit is reached) while writing run/checkpoints/" in said(folder)
+    assert "--resume" in said(folder)
+    assert "Traceback" not in said(folder)
+    assert checkpoints(folder) == before
+    assert not list(folder.rglob("*.tmp"))
+    course.finish(folder)
+
+
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[None]:
+    """Mount a disk of so many bytes at a folder."""
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.reliability
+@pytest.mark.promise("C2")
+def test_a_full_disk_leaves_the_last_checkpoint_and_later_the_run_goes_on(workshop: Workshop) -> None:
+    course, folder = workshop.course("skd"), workshop.new_folder("skd")
+    room = (course.run / "checkpoints/last").stat().st_size
+    with small_disk(folder, int(1.7 * room)):  # for one state and a model, not for a second state
+        assert ended(course.begin_or_go_on(folder, 0)) == 1
+        assert "disk is full" in said(folder)
+        assert "while writing run/checkpoints/last" in said(folder).replace(".last.new.tmp", "last")
+        assert load_state(folder / "run/checkpoints/last")["training"]["step"] == 2
+        assert not list(folder.rglob("*.tmp"))
+        subprocess.run(["mount", "-o", f"remount,size={10 * room}", str(folder)], check=True)
+        course.finish(folder)
+
+
+@pytest.mark.reliability
+@pytest.mark.promise("R4")
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not limit memory")
+@pytest.mark.parametrize(
+    ("setting", "workers"), [("crop=[8192,8192]", 0), ("size=[8192,8192]", 0), ("size=[8192,8192]", 1)]
+)
+def test_too_little_memory_ends_with_advice(workshop: Workshop, setting: str, workers: int) -> None:
+    course, folder = workshop.course("teacher"), workshop.new_folder("teacher")
+    limits = {resource.RLIMIT_AS: 1_000_000_000}
+    process = course.begin_or_go_on(folder, workers, limits, f"--set data.{setting}=[8192,8192]")
+    assert ended(process) == 1, said(folder)
+    assert "Out of memory" in said(folder)
+    assert "Use a smaller data.batch_size" in said(folder)
+    assert "Traceback" not in said(folder)
+
+
+@pytest.mark.reliability
+@pytest.mark.promise("R2")
+def test_a_worker_that_dies_ends_the_run_and_the_others_and_the_run_goes_on(workshop: Workshop) -> None:
+    course, folder = workshop.course("skd"), workshop.new_folder("skd")
+    process = course.begin_or_go_on(folder, 2)
+    assert wait_until(lambda: course.steps[2] in progress(folder))
+    workers, killed = children(process.pid), time.monotonic()
+    os.kill(workers[-1], signal.SIGKILL)
+    assert ended(process) == 1, said(folder)
+    assert time.monotonic() - killed < course.soon
+    assert "A process that reads images was killed" in said(folder)
+    assert "--workers" in said(folder)
+    assert "Traceback" not in said(folder)
+    assert wait_until(lambda: not any(map(alive, workers)))
+    course.finish(folder)
+
+
+@pytest.mark.reliability
+@pytest.mark.promise("C10")
+def test_of_two_runs_in_one_folder_one_is_refused_and_a_killed_one_can_go_on_at_once(workshop: Workshop) -> None:
+    course, folder = workshop.course("skd"), workshop.new_folder("skd")
+    both = [course.begin_or_go_on(folder, 2) for _ in range(2)]
+    assert wait_until(lambda: any(process.exitcode is not None for process in both))
+    (second,) = (process for process in both if process.exitcode is not None)
+    (first,) = (process for process in both if process is not second)
+    assert second.exitcode == 2
+    assert re.search(rf"at work in run \(process ({first.pid}|unknown)\)", said(folder)), said(folder)
+    assert wait_until(lambda: course.steps[1] in progress(folder))
+    send(first, signal.SIGKILL)
+    ended(first)
+    course.finish(folder)  # its workers may be there for some seconds
+
+
+@pytest.mark.reliability
+@pytest.mark.promise("C10")
+def test_who_evaluates_while_a_training_writes_gets_scores_and_disturbs_nothing(workshop: Workshop) -> None:
+    course, folder = workshop.course("teacher"), workshop.new_folder("teacher")
+    process, codes = course.begin_or_go_on(folder, 0), []
+    while process.exitcode is None:
+        best = segdistill(f"evaluate {folder}/run/checkpoints/best --data camvid:{workshop.folder}/camvid --workers 0")
+        whole = segdistill(f"evaluate {folder}/run --data camvid:{workshop.folder}/camvid --workers 0")
+        assert (best.code, whole.code) in ((2, 2), (0, 2), (0, 0)), best.err + whole.err
+        codes.append(best.code)
+    assert 0 in codes
+    course.finish(folder)
+
+
+@pytest.mark.reliability
+@pytest.mark.promise("R1", "C4")
+def test_under_torchrun_all_processes_stop_at_the_same_step_and_go_on(tmp_path: Path) -> None:
+    camvid(tmp_path / "camvid")
+    untrained_teacher(tmp_path / "teacher.safetensors")
+
+    def torchrun(out: str, *more: str) -> tuple[subprocess.Popen[bytes], Path]:
+        settings = ("data.size=[48, 64]", "data.crop=[32, 32]", "data.batch_size=4", "checkpoint.every=2")
+        log = tmp_path / f"{out}{len(more)}.log"
+        with log.open("w") as file:
+            return subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+                    *("--master-port", str(free_port()), "-m", "segdistill", "distill", "--preset", "skd"),
+                    *("--student", "pspnet-resnet18-half", "--teacher", "teacher.safetensors", "--accept-teacher"),
+                    *("--data", "camvid:camvid", "--steps", "12", "--workers", "1", "--device", "cpu"),
+                    *("--precision", "fp32", "--out", out, *more),
+                    *(word for setting in settings for word in ("--set", setting)),
+                ],
+                cwd=tmp_path,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                stdout=file,
+                stderr=file,
+            ), log
+
+    whole, log = torchrun("whole")
+    assert whole.wait(300) == 0, log.read_text()
+    cut, log = torchrun("cut")
+    last = tmp_path / "cut/checkpoints/last"
+    assert wait_until(lambda: last.exists() or cut.poll() is not None)
+    os.kill(children(cut.pid)[1], signal.SIGTERM)  # one of the two
+    assert cut.wait(60) == 1  # torchrun's own code
+    stops = re.findall(r"Stopped by SIGTERM after step (\d+) of 12", log.read_text())
+    assert len(stops) == 2, log.read_text()
+    assert set(stops) == {str(load_state(last)["training"]["step"])}
+    assert "segdistill: stopped (exit 143)" in log.read_text()
+    again, log = torchrun("cut", "--resume")
+    assert again.wait(300) == 0, log.read_text()
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
