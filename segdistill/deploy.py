@@ -21,7 +21,7 @@ from segdistill.latency import measure, torch_subject
 from segdistill.metrics import Scores
 from segdistill.networks import build_network
 from segdistill.prediction import predictor
-from segdistill.store import seal
+from segdistill.store import seal, sweep
 from segdistill.submission import plan_submission, write_submission
 from segdistill.talk import Talk
 
@@ -214,6 +214,7 @@ def export_model(
     shape = size or info.size
     talk.say(f"Exporting {info.network.network} to {file}")
     unproven = file.with_name(f"{file.name}.unproven")
+    sweep([unproven])
     export_onnx(network, info.model_copy(update={"size": shape}), unproven)
     try:
         exact = resolve_precision("fp32", where)

@@ -30,7 +30,7 @@ from segdistill.data import SUFFIXES, read_image, to_size
 from segdistill.engine import predict_labels
 from segdistill.errors import DataError, UsageError
 from segdistill.metrics import Scores
-from segdistill.store import write_atomic
+from segdistill.store import sweep, write_atomic
 from segdistill.types import IGNORE, Batch
 
 AHEAD = 2
@@ -316,6 +316,7 @@ def _plan(inputs: Iterable[Input], out: Path, *, overlay: bool, overwrite: bool)
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{out} cannot be made a folder: {error.strerror}.", "Choose another --out.") from None
+    sweep(target for job in jobs for target in job.targets)
     return jobs
 
 

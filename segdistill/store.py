@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,10 @@ OWN_FILES = (
 """What a run writes, and so all that `--overwrite` may delete."""
 PREPARED = "autoencoder*.safetensors"
 """So does it, for terms that have something trained beforehand and name it."""
+NAME = 60
+"""Letters of a file's name in that of the temporary file that is written first."""
+STALE = 10.0
+"""Seconds after which a temporary file is nobody's any more: it takes a moment to write one."""
 BEFORE_IT_BEGINS = ("data.json", "environment.json", "config.toml")
 """What a run writes first, in this order: without the last one there is nothing to continue and nothing to lose."""
 
@@ -54,7 +59,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     data = content.encode() if isinstance(content, str) else content
     temporary = ""
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:60]}.", suffix=".tmp", dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:NAME]}.", suffix=".tmp", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
@@ -65,6 +70,18 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     except OSError as error:
         Path(temporary).unlink(missing_ok=True) if temporary else None
         raise _explain(error, path) from error
+
+
+def sweep(targets: Iterable[Path]) -> None:
+    """Delete what was left where a process was killed while it wrote one of these files."""
+    folders: dict[Path, set[str]] = {}
+    for target in targets:
+        folders.setdefault(target.parent, set()).add(target.name[:NAME])
+    for folder, names in folders.items():
+        for stray in folder.glob(".*.tmp"):
+            own = stray.name[1:].rpartition(".")[0].rpartition(".")[0] in names
+            if own and time.time() - stray.lstat().st_mtime > STALE:  # another process may be writing just now
+                stray.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -158,7 +158,9 @@ def graph(classes: int = 2) -> onnx.ModelProto:
         opset_imports=[helper.make_opsetid("", 20)],
         ir_version=10,
     )
-    model.metadata_props.add(key="segdistill", value=INFO.model_dump_json())
+    names, palette = tuple(map(str, range(classes))), ((0, 0, 0),) * classes
+    info = INFO.model_copy(update={"classes": names, "palette": palette})
+    model.metadata_props.add(key="segdistill", value=info.model_dump_json())
     return model
 
 

@@ -9,6 +9,7 @@ import pickle
 import re
 import shlex
 import shutil
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import torch
 from commands import NETWORK, SMALL, contents, files, halve, refused, segdistill, succeeds
 from fuzz import graph, sealed
 from onnx import TensorProto
+from packaging.requirements import Requirement
 from PIL import Image
 
 import segdistill as package
@@ -52,6 +54,30 @@ def model_of(data: str, file: str = "model.safetensors", size: tuple[int, int] |
     )
     save_model(Path(file), build_network(config, len(source.classes)), info)
     return Path(file)
+
+
+# What is installed
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.promise("S12")
+def test_every_dependency_is_there_in_one_version_by_its_hashes() -> None:
+    wanted = [
+        Requirement(text) for text in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    ]
+    text = (ROOT / "requirements.txt").read_text()
+    entries = [entry for entry in text.replace("\\\n", "").splitlines() if not entry.startswith("#")]
+    pinned = {entry.partition("==")[0]: entry for entry in entries}
+    for entry in entries:
+        assert re.fullmatch(r"[a-z0-9-]+==[\w.]+( ; [^@]+?)?(\s+--hash=sha256:[0-9a-f]{64})+", entry), entry
+    for requirement in wanted:
+        version = re.match(r"[^=]+==([\w.]+)", pinned[requirement.name])
+        assert version is not None
+        assert requirement.specifier.contains(version[1]), requirement
+        assert requirement.url is None
+    assert not re.search(r"://|--(extra-)?index|--find-links| @ ", text)
+    assert len(wanted) <= 16
 
 
 # Code in files
