@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
 from segdistill.config import components, find_data
 from segdistill.data import DataSource, check_files, load_data
@@ -501,6 +501,18 @@ def test_label_maps_of_matlab_are_counted_and_told_apart_like_others(tmp_path: P
         census = check_files(load("coco-stuff-10k", tmp_path), ["train"])
         assert {i for i in range(171) if census.pixels["train"][i]} == {0, 1, 2, 80, 170}
         assert census.ignored == {"train": 1}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_matlab_file_is_read_as_scipy_reads_it(kind: type[np.generic], packed: bool, tmp_path: Path) -> None:
+    rng, path = np.random.default_rng(0), tmp_path / "a.mat"
+    for shape in ((1, 1), (1, 3), (5, 1), (7, 9), (240, 320)):
+        others = {"captions": ["a", "b"], "number": 1.5, "Sx": np.zeros(3), "names": np.array([["x"]], object)}
+        savemat(path, {**others, "S": rng.integers(0, 183, shape).astype(kind)}, do_compression=packed)
+        expected = loadmat(path)["S"]
+        assert read_mat(path).dtype == expected.dtype == kind
+        assert np.array_equal(read_mat(path), expected)
 
 
 def test_a_damaged_matlab_file_is_refused_with_its_name(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_the_whole_path_asks_nothing_of_the_network(tmp_path: Path) -> None:
     if shutil.which("unshare") is None or subprocess.run([*cut_off, "true"], check=False).returncode:
         cut_off = []  # then it is only listened to
     words = [*cut_off, sys.executable, "-c", GUARD, "quickstart", "--steps", "2", "--out", "quick", "--workers", "1"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=1500, check=False)
     assert done.returncode == 0, done.stderr
     assert "reached out" not in done.stderr
     assert len(contents(tmp_path / "quick/labels")) == 24

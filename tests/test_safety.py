@@ -15,15 +15,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
-from commands import NETWORK, SMALL, contents, files, halve, refused, segdistill, succeeds
+from commands import DISTILL, NETWORK, SMALL, contents, files, halve, refused, segdistill, succeeds
 from fuzz import graph, sealed
 from onnx import TensorProto
 from packaging.requirements import Requirement
 from PIL import Image
 
 import segdistill as package
-from segdistill.checkpoint import STATE_MAGIC, ModelInfo, save_model
+from segdistill import preparations
+from segdistill.checkpoint import STATE_MAGIC, ModelInfo, save_model, weights_digest
 from segdistill.config import NetworkConfig
 from segdistill.console import printable
 from segdistill.data import load_data
@@ -155,6 +157,47 @@ def test_a_run_that_is_continued_runs_no_code_from_its_folder(trained: Path, cam
     Path("run/config.toml").write_bytes(b"a." * 30_000 + b"a = 1")
     refused(f"{line} --resume", "cannot be continued", code=5)
     assert not Path("hacked").exists()
+
+
+@pytest.mark.promise("S3", "S5")
+def test_what_lies_beside_a_run_under_runs_is_passed_over_where_it_is_no_teacher() -> None:
+    evil = {
+        "config.toml": (b"a." * 30_000 + b"a = 1", b"a = " + b"[" * 50_000, b"\xff", b"preset = 1", b""),
+        "environment.json": (b"[" * 100_000, b"[]", b"{}", b"\xff"),
+        "data.json": (b"[" * 100_000, b"[]", b"1"),
+    }
+    good = {
+        "config.toml": succeeds(f"{DISTILL} --print-config").out.encode(),
+        "environment.json": b'{"kind": "teacher"}',
+    }
+    for number, (name, content) in enumerate((name, own) for name, several in evil.items() for own in several):
+        folder = Path("runs", str(number))
+        folder.mkdir(parents=True)
+        for file, other in (good | {name: content}).items():
+            (folder / file).write_bytes(other)
+    assert "no finished pspnet18" in succeeds(f"{DISTILL} --dry-run").err
+
+
+@pytest.mark.promise("S3")
+def test_a_preparation_that_is_forged_is_not_found() -> None:
+    tensors = {"a": torch.zeros(2)}
+
+    def written(header: str) -> bytes:
+        return safetensors.torch.save(tensors, {"segdistill-stage": header})
+
+    right = json.dumps({"key": "k", "sha256": weights_digest(tensors), "seconds": "1"})
+    for content in (
+        *(
+            written(header)
+            for header in ("[]", "1", "[" * 100_000, '{"key": "k"}', right.replace('"sha256": "', '"sha256": "0'))
+        ),
+        *(b"", b"\xff" * 8, b"\xff\xff\xff\0\0\0\0\0" + b"{" * 100, written(right)[:-1]),
+    ):
+        Path("autoencoder.safetensors").write_bytes(content)
+        assert preparations.find("autoencoder", "k", [Path.cwd(), Path("gone")]) is None
+    Path("autoencoder.safetensors").write_bytes(written(right))
+    assert preparations.find("autoencoder", "k", [Path.cwd()]) == Path.cwd() / "autoencoder.safetensors"
+    assert preparations.find("autoencoder", "other", [Path.cwd()]) is None
 
 
 FORBIDDEN = {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
