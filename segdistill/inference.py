@@ -23,11 +23,10 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from segdistill.checkpoint import ModelInfo
 from segdistill.data import SUFFIXES, read_image, to_size
-from segdistill.engine import predict_labels
+from segdistill.engine import AT_ONCE, predict_labels
 from segdistill.errors import DataError, UsageError
 from segdistill.metrics import Scores
 from segdistill.store import sweep, write_atomic
@@ -58,8 +57,8 @@ class Input(NamedTuple):
 class Tiling:
     """How images are taken apart whose logits would not fit into memory."""
 
-    max_pixels: int = 2048 * 1024
-    """Larger images are: 19 classes of this many pixels, a frame of Cityscapes, are 160 MB of logits."""
+    max_pixels: int = AT_ONCE
+    """Larger images are."""
     side: int = 1408
     """Of a tile."""
     margin: int = 192
@@ -220,19 +219,14 @@ def segment(predict: Predict, image: Pixels, size: tuple[int, int] | None, tilin
         tiling: of large images.
     """
     height, width = image.shape[:2]
-    if height * width <= tiling.max_pixels:
-        return _ids(predict, image if size is None else to_size(image, size), (height, width))
+    if size is not None or height * width <= tiling.max_pixels:
+        seen = image if size is None else to_size(image, size)
+        return _ids(predict, seen, (height, width), tiling.max_pixels)
     labels = np.empty((height, width), np.uint8)
-    if size is not None:
-        logits = predict(_tensor(to_size(image, size))).float()
-        step = max(1, tiling.max_pixels // width)
-        for top in range(0, height, step):
-            labels[top : top + step] = _band(logits, top, min(step, height - top), (height, width))
-        return labels
     for rows, kept_rows in _windows(height, tiling):
         for columns, kept_columns in _windows(width, tiling):
             tile = image[rows, columns]
-            ids = _ids(predict, tile, tile.shape[:2])
+            ids = _ids(predict, tile, tile.shape[:2], AT_ONCE)
             labels[kept_rows, kept_columns] = ids[_within(kept_rows, rows), _within(kept_columns, columns)]
     return labels
 
@@ -365,20 +359,9 @@ def _write(prediction: _Prediction, palette: Iterable[tuple[int, int, int]]) -> 
         write_atomic(target, content.getvalue())
 
 
-def _ids(predict: Predict, image: Pixels, size: tuple[int, ...]) -> Pixels:
+def _ids(predict: Predict, image: Pixels, size: tuple[int, ...], at_once: int) -> Pixels:
     """Return class ids at `size`, as evaluation takes them."""
-    return predict_labels(predict, _tensor(image), size)[0].to(torch.uint8).numpy()
-
-
-def _band(logits: Tensor, top: int, count: int, size: tuple[int, int]) -> Pixels:
-    """Return rows of what `predict_labels` would return for logits (1, C, h, w) brought to `size` as a whole."""
-    height, width = size
-    # The centres of the band's pixels, with the whole going from -1 to 1.
-    y = (torch.arange(top, top + count, device=logits.device) + 0.5) * 2 / height - 1
-    x = (torch.arange(width, device=logits.device) + 0.5) * 2 / width - 1
-    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).unsqueeze(0)  # (1, count, W, 2)
-    band = F.grid_sample(logits, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return band.max(dim=1).indices[0].to(torch.uint8).cpu().numpy()
+    return predict_labels(predict, _tensor(image), size, at_once)[0].to(torch.uint8).numpy()
 
 
 def _windows(length: int, tiling: Tiling) -> Iterator[tuple[slice, slice]]:

@@ -367,6 +367,16 @@ def test_scores_do_not_depend_on_how_the_images_are_batched() -> None:
         assert (score.images, score.ignored_pixels) == (6, int((batch.label == IGNORE).sum()))
 
 
+@pytest.mark.promise("D10")
+def test_labels_of_a_large_size_are_predicted_in_bands() -> None:
+    logits = torch.randn(2, 5, 9, 7, generator=torch.Generator().manual_seed(0))
+    whole = predict_labels(lambda image: image, logits, (203, 150))
+    for at_once in (203 * 150 - 1, 1000, 1):
+        banded = predict_labels(lambda image: image, logits, (203, 150), at_once)
+        assert banded.shape == whole.shape
+        assert (banded == whole).float().mean() >= 0.9999
+
+
 def test_predictions_are_brought_to_the_labels_size_before_a_class_is_chosen() -> None:
     image = torch.zeros(1, 3, 2, 2)
     logits = torch.tensor([[[[0.0, 4.0]], [[2.0, 1.0]]]]).repeat(1, 1, 2, 1)  # (1, 2, 2, 2): columns favour 1, then 0
