@@ -628,10 +628,11 @@ def infer(
     else:
         terminal.result(f"{summary.done} label maps in {out}, {speed:.1f} images per second, from file to file.")
     if apart is not None:
+        many = "1 image was" if apart.images == 1 else f"{apart.images} images were"
         terminal.say(
-            f"{apart.images} too large to be seen whole, and labelled tile by tile. Of a part of the first, "
-            f"{percent(apart.agreement)} % of the pixels get the class that they get where it is seen whole; "
-            "`segdistill evaluate --tiled` says what that means for the mIoU."
+            f"{many} too large to be seen whole and labelled tile by tile. In a part of the first, "
+            f"{percent(apart.agreement)} % of the pixels get the class that they get in one piece; "
+            "`segdistill evaluate --tiled` tells the change of mIoU."
         )
     if failed:
         lines = "\n".join(f"  {failure.reason}" for failure in summary.failed[:10])

@@ -310,7 +310,7 @@ def read_toml(path: Path, most: int = MAX_PRESET_BYTES) -> dict[str, Any]:
             raise UsageError(f"{path} is larger than {most} bytes.", "It should hold names and numbers, no data.")
         text = path.read_text(encoding="utf-8-sig")
         if deep := DEEP_KEY.search(text):
-            raise UsageError(f"{path} is not valid TOML here: a key of more than 32 parts begins with {deep[0][:20]}")
+            raise UsageError(f"{path} cannot be read: a key of more than 32 parts begins with {deep[0][:20]}")
         return tomllib.loads(text)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
