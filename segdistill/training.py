@@ -326,7 +326,11 @@ def stop(number: int | None, when: str, command: str) -> Stopped:
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], int | None]]:
-    """Turn SIGINT and SIGTERM into a flag that a loop asks for; a second signal ends the process as usual."""
+    """Turn SIGINT and SIGTERM into a flag that a loop asks for; a second signal ends the process as usual.
+
+    Under torchrun it does not: of one Ctrl-C, each process gets a signal from the terminal and another from torchrun,
+    which kills what does not end by itself.
+    """
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
@@ -334,7 +338,8 @@ def stop_signals() -> Iterator[Callable[[], int | None]]:
 
     def catch(number: int, frame: FrameType | None) -> None:
         caught.append(number)
-        restore()
+        if distributed.world_size() == 1:
+            restore()
 
     def restore() -> None:
         for number, handler in before.items():

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 from commands import assert_same_run, contents, segdistill
-from forked import Workshop, alive, children, ended, progress, said, send, wait_until
+from forked import PATIENCE, Workshop, alive, children, ended, progress, said, send, wait_until
 from test_distributed import free_port
 from test_training import camvid, untrained_teacher
 
 from segdistill.checkpoint import load_state
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux names the processes of a process")
 
 
 def checkpoints(folder: Path) -> dict[str, str]:
@@ -72,7 +74,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_later_the_run_goes_on(worksh
 
 @pytest.mark.reliability
 @pytest.mark.promise("R4")
-@pytest.mark.skipif(sys.platform != "linux", reason="the system does not limit memory")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits memory so")
 @pytest.mark.parametrize(
     ("setting", "workers"), [("crop=[8192,8192]", 0), ("size=[8192,8192]", 0), ("size=[8192,8192]", 1)]
 )
@@ -88,6 +90,7 @@ def test_too_little_memory_ends_with_advice(workshop: Workshop, setting: str, wo
 
 @pytest.mark.reliability
 @pytest.mark.promise("R2")
+@LINUX
 def test_a_worker_that_dies_ends_the_run_and_the_others_and_the_run_goes_on(workshop: Workshop) -> None:
     course, folder = workshop.course("skd"), workshop.new_folder("skd")
     process = course.begin_or_go_on(folder, 2)
@@ -135,14 +138,14 @@ def test_who_evaluates_while_a_training_writes_gets_scores_and_disturbs_nothing(
 
 @pytest.mark.reliability
 @pytest.mark.promise("R1", "C4")
+@LINUX
 def test_under_torchrun_all_processes_stop_at_the_same_step_and_go_on(tmp_path: Path) -> None:
     camvid(tmp_path / "camvid")
     untrained_teacher(tmp_path / "teacher.safetensors")
 
-    def torchrun(out: str, *more: str) -> tuple[subprocess.Popen[bytes], Path]:
+    def torchrun(out: str, *more: str) -> subprocess.Popen[bytes]:
         settings = ("data.size=[48, 64]", "data.crop=[32, 32]", "data.batch_size=4", "checkpoint.every=2")
-        log = tmp_path / f"{out}{len(more)}.log"
-        with log.open("w") as file:
+        with (tmp_path / f"{out}.log").open("w") as log:
             return subprocess.Popen(
                 [
                     *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
@@ -154,21 +157,29 @@ def test_under_torchrun_all_processes_stop_at_the_same_step_and_go_on(tmp_path: 
                 ],
                 cwd=tmp_path,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
-                stdout=file,
-                stderr=file,
-            ), log
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
-    whole, log = torchrun("whole")
-    assert whole.wait(300) == 0, log.read_text()
-    cut, log = torchrun("cut")
-    last = tmp_path / "cut/checkpoints/last"
-    assert wait_until(lambda: last.exists() or cut.poll() is not None)
-    os.kill(children(cut.pid)[1], signal.SIGTERM)  # one of the two
-    assert cut.wait(60) == 1  # torchrun's own code
-    stops = re.findall(r"Stopped by SIGTERM after step (\d+) of 12", log.read_text())
-    assert len(stops) == 2, log.read_text()
-    assert set(stops) == {str(load_state(last)["training"]["step"])}
-    assert "segdistill: stopped (exit 143)" in log.read_text()
-    again, log = torchrun("cut", "--resume")
-    assert again.wait(300) == 0, log.read_text()
+    def said(out: str) -> str:
+        return (tmp_path / f"{out}.log").read_text()
+
+    def saved() -> int:
+        return int(load_state(last)["training"]["step"]) if last.exists() else 0
+
+    assert torchrun("whole").wait(PATIENCE) == 0, said("whole")
+    last, step = tmp_path / "cut/checkpoints/last", 0
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = torchrun("cut", *(["--resume"] if step else []))
+        assert wait_until(lambda: saved() > step or process.poll() is not None)  # noqa: B023  # it is asked at once
+        if number == signal.SIGTERM:
+            os.kill(children(process.pid)[-1], number)  # one of the two
+        else:
+            os.killpg(process.pid, number)  # as Ctrl-C does, upon which torchrun sends them a second one
+        assert process.wait(PATIENCE) != 0  # torchrun has codes of its own
+        step = saved()
+        assert f"Stopped by {number.name} after step {step} of 12" in said("cut")
+        assert set(re.findall(r"after step (\d+) of 12", said("cut"))) == {str(step)}
+    assert torchrun("cut", "--resume").wait(PATIENCE) == 0, said("cut")
     assert_same_run(tmp_path / "whole", tmp_path / "cut")

@@ -313,7 +313,7 @@ def test_a_network_is_trained_and_scored_on_it() -> None:
     refused("evaluate run --workers 0", "Unknown data set 'yard'", "the path of a data.toml")
 
 
-@pytest.mark.promise("D13")
+@pytest.mark.promise("C5", "D13")
 def test_a_run_does_not_go_on_with_labels_of_other_content() -> None:
     text = CLASSES + SPLITS.replace('labels = "labels/train"', 'labels = ["a.bmp", "b.bmp"]').replace(
         'images = "images/train"', 'images = ["images/train/0.png", "images/train/1.png"]'

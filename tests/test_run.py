@@ -403,7 +403,7 @@ def test_resuming_with_other_settings_shows_old_and_new(student: Path) -> None:
     assert contents(student) == before
 
 
-@pytest.mark.promise("T4")
+@pytest.mark.promise("C5", "T4")
 def test_resuming_with_another_teacher_is_refused(student: Path) -> None:
     line = DISTILL.replace("--teacher pspnet18", f"--teacher {student} --set teacher.network=pspnet18")
     refused(f"{line} --resume --out {student}", "The teacher has changed")

@@ -311,6 +311,18 @@ def test_the_first_signal_is_noted_and_the_next_one_of_either_kind_acts_as_usual
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.promise("R1")
+def test_under_torchrun_one_interrupt_is_two_signals_and_the_first_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    before = signal.getsignal(signal.SIGINT)
+    with stop_signals() as caught:
+        interrupt()
+        interrupt()
+        terminate()
+        assert caught() == signal.SIGINT
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_a_training_in_another_thread_leaves_signals_to_the_main_one() -> None:
     seen: list[object] = []
 

@@ -228,6 +228,7 @@ def _watched(loader: DataLoader[Any]) -> Iterator[list[_Packed] | SegdistillErro
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
+    sys.excepthook = lambda *error: None  # the thread that hands batches over need not tell that nobody takes them
     os.setpgid(0, 0)  # out of reach of Ctrl-C and signals to the group: the main process decides when to stop
 
 
