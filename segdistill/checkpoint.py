@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import safetensors.torch
 import torch
@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 
 from segdistill.config import LabelCodes, NetworkConfig, Size, Strict
 from segdistill.errors import CheckError, ModelError, UsageError
-from segdistill.networks import SegNetwork, build_network
+from segdistill.networks import SegNetwork, blank_network, build_network
+from segdistill.networks._weights import check_header, mismatch
 from segdistill.store import sync, verify_file, write_atomic
 
 FORMAT = 1
@@ -68,6 +69,12 @@ class ModelInfo(Strict):
         header = dict(header)
         own = {key: header.pop(key) for key in ("mean", "std") if key in header}
         return header | {"network": header["network"] | {"input": own}}
+
+    @model_validator(mode="after")
+    def _void_is_an_output(self) -> Self:
+        if self.void_output is not None and self.void_output >= self.outputs:
+            raise ValueError(f"there is no output {self.void_output}")
+        return self
 
     @property
     def outputs(self) -> int:
@@ -140,7 +147,11 @@ def load_model(path: Path) -> tuple[SegNetwork, ModelInfo]:
     metadata, weights = _read(path, weights=True)
     info = _info(path, metadata)
     try:
-        network = build_network(info.network, info.outputs, in_channels=4 if info.label_assisted else 3)
+        channels = 4 if info.label_assisted else 3
+        blank = blank_network(info.network, info.outputs, channels)  # a header may ask for more than there is memory
+        if wrong := mismatch(blank.state_dict(), weights):
+            raise ModelError(f"{path} does not hold a {info.network.network}: {wrong}")
+        network = build_network(info.network, info.outputs, channels)
         network.void_output = info.void_output
         network.to(widest_type(weights)).load_state_dict(weights)
     except (UsageError, RuntimeError) as error:
@@ -230,6 +241,7 @@ def load_state(path: Path) -> dict[str, Any]:
 def _read(path: Path, *, weights: bool) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     """Return a file's metadata and, where asked for, its tensors: of one opening, as a run may replace it meanwhile."""
     try:
+        check_header(path)
         with safe_open(path, framework="pt") as file:
             names = file.keys() if weights else ()
             return file.metadata() or {}, {name: file.get_tensor(name) for name in names}

@@ -17,7 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from segdistill.errors import UsageError, nearest
 
 PACKAGE = Path(__file__).parent
-MAX_PRESET_BYTES = 1 << 20
+MAX_PRESET_BYTES = 1 << 18
+DEEP_KEY = re.compile(
+    r"""(?<![\w.-])(?:(?>[\w-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*+\.[ \t]*+){32}""",
+    re.ASCII,
+)
+"""A key of 32 parts, as nobody writes it: in 60 kB of "a.a.a." tomllib would find 4 GB and half a minute of work."""
+MOST_MISTAKES, MOST_SHOWN = 20, 200
+"""Lines of a message, and characters of a value in it."""
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -64,7 +71,7 @@ class NetworkConfig(Strict):
     dilation: Literal["late", "early"] | None = None
     """Where a ResNet's stage that lost its stride dilates: after the convolution that lost it, as torchvision and CIRKD
     have it, which is the default; or from its first convolution on, as Liu et al. 2019 and DeepLab-v2 do."""
-    head_width: Annotated[int, Field(ge=1)] | None = None
+    head_width: Annotated[int, Field(ge=1, le=65536)] | None = None
     """Channels of the features that feed the classifier."""
     aspp: bool | None = None
     """Whether a DeepLabV3 has its atrous convolutions; the default is yes."""
@@ -177,7 +184,8 @@ class Every(Strict):
 class RunConfig(Strict):
     """All of a run's settings, resolved. Written as TOML it is a preset again."""
 
-    preset: str
+    preset: Annotated[str, Field(pattern=r"^\w[\w .()+-]*$", max_length=64)]
+    """Part of the name of a run's folder, so it names no other."""
     about: str = ""
     paper: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -269,13 +277,15 @@ def load_preset(
         UsageError: an unknown preset, key or value, naming all mistakes at once.
     """
     path = _preset_path(name_or_path)
-    table = _read_toml(path)
+    table = read_toml(path)
     tables = table.pop("on", {})
     table.setdefault("preset", path.stem)
     settings = [_parse_override(text) for text in overrides]
-    chosen = data or next((str(value) for key, value in reversed(settings) if key == "data.name"), None)
+    names = [value for key, value in settings if key == "data.name" and isinstance(value, str)]
+    chosen = data or (names[-1] if names else None)
     own = table.get("data")
-    chosen = chosen or str(own.get("name", "streets") if isinstance(own, dict) else "streets")
+    name = own.get("name") if isinstance(own, dict) else None
+    chosen = chosen or (name if isinstance(name, str) else "streets")
     if not isinstance(tables, dict) or not all(isinstance(value, dict) for value in tables.values()):
         raise UsageError(f"{path}: [on] holds one table per data set", "Write [on.camvid.data], [on.camvid.optim], ...")
     _merge(table, tables.get(chosen.partition(":")[0], {}))
@@ -287,6 +297,25 @@ def load_preset(
         _assign(table, key, value, key)
     given = "".join(f" with --set {key}" for key, _ in settings)
     return validated(RunConfig, table, f"preset {name_or_path}{given}")
+
+
+def read_toml(path: Path, most: int = MAX_PRESET_BYTES) -> dict[str, Any]:
+    """Read a TOML file, with or without a byte order mark: every one that a user gives comes through here.
+
+    Raises:
+        UsageError: if it cannot be read, has more than `most` bytes, or is not valid.
+    """
+    try:
+        if path.stat().st_size > most:
+            raise UsageError(f"{path} is larger than {most} bytes.", "It should hold names and numbers, no data.")
+        text = path.read_text(encoding="utf-8-sig")
+        if deep := DEEP_KEY.search(text):
+            raise UsageError(f"{path} cannot be read: a key of more than 32 parts begins with {deep[0][:20]}")
+        return tomllib.loads(text)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:  # not TOML, no text, or a number of more than 4300 digits
+        raise UsageError(f"{path} is not valid TOML: {error}") from None
 
 
 def parse_network(name: str, overrides: Iterable[str]) -> NetworkConfig:
@@ -312,7 +341,7 @@ def read_class_map(path: Path) -> dict[str, str]:
         raise UsageError(
             f"There is no class map {path}.", 'It is a TOML file: [classes], then lines "car" = "vehicle".'
         )
-    return validated(ClassMapFile, _read_toml(path), str(path)).classes
+    return validated(ClassMapFile, read_toml(path), str(path)).classes
 
 
 def preset_names() -> list[str]:
@@ -363,8 +392,10 @@ def validated(model: type[Model], table: Mapping[str, Any], where: str) -> Model
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        lines = [_explain(model, problem) for problem in error.errors()]
-        count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
+        problems = error.errors()
+        lines = [_explain(model, problem) for problem in problems[:MOST_MISTAKES]]
+        lines += [f"and {len(problems) - MOST_MISTAKES} more"] if len(problems) > MOST_MISTAKES else []
+        count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
         raise UsageError(f"{count} in {where}:\n" + "\n".join(f"  {line}" for line in lines)) from None
 
 
@@ -377,7 +408,16 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
     expected, found = problem["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list"), problem["input"]
     if problem["type"] in ("model_type", "dict_type"):
         expected = "Input should be a table of keys"
-    return f"{'.'.join(path)}: {expected}" + ("" if isinstance(found, dict) else f" (found {found!r})")
+    return f"{'.'.join(path)}: {expected}" + ("" if isinstance(found, dict) else f" (found {_shown(found)})")
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it is written, or the beginning of a long one."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"  # Python converts none of more than 4300
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
@@ -406,24 +446,13 @@ def _preset_path(name_or_path: str | Path) -> Path:
     return preset_folder() / f"{name_or_path}.toml"
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_PRESET_BYTES:
-            raise UsageError(f"{path} is larger than {MAX_PRESET_BYTES} bytes: not a preset.")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{path} is not valid TOML: {error}") from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-
-
 def _parse_override(text: str, example: str = "optim.lr=0.005") -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UsageError(f"--set {text}: expected KEY=VALUE.", f"For example --set {example}")
     try:
         return key.strip(), tomllib.loads(f"value = {value.strip()}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return key.strip(), value.strip()
 
 

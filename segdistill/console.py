@@ -33,20 +33,20 @@ class Terminal:
     def say(self, text: str) -> None:
         """Print one event."""
         if not self.quiet:
-            self.err.print(escape(text), soft_wrap=True)
+            self.err.print(shown(text), soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Print a warning, also when quiet."""
-        self.err.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
+        self.err.print(f"[yellow]warning:[/] {shown(text)}", soft_wrap=True)
 
     def banner(self, title: str, rows: Rows) -> None:
         """Print a title and aligned names and values."""
         if self.quiet:
             return
         width = max(len(name) for name, _ in rows)
-        self.err.print(f"\n[bold]{escape(title)}[/]")
+        self.err.print(f"\n[bold]{shown(title)}[/]")
         for name, value in rows:
-            self.err.print(f"  [dim]{escape(name.ljust(width))}[/]  {escape(value)}", soft_wrap=True)
+            self.err.print(f"  [dim]{shown(name.ljust(width))}[/]  {shown(value)}", soft_wrap=True)
 
     @contextmanager
     def progress(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
@@ -57,8 +57,8 @@ class Terminal:
             columns = [TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn()]
             times = [TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()]
             with Progress(*columns, *times, TextColumn("{task.fields[info]}"), console=self.err, transient=True) as bar:
-                task = bar.add_task(escape(title), total=total, completed=done, info="")
-                yield lambda count, text: bar.update(task, advance=count, info=escape(text))
+                task = bar.add_task(shown(title), total=total, completed=done, info="")
+                yield lambda count, text: bar.update(task, advance=count, info=shown(text))
         else:
             yield self._plain(title, total, done)
 
@@ -80,27 +80,39 @@ class Terminal:
 
     def result(self, text: str) -> None:
         """Print a result, as it is, to stdout."""
-        self.out.print(escape(text), soft_wrap=True)
+        self.out.print(shown(text), soft_wrap=True)
 
     def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table of results to stdout; columns of numbers are aligned to the right."""
         if title:
-            self.out.print(f"[bold]{escape(title)}[/]", soft_wrap=True)
+            self.out.print(f"[bold]{shown(title)}[/]", soft_wrap=True)
         table = Table()
         for index, name in enumerate(header):
             numbers = all(set(row[index]) <= set("0123456789.,-+% ") for row in rows)
-            table.add_column(escape(name), justify="right" if numbers else "left", no_wrap=index == 0)
+            table.add_column(shown(name), justify="right" if numbers else "left", no_wrap=index == 0)
         for row in rows:
-            table.add_row(*(escape(cell) for cell in row))
+            table.add_row(*map(shown, row))
         self.out.print(table)
 
     def error(self, error: SegdistillError) -> None:
         """Print what was found in a panel, and below it what to do: commands there can be copied whole."""
         title = f"segdistill: {title_of(error)}"
         fold = self.err.width != UNFOLDED
-        self.err.print(Panel(Text(error.what), title=title, title_align="left", border_style="red", expand=fold))
+        self.err.print(
+            Panel(Text(printable(error.what)), title=title, title_align="left", border_style="red", expand=fold)
+        )
         if error.fix:
-            self.err.print(Text(error.fix, style="cyan"), soft_wrap=True)
+            self.err.print(Text(printable(error.fix), style="cyan"), soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Return a text with escapes for what would steer a terminal: names in files and folders may come from anybody."""
+    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+
+
+def shown(text: str) -> str:
+    """Return a text that is shown as it is, whatever signs are in it."""
+    return escape(printable(text))
 
 
 def title_of(error: SegdistillError) -> str:

@@ -15,13 +15,13 @@ from segdistill.data._base import UNLABELED
 from segdistill.engine import evaluate, resolve_device, resolve_precision
 from segdistill.errors import CheckError, DataError, UsageError
 from segdistill.export import OnnxModel, check_parity, export_onnx, export_report, speed_gate
-from segdistill.inference import Summary, find_inputs, infer
+from segdistill.inference import Comparison, Summary, compare_tiling, find_inputs, infer
 from segdistill.label_codes import with_labels
 from segdistill.latency import measure, torch_subject
 from segdistill.metrics import Scores
 from segdistill.networks import build_network
 from segdistill.prediction import predictor
-from segdistill.store import seal
+from segdistill.store import seal, sweep
 from segdistill.submission import plan_submission, write_submission
 from segdistill.talk import Talk
 
@@ -52,6 +52,8 @@ class Evaluation:
     """The folder of the label maps for a benchmark."""
     count_void: bool = False
     """Whether to tell also the mIoU that counts the void pixels of the labels."""
+    tiled: Comparison | None = None
+    """With what comes of the images tile by tile, as `infer` takes large ones apart."""
 
     @property
     def scored(self) -> bool:
@@ -65,6 +67,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `evaluate --json` prints."""
+        tiled = self.tiled
         return {
             "model": str(self.model.path),
             "data": self.data.name,
@@ -72,6 +75,7 @@ class Evaluation:
             **report.scores_table(self.scores, self.data.classes, label_assisted=self.model.info.label_assisted),
             **({} if self.scored else {"miou": None, "pixel_accuracy": None}),
             **({"miou_counting_void": self.miou_counting_void} if self.count_void else {}),
+            **({"tiled": {"label_agreement": tiled.agreement, "miou": tiled.apart.miou}} if tiled else {}),
             "precision": self.model.precision,
             "device": str(self.model.device),
             **({} if self.submission is None else {"submission": str(self.submission)}),
@@ -129,6 +133,7 @@ def evaluate_model(
     submission: Path | None = None,
     overwrite: bool = False,
     count_void: bool = False,
+    tiled: bool = False,
 ) -> Evaluation:
     """Score a model on a split, at the labels' own size, and write a benchmark's label maps where asked for."""
     opened = open_model(model, device, precision)
@@ -140,7 +145,13 @@ def evaluate_model(
             raise UsageError(f"--submission is for cityscapes, and this is {data.name}.", "Leave it out.")
         _check_plain(opened.path, opened.info)
         targets = plan_submission(images.names, submission, overwrite=overwrite)
-    elif (images.read(0).label == UNLABELED).all():
+    if tiled and (targets or opened.info.label_assisted or opened.info.size is not None):
+        raise UsageError(
+            "--tiled compares how a model sees large images, whole or tile by tile: not with --submission, not one "
+            "that sees labels, nor one that brings all images to one size.",
+            "Leave --tiled out.",
+        )
+    if not targets and (images.read(0).label == UNLABELED).all():
         raise DataError(
             f"The {split} images of {data.name} have no labels to score by.",
             "Give another --split. --submission DIR writes what the server of cityscapes scores.",
@@ -148,12 +159,16 @@ def evaluate_model(
     batches = evaluation_batches(images, opened.info.size, batch_size=BATCH, workers=workers)
     if opened.info.label_codes is not None:
         batches = with_labels(batches, opened.info.label_codes, len(data.classes))
+    comparison: Comparison | None = None
     with talk.progress(f"{data.name} {split}", len(images.names)) as advance:
-        if targets:
+        if tiled:
+            comparison = compare_tiling(opened.predict, batches, len(data.classes), lambda count: advance(count, ""))
+            scores = comparison.whole
+        elif targets:
             scores = write_submission(opened.predict, batches, targets, lambda count: advance(count, ""))
         else:
             scores = evaluate(opened.predict, batches, len(data.classes), lambda count: advance(count, ""))
-    return Evaluation(opened, data, split, scores, submission, count_void)
+    return Evaluation(opened, data, split, scores, submission, count_void, comparison)
 
 
 def _check_plain(path: Path, info: ModelInfo) -> None:
@@ -199,6 +214,7 @@ def export_model(
     shape = size or info.size
     talk.say(f"Exporting {info.network.network} to {file}")
     unproven = file.with_name(f"{file.name}.unproven")
+    sweep([unproven])
     export_onnx(network, info.model_copy(update={"size": shape}), unproven)
     try:
         exact = resolve_precision("fp32", where)

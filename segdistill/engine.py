@@ -23,6 +23,8 @@ from segdistill.types import Batch, Frozen, Objective, Stage, Step
 MAX_BAD_STEPS = 3
 """Steps in a row that may have a non-finite gradient; each is left out. fp16 finds its loss scale that way."""
 MAX_BAD_STEPS_FP16 = 20
+AT_ONCE = 2048 * 1024
+"""Pixels: 19 classes of so many, a frame of Cityscapes, are 160 MB of logits."""
 PROBE_PASSES, PROBE_SECONDS = 3, 5.0
 """A probe ends after so many passes, or with the one in which so much time is spent."""
 
@@ -277,12 +279,36 @@ def evaluate(
     return scores
 
 
-def predict_labels(predict: Callable[[Tensor], Tensor], image: Tensor, size: Iterable[int]) -> Tensor:
-    """Return class ids (B, H, W) at `size`, on the CPU."""
-    logits = predict(image).float()
-    if list(logits.shape[-2:]) != list(size):
-        logits = F.interpolate(logits, size=list(size), mode="bilinear", align_corners=False)
-    return logits.max(dim=1).indices.cpu()
+def predict_labels(
+    predict: Callable[[Tensor], Tensor], image: Tensor, size: Iterable[int], at_once: int = AT_ONCE
+) -> Tensor:
+    """Return class ids (B, H, W) at `size`, on the CPU.
+
+    Args:
+        predict: the network.
+        image: (B, 3, h, w).
+        size: (H, W).
+        at_once: pixels of an image whose logits are enlarged at once; more are enlarged in bands of rows.
+    """
+    logits, (height, width) = predict(image).float(), size
+    if logits.shape[-2:] == (height, width):
+        return logits.max(dim=1).indices.cpu()
+    if height * width <= at_once:
+        logits = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
+        return logits.max(dim=1).indices.cpu()
+    rows = max(1, at_once // width)
+    bands = (_band(logits, top, min(rows, height - top), (height, width)) for top in range(0, height, rows))
+    return torch.cat([band.max(dim=1).indices.cpu() for band in bands], dim=1)
+
+
+def _band(logits: Tensor, top: int, count: int, size: tuple[int, int]) -> Tensor:
+    """Return some rows (B, C, count, W) of logits (B, C, h, w) that are enlarged to `size`."""
+    height, width = size
+    # The centres of the band's pixels, with the whole going from -1 to 1.
+    y = (torch.arange(top, top + count, device=logits.device) + 0.5) * 2 / height - 1
+    x = (torch.arange(width, device=logits.device) + 0.5) * 2 / width - 1
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).expand(len(logits), -1, -1, -1)  # (B, count, W, 2)
+    return F.grid_sample(logits, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def gather_scores(scores: Scores, device: torch.device) -> Scores:

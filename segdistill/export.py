@@ -158,8 +158,9 @@ def open_session(content: bytes, path: Path, device: torch.device) -> Any:
     # TF32, a GPU's default, keeps 10 bits of the mantissa: no graph would pass for equal.
     cuda = {"device_id": device.index or 0, "use_tf32": 0} if device.type == "cuda" else {}
     try:
-        session = onnxruntime.InferenceSession(content, options, [(provider, cuda)])
-    except ORT_ERRORS as error:
+        session = onnxruntime.InferenceSession(content, options, [(provider, cuda)], enable_fallback=0)
+        _ = [end.shape for end in (*session.get_inputs(), *session.get_outputs())]  # names of no text fail here
+    except (*ORT_ERRORS, UnicodeDecodeError) as error:
         raise ModelError(f"onnxruntime {onnxruntime.__version__} refuses {path}: {error}") from None
     if session.get_providers()[0] != provider:
         raise missing

@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 
 from safetensors import safe_open
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from segdistill.checkpoint import ModelInfo, save_model, widest_type
 from segdistill.config import InputConfig, NetworkConfig, validated
@@ -22,7 +21,7 @@ from segdistill.data import DataSource, load_data
 from segdistill.data.voc import colors
 from segdistill.errors import ModelError, UsageError
 from segdistill.layouts import Layout, layouts_of, renamed
-from segdistill.networks import SegNetwork, build_network, missing_options, resolve
+from segdistill.networks import SegNetwork, blank_network, build_network, missing_options, resolve
 from segdistill.networks._base import count_parameters
 from segdistill.networks._weights import FEW, UNCOUNTED, mismatch, read_weights
 from segdistill.record import versions
@@ -107,14 +106,14 @@ def load_published(file: Path, config: NetworkConfig) -> Loaded:
         ModelError: if it is damaged, or its tensors are not this network's.
     """
     weights, left_out = _read(file)
-    blank = _blank(config, SOME)
+    blank = blank_network(config, SOME)
     known = blank.state_dict()
     layout = max(layouts_of(config.network), key=lambda layout: len(known.keys() & renamed(weights, layout).keys()))
     left_out += _take_out(weights, layout.left_out)
     weights = renamed(weights, layout)
     if not config.aux:
         left_out += _take_out(weights, dict.fromkeys(blank.training_only, "the auxiliary head, in training only"))
-    outputs = _outputs(known, _blank(config, SOME + 1).state_dict(), weights)
+    outputs = _outputs(known, blank_network(config, SOME + 1).state_dict(), weights)
     config = _as_shaped(config, blank, weights)
     network = build_network(config, outputs).to(widest_type(weights))
     own = network.state_dict()
@@ -158,12 +157,6 @@ def _take_out(weights: dict[str, Tensor], reasons: Mapping[str, str]) -> list[st
         if names:
             told.append(f"{', '.join(names) if len(names) <= FEW else f'{start}* ({len(names)} tensors)'}: {why}")
     return told
-
-
-def _blank(config: NetworkConfig, outputs: int) -> SegNetwork:
-    """Build a network of names and shapes, without numbers."""
-    with FakeTensorMode():
-        return build_network(config, outputs)
 
 
 def _as_shaped(config: NetworkConfig, blank: SegNetwork, found: Mapping[str, Tensor]) -> NetworkConfig:

@@ -5,11 +5,12 @@ read; a damaged image is left out and told.
 """
 
 import glob
+import math
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
 from itertools import pairwise, takewhile
@@ -22,14 +23,14 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from segdistill.checkpoint import ModelInfo
 from segdistill.data import SUFFIXES, read_image, to_size
-from segdistill.engine import predict_labels
+from segdistill.engine import AT_ONCE, predict_labels
 from segdistill.errors import DataError, UsageError
-from segdistill.store import write_atomic
-from segdistill.types import IGNORE
+from segdistill.metrics import Scores
+from segdistill.store import sweep, write_atomic
+from segdistill.types import IGNORE, Batch
 
 AHEAD = 2
 """Images read before the network is ready for them, and label maps that wait to be written."""
@@ -56,12 +57,16 @@ class Input(NamedTuple):
 class Tiling:
     """How images are taken apart whose logits would not fit into memory."""
 
-    max_pixels: int = 2048 * 1024
-    """Larger images are: 19 classes of this many pixels, a frame of Cityscapes, are 160 MB of logits."""
-    side: int = 1024
+    max_pixels: int = AT_ONCE
+    """Larger images are."""
+    side: int = 1408
     """Of a tile."""
-    margin: int = 128
+    margin: int = 192
     """The outer pixels of a tile, which only give context to the others. Like the side a multiple of `STRIDE`."""
+
+    def always(self) -> "Tiling":
+        """Return the same tiles, of small images too."""
+        return replace(self, max_pixels=0)
 
 
 class Failure(NamedTuple):
@@ -71,6 +76,14 @@ class Failure(NamedTuple):
     reason: str
 
 
+class Apart(NamedTuple):
+    """The images that were too large to be seen whole."""
+
+    images: int
+    agreement: float
+    """Share of the pixels of a part of the first one that get the class which they get where that part is whole."""
+
+
 @dataclass(frozen=True)
 class Summary:
     """What came of it."""
@@ -78,6 +91,7 @@ class Summary:
     done: int
     failed: tuple[Failure, ...]
     seconds: float
+    apart: Apart | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -165,8 +179,10 @@ def infer(
     jobs = _plan(inputs, out, overlay=overlay, overwrite=overwrite)
     started = perf_counter()
     done, failed, count = 0, list[Failure](), on_image or (lambda images: None)
+    apart: Apart | None = None
 
     def predictions() -> Iterator[_Prediction]:
+        nonlocal apart
         for job, reading in _ahead(reader, lambda job: read_image(job.image), jobs):
             try:
                 image = reading.result()
@@ -174,6 +190,9 @@ def infer(
                 failed.append(Failure(job.image, error.what))
                 count(1)
             else:
+                if info.size is None and image.shape[0] * image.shape[1] > tiling.max_pixels:
+                    agreement = _agreement(predict, image, tiling) if apart is None else apart.agreement
+                    apart = Apart(1 if apart is None else apart.images + 1, agreement)
                 labels = segment(predict, image, info.size, tiling)
                 labels[labels == len(info.classes)] = IGNORE  # what a network with a void output says of void
                 yield _Prediction(job, image, labels)
@@ -187,7 +206,7 @@ def infer(
             except OSError as error:
                 failed.append(Failure(prediction.job.image, f"Its output cannot be written: {error.strerror}."))
             count(1)
-    return Summary(done, tuple(failed), perf_counter() - started)
+    return Summary(done, tuple(failed), perf_counter() - started, apart)
 
 
 def segment(predict: Predict, image: Pixels, size: tuple[int, int] | None, tiling: Tiling = Tiling()) -> Pixels:
@@ -200,21 +219,65 @@ def segment(predict: Predict, image: Pixels, size: tuple[int, int] | None, tilin
         tiling: of large images.
     """
     height, width = image.shape[:2]
-    if height * width <= tiling.max_pixels:
-        return _ids(predict, image if size is None else to_size(image, size), (height, width))
+    if size is not None or height * width <= tiling.max_pixels:
+        seen = image if size is None else to_size(image, size)
+        return _ids(predict, seen, (height, width), tiling.max_pixels)
     labels = np.empty((height, width), np.uint8)
-    if size is not None:
-        logits = predict(_tensor(to_size(image, size))).float()
-        step = max(1, tiling.max_pixels // width)
-        for top in range(0, height, step):
-            labels[top : top + step] = _band(logits, top, min(step, height - top), (height, width))
-        return labels
     for rows, kept_rows in _windows(height, tiling):
         for columns, kept_columns in _windows(width, tiling):
             tile = image[rows, columns]
-            ids = _ids(predict, tile, tile.shape[:2])
+            ids = _ids(predict, tile, tile.shape[:2], AT_ONCE)
             labels[kept_rows, kept_columns] = ids[_within(kept_rows, rows), _within(kept_columns, columns)]
     return labels
+
+
+class Comparison(NamedTuple):
+    """What it changes that images are taken apart."""
+
+    whole: Scores
+    apart: Scores
+    agreement: float
+    """Share of the pixels that get the same class."""
+
+
+@torch.no_grad()
+def compare_tiling(
+    predict: Predict,
+    batches: Iterable[Batch],
+    num_classes: int,
+    on_batch: Callable[[int], None],
+    tiling: Tiling = Tiling(),
+) -> Comparison:
+    """Label images whole and tile by tile.
+
+    Args:
+        predict: the network.
+        batches: of images at the size of their labels.
+        num_classes: C.
+        on_batch: called with the number of images done.
+        tiling: the tiles, which smaller images have one of.
+    """
+    whole = apart = Scores.empty(num_classes)
+    equal = pixels = 0
+    for batch in batches:
+        labels = predict_labels(predict, batch.image, batch.label.shape[-2:])
+        images = batch.image.permute(0, 2, 3, 1).to(torch.uint8).numpy()
+        tiled = np.stack([segment(predict, image, None, tiling.always()) for image in images])
+        whole += Scores.of(labels, batch.label, num_classes)
+        apart += Scores.of(torch.from_numpy(tiled).long(), batch.label, num_classes)
+        equal += int((tiled == labels.numpy()).sum())
+        pixels += tiled.size
+        on_batch(len(images))
+    return Comparison(whole, apart, equal / max(pixels, 1))
+
+
+def _agreement(predict: Predict, image: Pixels, tiling: Tiling) -> float:
+    """Return how much of the middle of a large image gets the same classes whole and tile by tile."""
+    height = min(image.shape[0], math.isqrt(tiling.max_pixels // 2))
+    width = min(image.shape[1], tiling.max_pixels // height)
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    part = np.ascontiguousarray(image[top : top + height, left : left + width])
+    return float((segment(predict, part, None, tiling) == segment(predict, part, None, tiling.always())).mean())
 
 
 def _plan(inputs: Iterable[Input], out: Path, *, overlay: bool, overwrite: bool) -> list[_Job]:
@@ -247,6 +310,7 @@ def _plan(inputs: Iterable[Input], out: Path, *, overlay: bool, overwrite: bool)
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{out} cannot be made a folder: {error.strerror}.", "Choose another --out.") from None
+    sweep(target for job in jobs for target in job.targets)
     return jobs
 
 
@@ -295,20 +359,9 @@ def _write(prediction: _Prediction, palette: Iterable[tuple[int, int, int]]) -> 
         write_atomic(target, content.getvalue())
 
 
-def _ids(predict: Predict, image: Pixels, size: tuple[int, ...]) -> Pixels:
+def _ids(predict: Predict, image: Pixels, size: tuple[int, ...], at_once: int) -> Pixels:
     """Return class ids at `size`, as evaluation takes them."""
-    return predict_labels(predict, _tensor(image), size)[0].to(torch.uint8).numpy()
-
-
-def _band(logits: Tensor, top: int, count: int, size: tuple[int, int]) -> Pixels:
-    """Return rows of what `predict_labels` would return for logits (1, C, h, w) brought to `size` as a whole."""
-    height, width = size
-    # The centres of the band's pixels, with the whole going from -1 to 1.
-    y = (torch.arange(top, top + count, device=logits.device) + 0.5) * 2 / height - 1
-    x = (torch.arange(width, device=logits.device) + 0.5) * 2 / width - 1
-    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).unsqueeze(0)  # (1, count, W, 2)
-    band = F.grid_sample(logits, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return band.max(dim=1).indices[0].to(torch.uint8).cpu().numpy()
+    return predict_labels(predict, _tensor(image), size, at_once)[0].to(torch.uint8).numpy()
 
 
 def _windows(length: int, tiling: Tiling) -> Iterator[tuple[slice, slice]]:

@@ -9,6 +9,8 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 
 from segdistill.checkpoint import ModelInfo, weights_digest
+from segdistill.errors import ModelError
+from segdistill.networks._weights import check_header
 from segdistill.setting import Setting
 from segdistill.store import PREPARED, write_atomic
 from segdistill.types import Stage
@@ -40,7 +42,7 @@ def find(name: str, key: str, runs: Iterable[Path]) -> Path | None:
     for run in runs:
         path = run / f"{name}.safetensors"
         header = _header(path)
-        if header.get("key") == key and weights_digest(safetensors.torch.load_file(path)) == header["sha256"]:
+        if header.get("key") == key and weights_digest(safetensors.torch.load_file(path)) == header.get("sha256"):
             return path
     return None
 
@@ -58,8 +60,9 @@ def seconds_in(run: Path) -> float:
 
 def _header(path: Path) -> dict[str, str]:
     try:
+        check_header(path)
         with safe_open(path, framework="pt") as file:
-            header: dict[str, str] = json.loads((file.metadata() or {}).get("segdistill-stage", "{}"))
-            return header
-    except (SafetensorError, OSError, ValueError):
+            header = json.loads((file.metadata() or {}).get("segdistill-stage", "{}"))
+    except (ModelError, SafetensorError, OSError, ValueError, RecursionError):
         return {}
+    return header if isinstance(header, dict) else {}

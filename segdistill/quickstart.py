@@ -42,6 +42,8 @@ def quickstart(out: Path, options: Options, steps: int | None, talk: Talk) -> Re
         raise UsageError(
             f"{out} is not empty.", "Add --resume to continue, --overwrite to replace it, or another --out."
         )
+    if links := [name for name in ("teacher", "student", "images", "labels") if (out / name).is_symlink()]:
+        raise UsageError(f"{out / links[0]} is a link: what is written there would lie outside.", "Remove the link.")
     config = load_preset(PRESET, data="streets", flags=SETTINGS).capped(steps)
     replaced = options.overwrite or options.resume
 

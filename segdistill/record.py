@@ -3,7 +3,6 @@
 import json
 import platform
 import statistics
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ import torch
 from segdistill import distributed, report
 from segdistill.checkpoint import ModelInfo, read_info
 from segdistill.comparison import Verdict
+from segdistill.config import read_toml
 from segdistill.data import DataSource
 from segdistill.errors import ModelError, UsageError
 from segdistill.metrics import Scores
@@ -109,7 +109,9 @@ def run_folder(setting: Setting, path: Path, kind: str) -> Iterator[RunFolder | 
             write_json(folder / "environment.json", {"kind": kind, **environment(setting)})
             write_atomic(folder / "config.toml", tomli_w.dumps(folder_config(setting)))
         if resume and setting.options.baseline:
-            write_json(folder / "environment.json", _environment_of(path) | {"baseline": setting.options.baseline})
+            write_json(
+                folder / "environment.json", _table(path / "environment.json") | {"baseline": setting.options.baseline}
+            )
         yield folder
 
 
@@ -189,7 +191,7 @@ def _json(path: Path, name: str) -> Any:
     if not (path / name).exists():
         return None
     verify_file(path, name)
-    return json.loads((path / name).read_text(encoding="utf-8"))
+    return _table(path / name)
 
 
 def finish(folder: RunFolder, setting: Setting, rows: list[Row], gain: Verdict | None = None) -> None:
@@ -216,7 +218,7 @@ def results(setting: Setting, rows: list[Row]) -> dict[str, dict[str, Any]]:
 def refuse_other_teacher(folder: Path, info: ModelInfo) -> None:
     """Refuse to continue a run under another teacher."""
     path = folder / "teacher.json"
-    if path.exists() and (before := json.loads(path.read_text())["sha256"]) != info.sha256:
+    if path.exists() and (before := _table(path).get("sha256")) != info.sha256:
         raise UsageError(
             f"The teacher has changed since this run began: its weights had the sha256 {before}, now {info.sha256}.",
             "Give the same teacher, or start a new run.",
@@ -226,11 +228,10 @@ def refuse_other_teacher(folder: Path, info: ModelInfo) -> None:
 def _refuse_changes(folder: Path, setting: Setting) -> None:
     """Refuse to continue a run with other settings, weights, baseline or data; warn where bits may differ."""
     try:
-        before = _flat(tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")))
-        data_before = json.loads((folder / "data.json").read_text(encoding="utf-8"))
-        place_before = _environment_of(folder)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"The run in {folder} cannot be continued: {error}", "Start a new one.") from None
+        before = _flat(read_toml(folder / "config.toml"))
+    except UsageError as error:
+        raise ModelError(f"The run in {folder} cannot be continued: {error.what}", "Start a new one.") from None
+    data_before, place_before = _table(folder / "data.json"), _table(folder / "environment.json")
     now, place = _flat(folder_config(setting)), environment(setting)
     for key, flag in (("weights", "--pretrained or --backbone-weights"), ("init_weights", "--init-weights")):
         before[flag], now[flag] = place_before.get(key, "none"), place[key]
@@ -261,9 +262,15 @@ def _matters_to_bits(environment: dict[str, Any]) -> dict[str, Any]:
     return place | {name: own for name, own in environment.get("versions", {}).items() if not name.startswith("onnx")}
 
 
-def _environment_of(folder: Path) -> dict[str, Any]:
-    environment: dict[str, Any] = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    return environment
+def _table(path: Path) -> dict[str, Any]:
+    """Return what a JSON file of a run's folder holds."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read: {error}", "Start a new run.") from None
+    if not isinstance(table, dict):
+        raise ModelError(f"{path} is damaged: it holds no table.", "Start a new run.")
+    return table
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

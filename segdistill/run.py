@@ -3,7 +3,6 @@
 import math
 import statistics
 import time
-import tomllib
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,7 +17,7 @@ from segdistill.banner import banner
 from segdistill.checkpoint import ModelInfo, load_model, model_path, read_info
 from segdistill.class_map import Mapped
 from segdistill.comparison import Verdict, compare
-from segdistill.config import NetworkConfig, RunConfig, TeacherConfig
+from segdistill.config import NetworkConfig, RunConfig, TeacherConfig, read_toml
 from segdistill.data import AUXILIARY
 from segdistill.engine import fit
 from segdistill.errors import CheckError, ModelError, UsageError
@@ -213,7 +212,7 @@ def _steps_in_time(setting: Setting, path: Path, row: Row | None) -> int:
     """
     settled = path / "baseline" / "config.toml"
     if setting.options.resume and settled.exists():
-        return int(tomllib.loads(settled.read_text(encoding="utf-8"))["optim"]["steps"])
+        return int(read_toml(settled)["optim"]["steps"])
     if row is None:  # a dry run
         return setting.config.optim.steps
     if row.training_seconds is None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,10 @@ OWN_FILES = (
 """What a run writes, and so all that `--overwrite` may delete."""
 PREPARED = "autoencoder*.safetensors"
 """So does it, for terms that have something trained beforehand and name it."""
+NAME = 60
+"""Letters of a file's name in that of the temporary file that is written first."""
+STALE = 10.0
+"""Seconds after which a temporary file is nobody's any more: it takes a moment to write one."""
 BEFORE_IT_BEGINS = ("data.json", "environment.json", "config.toml")
 """What a run writes first, in this order: without the last one there is nothing to continue and nothing to lose."""
 
@@ -54,7 +59,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     data = content.encode() if isinstance(content, str) else content
     temporary = ""
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:60]}.", suffix=".tmp", dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:NAME]}.", suffix=".tmp", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
@@ -65,6 +70,18 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     except OSError as error:
         Path(temporary).unlink(missing_ok=True) if temporary else None
         raise _explain(error, path) from error
+
+
+def sweep(targets: Iterable[Path]) -> None:
+    """Delete what was left where a process was killed while it wrote one of these files."""
+    folders: dict[Path, set[str]] = {}
+    for target in targets:
+        folders.setdefault(target.parent, set()).add(target.name[:NAME])
+    for folder, names in folders.items():
+        for stray in folder.glob(".*.tmp"):
+            own = stray.name[1:].rpartition(".")[0].rpartition(".")[0] in names
+            if own and time.time() - stray.lstat().st_mtime > STALE:  # another process may be writing just now
+                stray.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -112,9 +129,10 @@ class RunFolder:
         return self.path / name
 
     def append(self, name: str, line: str) -> None:
-        """Append a line to a log."""
+        """Append a line to a log; what is no text in it, such as some names of files, is written as escapes."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            with (self / name).open("a", encoding="utf-8") as file:
+            with open(os.open(self / name, flags, 0o666), "a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(line + "\n")
         except OSError as error:
             raise _explain(error, self / name) from error
@@ -204,10 +222,14 @@ def check_folder(path: Path, *, resume: bool, overwrite: bool) -> None:
 
 def _holds_files(path: Path, *, besides_a_start: bool) -> bool:
     """Whether there are files in a folder or below, other than its lock and what a run that never began has left."""
-    entries = {entry for entry in path.rglob("*") if entry.is_symlink() or entry.is_file()}
+    started: set[Path] = set()
     if besides_a_start and not (path / "config.toml").exists():
-        entries -= {*(path / name for name in BEFORE_IT_BEGINS), *_half_written(path, BEFORE_IT_BEGINS)}
-    return any(entry.name != ".lock" for entry in entries)
+        started = {*(path / name for name in BEFORE_IT_BEGINS), *_half_written(path, BEFORE_IT_BEGINS)}
+    return any(  # the first is enough, and what cannot be read is passed over: the folder may be / itself
+        name != ".lock" and Path(folder, name) not in started
+        for folder, folders, names in os.walk(path)
+        for name in (*names, *(inner for inner in folders if os.path.islink(os.path.join(folder, inner))))
+    )
 
 
 def _half_written(path: Path, names: Iterable[str]) -> list[Path]:

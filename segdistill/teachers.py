@@ -1,7 +1,6 @@
 """Which teacher: the one that was given, or the newest finished run that trained this network so on this data."""
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from segdistill import distributed
 from segdistill.checkpoint import ModelInfo, load_model, model_path
 from segdistill.class_map import in_classes_of, meaning_of, resolve_class_map
-from segdistill.config import RunConfig
+from segdistill.config import RunConfig, read_toml
 from segdistill.engine import resolve_device
 from segdistill.errors import UsageError
 from segdistill.foreign import is_foreign, load_foreign, uri
@@ -92,11 +91,11 @@ def find_teacher(setting: Setting) -> tuple[Path, bool] | None:
         folder = file.parent
         try:
             kind = json.loads((folder / "environment.json").read_text())
-            own = teacher_recipe(tomllib.loads(file.read_text()), setting.options) | {"weights": kind["weights"]}
+            own = teacher_recipe(read_toml(file), setting.options) | {"weights": kind["weights"]}
             same = (
                 kind["kind"] == "teacher" and own == wanted and json.loads((folder / "data.json").read_text()) == data
             )
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, UsageError):
             continue
         if same:
             finished = (folder / "manifest.json").exists()

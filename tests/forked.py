@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.process import BaseProcess
@@ -77,16 +78,11 @@ class Course:
         Args:
             folder: where its command runs.
             workers: of its loader.
-            limits: of `resource` by their numbers; that of memory is beyond what a process has at its start.
+            limits: as `start` has them.
             more: words of the command line.
         """
-        folder.mkdir(exist_ok=True)
         resume = "--resume" if (folder / "run/config.toml").exists() else ""
-        line = f"{COMMANDS[self.name]} {SETTINGS} --workers {workers} {resume} {more}"
-        folder.with_suffix(".log").write_text("")  # what it says is not what it said before
-        process = SERVER.Process(target=_command, args=(line, str(folder), dict(limits or {})))
-        process.start()
-        return process
+        return start(f"{COMMANDS[self.name]} {SETTINGS} --workers {workers} {resume} {more}", folder, limits)
 
     def disturb(self, folder: Path, moment: int, number: int) -> "Disturbed":
         """Start it, and send a signal a random time after that line of progress, or -1: before the first."""
@@ -150,6 +146,21 @@ class Workshop:
         return self.folder / f"{name}-{self._runs}"
 
 
+def start(line: str, folder: Path, limits: Mapping[int, int] | None = None) -> BaseProcess:
+    """Start a command in a folder; `said` returns what it says.
+
+    Args:
+        line: its words.
+        folder: where it runs, made where it is missing.
+        limits: of `resource` by their numbers; that of memory is beyond what a process has at its start.
+    """
+    folder.mkdir(exist_ok=True)
+    folder.with_suffix(".log").write_text("")  # what it says is not what it said before
+    process = SERVER.Process(target=_command, args=(line, str(folder), dict(limits or {})))
+    process.start()
+    return process
+
+
 def send(process: BaseProcess, number: int) -> None:
     if process.exitcode is None and process.pid is not None:
         os.kill(process.pid, number)
@@ -197,6 +208,17 @@ def ended(process: BaseProcess) -> int:
     process.join(PATIENCE)
     assert process.exitcode is not None, "it hangs"
     return process.exitcode
+
+
+def peak(process: BaseProcess) -> int:
+    """Wait for a process's end and return the most memory in bytes that it had, libraries included."""
+    status, most = Path(f"/proc/{process.pid}/status"), 0
+    while process.exitcode is None:
+        with suppress(OSError):
+            found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+            most = max(most, int(found[1]) << 10 if found else 0)
+        time.sleep(0.02)
+    return most
 
 
 def children(number: int | None) -> list[int]:

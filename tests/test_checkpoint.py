@@ -101,6 +101,7 @@ def test_a_model_comes_back_with_its_weights_and_its_header(
     assert info.sha256 == weights_digest(after)
 
 
+@pytest.mark.promise("D12")
 def test_what_the_network_wants_of_images_comes_back_with_it(network: SegNetwork, tmp_path: Path) -> None:
     images = InputConfig(mean=(1, 2, 3), std=(4, 5, 6), divide=255, order="bgr")
     own = INFO.network.model_copy(update={"input": images, "align_corners": True})
@@ -281,6 +282,7 @@ HOSTILE: dict[str, bytes] = {
 }
 
 
+@pytest.mark.promise("S3")
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE.keys())
 def test_hostile_files_are_refused(hostile: bytes, tmp_path: Path) -> None:
     refused(written(tmp_path, hostile))
@@ -324,6 +326,7 @@ class Evil:
         return os.mkdir, (str(self.marker),)
 
 
+@pytest.mark.promise("S2")
 def test_a_state_comes_back_exactly_with_the_layout_of_its_tensors(tmp_path: Path) -> None:
     save_state(tmp_path / "last", STATE)
     state = load_state(tmp_path / "last")
@@ -373,6 +376,7 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
         load_state(tmp_path)
 
 
+@pytest.mark.promise("S1")
 def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path: Path) -> None:
     marker, archive = tmp_path / "marker", io.BytesIO()
     torch.save({"training": Evil(marker)}, archive)

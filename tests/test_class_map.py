@@ -112,6 +112,7 @@ def test_a_map_that_leaves_nothing_to_compare_is_refused(table: dict[str, str]) 
         resolve_class_map(table, TEACHER, DATA)
 
 
+@pytest.mark.promise("T1")
 def test_the_same_classes_in_another_spelling_and_order_need_no_map() -> None:
     assert meaning_of(info("SKY", "_car", "Road"), None, DATA) == (Meaning(((2,), (1,), (0,)), ()), "")
 
@@ -122,6 +123,7 @@ def test_as_many_outputs_without_names_are_taken_in_order_with_a_warning() -> No
     assert "in order" in warning
 
 
+@pytest.mark.promise("T1")
 @pytest.mark.parametrize("classes", [("road", "car"), ("0", "1"), ("road", "car", "sea")])
 def test_other_classes_without_a_map_are_refused_with_both_lists(classes: tuple[str, ...]) -> None:
     with pytest.raises(UsageError) as error:

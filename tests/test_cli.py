@@ -331,6 +331,7 @@ def _another_layout(root: Path) -> None:
         (root / f"{split}annot").rename(root / f"{split}_labels")
 
 
+@pytest.mark.promise("D1", "D2", "D5", "D6")
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [

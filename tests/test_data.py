@@ -115,6 +115,7 @@ def same(one: Batch, other: Batch) -> bool:
 # Decoding
 
 
+@pytest.mark.promise("D3")
 def test_label_maps_of_every_kind_are_read_as_the_ids_in_the_file(tmp_path: Path) -> None:
     label = ids()
     palette = Image.fromarray(label)
@@ -133,12 +134,14 @@ def test_label_maps_of_every_kind_are_read_as_the_ids_in_the_file(tmp_path: Path
         assert np.array_equal(read_label(path), label), path
 
 
+@pytest.mark.promise("D3")
 def test_ids_above_255_survive_and_a_bilevel_map_holds_zeros_and_ones(tmp_path: Path) -> None:
     deep = np.array([[0, 399, 65535]], np.uint16)
     assert np.array_equal(read_label(write(tmp_path / "deep.png", deep)), deep)
     assert read_label(write(tmp_path / "two.png", np.array([[True, False]]))).tolist() == [[1, 0]]
 
 
+@pytest.mark.promise("D3")
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "CMYK"])
 def test_a_label_map_in_colours_is_refused(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "label.tif"
@@ -193,6 +196,7 @@ def test_an_image_of_32_bit_numbers_is_refused_because_its_range_is_unknown(tmp_
         read_image(write(tmp_path / "float.tif", np.zeros((2, 2), np.float32)))
 
 
+@pytest.mark.promise("D1")
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif", "bmp", "webp"])
 def test_a_file_cut_in_half_is_refused_with_its_name(tmp_path: Path, ending: str) -> None:
     path = write(tmp_path / f"cut.{ending}", picture(64, 64))
@@ -202,6 +206,7 @@ def test_a_file_cut_in_half_is_refused_with_its_name(tmp_path: Path, ending: str
     assert str(path) in caught.value.what
 
 
+@pytest.mark.promise("D1")
 def test_any_byte_may_be_damaged_and_the_answer_is_an_image_or_a_data_error(tmp_path: Path) -> None:
     for ending in ("jpg", "png", "tif"):
         whole = bytearray(write(tmp_path / f"whole.{ending}", picture()).read_bytes())
@@ -221,6 +226,7 @@ def test_any_byte_may_be_damaged_and_the_answer_is_an_image_or_a_data_error(tmp_
             assert message.startswith(str(path))
 
 
+@pytest.mark.promise("D9")
 @pytest.mark.parametrize("start", [b"%!PS-Adobe-3.0 EPSF-3.0", b"8BPS\0\1", b"SIMPLE  =", b"<svg>", b""])
 def test_another_format_behind_an_image_s_name_is_refused(tmp_path: Path, start: bytes) -> None:
     path = tmp_path / "a.png"
@@ -238,6 +244,7 @@ def test_of_a_file_that_is_no_image_the_first_bytes_are_read_and_no_more(tmp_pat
         read_image(path)
 
 
+@pytest.mark.promise("D9")
 def test_formats_outside_the_list_are_not_parsed_even_if_pillow_could(tmp_path: Path) -> None:
     Image.fromarray(ids()).save(tmp_path / "a.png", format="GIF")
     with Image.open(tmp_path / "a.png") as file:
@@ -246,6 +253,7 @@ def test_formats_outside_the_list_are_not_parsed_even_if_pillow_could(tmp_path: 
         read_image(tmp_path / "a.png")
 
 
+@pytest.mark.promise("D8")
 @pytest.mark.parametrize("side", [10_001, 14_000, 30_000])
 @pytest.mark.parametrize("action", ["error", "ignore"])
 def test_an_image_of_more_than_100_megapixels_is_refused_by_its_header(
@@ -305,6 +313,7 @@ def test_camvid_s_void_is_ignored_and_its_other_ids_are_its_classes(tmp_path: Pa
     assert len(source.classes) == len(source.palette) == 11
 
 
+@pytest.mark.promise("D2")
 def test_an_id_outside_the_classes_is_named_with_its_file_and_count(tmp_path: Path) -> None:
     label = ids()
     label[0, :5] = 77
@@ -317,6 +326,7 @@ def test_an_id_outside_the_classes_is_named_with_its_file_and_count(tmp_path: Pa
     assert caught.value.fix == "Allowed ids: 0-11."
 
 
+@pytest.mark.promise("D5")
 def test_a_label_of_another_size_is_refused_with_both_sizes(tmp_path: Path) -> None:
     write(camvid(tmp_path) / "trainannot" / "00.png", ids(12, 17))
     with pytest.raises(DataError, match=r"16x12 pixels, its label .* has 17x12") as caught:
@@ -324,6 +334,7 @@ def test_a_label_of_another_size_is_refused_with_both_sizes(tmp_path: Path) -> N
     assert "EXIF" not in str(caught.value)
 
 
+@pytest.mark.promise("D5")
 def test_a_turned_image_with_a_label_that_is_not_turned_is_refused_with_the_reason(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -332,6 +343,7 @@ def test_a_turned_image_with_a_label_that_is_not_turned_is_refused_with_the_reas
         load_data(f"camvid:{tmp_path}").split("train").read(0)
 
 
+@pytest.mark.promise("D5")
 @pytest.mark.parametrize(("height", "width"), [(12, 16), (12, 12)])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_an_image_that_was_turned_is_named_where_its_size_does_not_tell_whether_its_label_was(
@@ -351,6 +363,7 @@ def test_an_image_that_was_turned_is_named_where_its_size_does_not_tell_whether_
     )
 
 
+@pytest.mark.promise("D6")
 def test_files_without_partners_are_counted_and_the_first_ten_named(tmp_path: Path) -> None:
     camvid(tmp_path, train=13)
     for i in range(12):
@@ -365,6 +378,7 @@ def test_files_without_partners_are_counted_and_the_first_ten_named(tmp_path: Pa
     assert "stray" in caught.value.what
 
 
+@pytest.mark.promise("D6")
 def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
     write(camvid(tmp_path) / "train" / "03.jpg", picture())
     with pytest.raises(DataError, match="more than one ending: 03") as caught:
@@ -384,6 +398,7 @@ def test_links_are_followed_and_a_broken_one_is_named(tmp_path: Path) -> None:
     assert caught.value.fix == f"It is a link to {tmp_path}/moved.png."
 
 
+@pytest.mark.promise("D11")
 def test_odd_names_and_endings_work_and_what_is_no_image_is_passed_over(tmp_path: Path) -> None:
     stems = ["with space", "UPPER", "dots.in.name", "ünïcödé 街", "new\nline", "x" * 200, "%s{stem}"]
     for stem, ending in zip(stems, ["JPG", "Png", "jpeg", "BMP", "tiff", "webp", "TIF"], strict=True):
@@ -477,6 +492,7 @@ def test_the_fingerprint_follows_the_files_and_not_their_place(tmp_path: Path) -
     assert fingerprint("a") != before
 
 
+@pytest.mark.promise("D13")
 def test_the_content_of_label_maps_tells_data_apart_where_names_and_sizes_do_not(tmp_path: Path) -> None:
     def read() -> tuple[dict[str, str], str]:
         source = load_data(f"camvid:{tmp_path}")
@@ -562,6 +578,7 @@ def test_the_check_names_every_pair_that_cannot_be_used(tmp_path: Path) -> None:
     assert caught.value.what == f"{wrong} has class ids that this data set has not: 99 (192 px)."
 
 
+@pytest.mark.promise("D6")
 def test_an_image_in_two_splits_is_a_warning(tmp_path: Path) -> None:
     camvid(tmp_path)
     shutil.copy(tmp_path / "train" / "03.png", tmp_path / "val" / "01.png")
@@ -600,6 +617,7 @@ def test_unlabelled_images_are_found_through_links_but_not_in_hidden_folders_and
 # Augmentation
 
 
+@pytest.mark.promise("D4")
 @settings(max_examples=200, deadline=None)
 @given(
     size=st.tuples(st.integers(4, 40), st.integers(4, 40)),

@@ -83,6 +83,7 @@ def test_a_network_learns_one_batch_of_four_images_by_heart() -> None:
     assert reports[-1].terms["cross_entropy"] < 0.1 * reports[0].terms["cross_entropy"]
 
 
+@pytest.mark.promise("T2")
 def test_the_teacher_stays_as_it_is_and_gets_no_gradient() -> None:
     stage = skd_stage(3)
     teacher = stage.objective.teacher
@@ -276,6 +277,7 @@ def test_momentum_and_weight_decay_are_those_of_the_configuration() -> None:
 # Device and precision
 
 
+@pytest.mark.promise("E5")
 @pytest.mark.parametrize(("name", "words"), [("tpu", "tpu"), ("cpu:1", "cpu:1"), ("cuda:x", "cuda:x"), ("", "''")])
 def test_unknown_devices_are_refused(name: str, words: str) -> None:
     with pytest.raises(UsageError, match=f"Unknown device .*{words}"):
@@ -363,6 +365,16 @@ def test_scores_do_not_depend_on_how_the_images_are_batched() -> None:
         assert [int(counts[:, 0].sum()) for counts in score.each] == right.flatten(1).sum(1).tolist()
         assert int(score.confusion.trace()) == int(right.sum())
         assert (score.images, score.ignored_pixels) == (6, int((batch.label == IGNORE).sum()))
+
+
+@pytest.mark.promise("D10")
+def test_labels_of_a_large_size_are_predicted_in_bands() -> None:
+    logits = torch.randn(2, 5, 9, 7, generator=torch.Generator().manual_seed(0))
+    whole = predict_labels(lambda image: image, logits, (203, 150))
+    for at_once in (203 * 150 - 1, 1000, 1):
+        banded = predict_labels(lambda image: image, logits, (203, 150), at_once)
+        assert banded.shape == whole.shape
+        assert (banded == whole).float().mean() >= 0.9999
 
 
 def test_predictions_are_brought_to_the_labels_size_before_a_class_is_chosen() -> None:

@@ -94,6 +94,7 @@ def sealed(model: ModelProto) -> bytes:
     return content + tail
 
 
+@pytest.mark.promise("E1", "E2")
 @pytest.mark.parametrize(
     "shape", [(1, 96, 128), (2, 64, 64), (3, 65, 97), (1, 180, 240), (1, 37, 301), (1, 9, 2), (1, 1, 1)]
 )
@@ -113,6 +114,7 @@ def test_images_in_channels_last_are_understood(exported: OnnxModel) -> None:
     assert torch.equal(exported(image.contiguous(memory_format=torch.channels_last)), exported(image))
 
 
+@pytest.mark.promise("E4")
 def test_the_file_stands_alone_and_any_runtime_can_tell_how_to_use_it(file: Path, tmp_path: Path) -> None:
     assert [entry.name for entry in file.parent.iterdir()] == ["model.onnx"]
     moved = tmp_path / "elsewhere.onnx"
@@ -132,6 +134,7 @@ def test_the_file_stands_alone_and_any_runtime_can_tell_how_to_use_it(file: Path
     assert json.loads(metadata["versions"]) == {"torch": torch.__version__}
 
 
+@pytest.mark.promise("E3")
 def test_the_graph_is_one_that_runtimes_of_some_age_read(file: Path) -> None:
     model = onnx.load(file)
     onnx.checker.check_model(model, full_check=True)
@@ -141,6 +144,7 @@ def test_the_graph_is_one_that_runtimes_of_some_age_read(file: Path) -> None:
     assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
 
 
+@pytest.mark.promise("S10")
 def test_the_file_tells_nothing_of_the_machine_it_was_made_on(file: Path) -> None:
     content = file.read_bytes()
     for trace in (
@@ -184,6 +188,7 @@ def test_a_teacher_that_sees_labels_cannot_be_exported(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.promise("E1")
 def test_a_healthy_export_passes_on_images_whose_labels_have_another_size(
     student: SegNetwork, exported: OnnxModel
 ) -> None:
@@ -203,6 +208,7 @@ def test_a_healthy_export_passes_on_images_whose_labels_have_another_size(
     assert check.miou_torch == pytest.approx(Scores.of(torch.cat(prediction), torch.cat(truth), len(CLASSES)).miou)
 
 
+@pytest.mark.promise("E1")
 def test_a_changed_weight_with_a_digest_that_is_right_fails_the_check(
     student: SegNetwork, file: Path, tmp_path: Path
 ) -> None:
@@ -216,6 +222,7 @@ def test_a_changed_weight_with_a_digest_that_is_right_fails_the_check(
     assert "the logits differ" in check.failures()[0]
 
 
+@pytest.mark.promise("D12", "E6")
 def test_a_flipped_byte_is_noticed_when_the_file_is_opened(file: Path, tmp_path: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -224,6 +231,7 @@ def test_a_flipped_byte_is_noticed_when_the_file_is_opened(file: Path, tmp_path:
         OnnxModel(tmp_path / "model.onnx", CPU)
 
 
+@pytest.mark.promise("E2")
 def test_a_graph_that_fails_at_some_size_fails_the_check(student: SegNetwork, exported: OnnxModel) -> None:
     class OneImageAtATime(OnnxModel):
         def __init__(self) -> None:
@@ -246,6 +254,7 @@ def test_a_check_without_images_is_refused(student: SegNetwork, exported: OnnxMo
 HEALTHY = Check(1e-4, 2.0, 0.9995, 0.5, 0.5005, 4)
 
 
+@pytest.mark.promise("E1")
 @pytest.mark.parametrize(
     ("check", "words"),
     [
@@ -304,6 +313,7 @@ def no_header(model: ModelProto) -> None:
     del model.metadata_props[:]
 
 
+@pytest.mark.promise("S9")
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
@@ -329,6 +339,7 @@ def test_a_hostile_or_foreign_graph_is_refused(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.promise("S9")
 @pytest.mark.parametrize("content", [b"", b"no model at all\n" * 100, b"\x08\x0a\x12", None])
 def test_a_file_that_is_no_whole_onnx_file_is_refused(content: bytes | None, file: Path, tmp_path: Path) -> None:
     whole = file.read_bytes()
@@ -337,6 +348,7 @@ def test_a_file_that_is_no_whole_onnx_file_is_refused(content: bytes | None, fil
         OnnxModel(tmp_path / "model.onnx", CPU)
 
 
+@pytest.mark.promise("E5")
 def test_a_device_that_onnxruntime_lacks_is_an_error_and_no_silent_fall_back(file: Path) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime computes on GPUs")
@@ -352,6 +364,7 @@ def test_images_the_graph_cannot_take_are_an_error_with_their_shape(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.promise("D12")
 def test_label_maps_from_the_file_alone_are_those_from_the_network(
     student: SegNetwork, exported: OnnxModel, tmp_path: Path
 ) -> None:
@@ -418,6 +431,7 @@ def test_the_report_has_the_keys_that_were_promised(file: Path) -> None:
     assert export_report(file, (96, 128), HEALTHY, measured | {"teacher": latency(90)}, None)["gate"] is None
 
 
+@pytest.mark.promise("E7")
 def test_the_stopwatch_takes_turns_and_tells_the_first_call_and_the_slow_ones() -> None:
     calls: list[str] = []
 
@@ -438,6 +452,7 @@ def test_the_stopwatch_takes_turns_and_tells_the_first_call_and_the_slow_ones() 
         assert calls.count(name) >= 111, "the first call, and ten at least to warm up"
 
 
+@pytest.mark.promise("E7")
 def test_the_stopwatch_stops_a_slow_network_early_and_then_knows_no_99th_percentile() -> None:
     slow, fast = Subject(lambda: sleep(0.02), ""), Subject(lambda: None, "")
     times = measure({"slow": slow, "fast": fast}, threads=1, max_runs=100, max_seconds=0.2)
@@ -447,6 +462,7 @@ def test_the_stopwatch_stops_a_slow_network_early_and_then_knows_no_99th_percent
     assert times["fast"].p99 is not None
 
 
+@pytest.mark.promise("E7")
 def test_both_runtimes_are_measured_on_the_same_image(student: SegNetwork, exported: OnnxModel) -> None:
     image = images(1, 32, 48)
     subjects = {"student": torch_subject(Deployed(student), image), "onnxruntime": exported.subject(image)}

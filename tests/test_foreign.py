@@ -202,6 +202,7 @@ def test_a_teacher_from_elsewhere_scores_and_teaches_and_nothing_of_it_is_left(
             assert b"secretplace" not in path.read_bytes(), path
 
 
+@pytest.mark.promise("T2")
 def test_it_is_a_segmentation_network_at_a_stride_of_its_own_and_unchanged_by_a_training(written: str) -> None:
     network, info, _ = open_(written)
     batch = one_batch()._replace(label=torch.randint(CAMVID_CLASSES, (4, 48, 64)))
@@ -278,6 +279,7 @@ def test_a_missing_extra_is_told_with_the_command_that_installs_it(monkeypatch: 
     refused(f"distill --teacher hf:a/b --student resnet18-half --data streets {SMALL}", "pip install 'segdistill[hf]'")
 
 
+@pytest.mark.promise("T4")
 def test_a_changed_teacher_is_noticed_when_a_run_goes_on(camvid: Path, tmp_path: Path) -> None:
     line = (
         f"distill --teacher {write_tv(tmp_path)} --student resnet18-half --data camvid:{camvid} {UNTRAINED} --out run"
@@ -289,6 +291,7 @@ def test_a_changed_teacher_is_noticed_when_a_run_goes_on(camvid: Path, tmp_path:
     refused(f"{line} --resume", "The teacher has changed")
 
 
+@pytest.mark.promise("S4")
 def test_the_configuration_of_a_finished_run_runs_nobody_s_code(camvid: Path, tmp_path: Path) -> None:
     more = "--set terms.feature.weight=0"
     line = f"--student resnet18-half --data camvid:{camvid} {SMALL} {more}"
@@ -430,6 +433,7 @@ def test_a_checkpoint_without_all_its_tensors_is_refused_by_their_names(tmp_path
     assert "it does without odd of the checkpoint." in open_(place)[2]
 
 
+@pytest.mark.promise("S1")
 def test_a_checkpoint_that_brings_code_is_refused_and_the_code_does_not_run(tmp_path: Path) -> None:
     place = write_hf(tmp_path, "upernet")
     (tmp_path / "upernet/model.safetensors").unlink()
@@ -506,6 +510,7 @@ def test_graphs_that_are_no_segmentation_are_refused_with_what_they_take_and_ret
         open_(str(path))
 
 
+@pytest.mark.promise("S9")
 def test_a_graph_whose_weights_lie_in_another_file_is_not_opened(tmp_path: Path) -> None:
     write_onnx(tmp_path)
     model = onnx.load(tmp_path / "secret.onnx")

@@ -367,6 +367,7 @@ class Payload:
         return os.mkdir, ("ran",)
 
 
+@pytest.mark.promise("S1")
 def test_code_in_a_pickle_is_not_run() -> None:
     state = state_of("espnet-c", 20)
     not_imported(

@@ -14,11 +14,13 @@ from torch.nn import functional as F
 
 from segdistill.checkpoint import ModelInfo
 from segdistill.config import NetworkConfig
-from segdistill.data import to_size
+from segdistill.data import load_data, to_size
 from segdistill.engine import predict_labels
 from segdistill.errors import DataError, UsageError
-from segdistill.inference import Input, Tiling, find_inputs, infer, segment
+from segdistill.inference import Apart, Input, Tiling, compare_tiling, find_inputs, infer, segment
+from segdistill.metrics import Scores
 from segdistill.networks import Deployed, build_network
+from segdistill.types import IGNORE, Batch
 
 Pixels = npt.NDArray[np.uint8]
 PALETTE = ((200, 0, 0), (0, 200, 0), (0, 0, 200))
@@ -113,6 +115,7 @@ def test_label_maps_and_overlays_mirror_the_source_at_the_images_own_size(tmp_pa
     assert summary.images_per_second == pytest.approx(2 / summary.seconds)
 
 
+@pytest.mark.promise("D11")
 def test_inputs_that_share_a_stem_keep_their_suffix(tmp_path: Path) -> None:
     for name in ("a.jpg", "A.png", "b.png", "x/a.jpg"):
         save(tmp_path / "in" / name)
@@ -135,6 +138,7 @@ def test_an_image_called_like_anothers_overlay_does_not_lose_its_label_map(tmp_p
         infer(strongest_colour, info(), find_inputs(str(tmp_path / "in"), out), out, overwrite=True)
 
 
+@pytest.mark.promise("D11")
 @pytest.mark.parametrize("name", ["with space.png", "ünï–🚗.jpg", "new\nline.png", "a.b.c.png", "n" * 200 + ".png"])
 def test_odd_names_get_their_outputs(name: str, tmp_path: Path) -> None:
     save(tmp_path / "in" / name)
@@ -143,6 +147,7 @@ def test_odd_names_get_their_outputs(name: str, tmp_path: Path) -> None:
     assert files(out) == [Path(name).stem + ".png"]
 
 
+@pytest.mark.promise("D11")
 def test_a_name_too_long_for_its_output_is_told_and_the_others_are_done(tmp_path: Path) -> None:
     save(tmp_path / "in" / ("n" * 251 + ".png"))
     save(tmp_path / "in/a.png")
@@ -152,6 +157,7 @@ def test_a_name_too_long_for_its_output_is_told_and_the_others_are_done(tmp_path
     assert "name too long" in summary.failed[0].reason
 
 
+@pytest.mark.promise("E8")
 def test_a_damaged_image_is_left_out_and_told_and_the_others_are_done(tmp_path: Path) -> None:
     source, out, counted = tmp_path / "in", tmp_path / "out", list[int]()
     for seed in range(10):
@@ -166,6 +172,7 @@ def test_a_damaged_image_is_left_out_and_told_and_the_others_are_done(tmp_path: 
     assert sum(counted) == 10
 
 
+@pytest.mark.promise("E9")
 def test_what_is_there_is_replaced_only_when_asked(tmp_path: Path) -> None:
     save(tmp_path / "in/a.png", 1)
     out = tmp_path / "out"
@@ -183,6 +190,7 @@ def test_what_is_there_is_replaced_only_when_asked(tmp_path: Path) -> None:
     assert np.array_equal(read_ids(out / "a.png"), noise(6, 9, 1).argmax(2))
 
 
+@pytest.mark.promise("S8")
 def test_an_input_is_never_replaced(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
@@ -193,6 +201,7 @@ def test_an_input_is_never_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes() == before
 
 
+@pytest.mark.promise("S6")
 def test_nothing_is_written_outside_the_folder(tmp_path: Path) -> None:
     save(tmp_path / "in/sub/a.png")
     image, out, victim = tmp_path / "in/sub/a.png", tmp_path / "out", tmp_path / "victim"
@@ -205,6 +214,7 @@ def test_nothing_is_written_outside_the_folder(tmp_path: Path) -> None:
     assert files(victim) == []
 
 
+@pytest.mark.promise("S7")
 def test_a_link_in_the_place_of_an_output_is_replaced_and_not_followed(tmp_path: Path) -> None:
     save(tmp_path / "in/a.png")
     out, victim = tmp_path / "out", tmp_path / "victim"
@@ -246,6 +256,7 @@ def test_the_classes_are_those_that_evaluation_takes(size: tuple[int, int] | Non
     assert len(np.unique(expected)) == 3
 
 
+@pytest.mark.promise("D10")
 @torch.no_grad()
 def test_bands_of_a_large_image_make_up_the_whole() -> None:
     image, predict = noise(203, 150), network()
@@ -269,6 +280,7 @@ class Local(nn.Module):
         return F.interpolate(self.layers(image - 128), size=image.shape[-2:], mode="bilinear", align_corners=False)
 
 
+@pytest.mark.promise("D10")
 @torch.no_grad()
 @pytest.mark.parametrize("shape", [(512, 608), (128, 400), (96, 1000)])
 def test_tiles_of_a_large_image_make_up_the_whole(shape: tuple[int, int]) -> None:
@@ -283,6 +295,81 @@ def test_tiles_of_a_large_image_make_up_the_whole(shape: tuple[int, int]) -> Non
     assert len(np.unique(whole)) > 1
 
 
+SMALL_TILES = Tiling(max_pixels=128 * 256, side=128, margin=32)
+
+
+def by_the_brightest(image: Tensor) -> Tensor:
+    """A network with global context: a class is what a pixel has more of than the brightest one in sight."""
+    return image - image.amax(dim=(2, 3), keepdim=True)
+
+
+@torch.no_grad()
+@pytest.mark.promise("D10")
+def test_of_large_images_it_is_told_how_much_the_tiles_change(tmp_path: Path) -> None:
+    for name, seed, size in (("a", 1, (300, 400)), ("b", 2, (200, 300)), ("small", 3, (100, 200))):
+        save(tmp_path / "in" / f"{name}.png", seed, size)
+    bright = noise(300, 400, 1) // 2
+    bright[140, 180] = (9, 255, 9)  # in the middle, which some tiles do not see
+    Image.fromarray(bright).save(tmp_path / "in/a.png")
+
+    def apart(predict: Callable[[Tensor], Tensor], out: str) -> Apart | None:
+        inputs = find_inputs(str(tmp_path / "in"), tmp_path / out)
+        return infer(predict, info(), inputs, tmp_path / out, tiling=SMALL_TILES).apart
+
+    assert apart(strongest_colour, "local") == (2, 1.0)
+    found = apart(by_the_brightest, "global")
+    part = np.ascontiguousarray(bright[86:214, 72:328])  # 128x256 of the middle of the first
+    whole, tiled = (segment(by_the_brightest, part, None, own) for own in (SMALL_TILES, SMALL_TILES.always()))
+    assert found == (2, (whole == tiled).mean())
+    assert (whole == tiled).mean() < 0.9
+    inputs = find_inputs(str(tmp_path / "in/small.png"), tmp_path / "one")
+    assert infer(strongest_colour, info(), inputs, tmp_path / "one", tiling=SMALL_TILES).apart is None
+    assert infer(Local(), info((64, 64)), inputs, tmp_path / "sized", tiling=SMALL_TILES.always()).apart is None
+
+
+@torch.no_grad()
+@pytest.mark.promise("D10")
+def test_tiles_are_scored_beside_the_whole() -> None:
+    pixels = noise(200, 300) // 2
+    pixels[100, 150] = (9, 255, 9)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
+    label = by_the_brightest(image).argmax(1)
+    label[:, :20] = IGNORE
+    batch = Batch(image, label, ("a",), torch.zeros(1, dtype=torch.int64))
+    seen: list[int] = []
+    found = compare_tiling(by_the_brightest, [batch, batch], 3, seen.append, SMALL_TILES)
+    tiled = segment(by_the_brightest, pixels, None, SMALL_TILES.always())
+    assert found.whole.miou == 1
+    assert found.agreement == (tiled == by_the_brightest(image)[0].argmax(0).numpy()).mean()
+    expected = Scores.of(torch.from_numpy(tiled).long()[None], label, 3)
+    assert found.apart.miou == pytest.approx(expected.miou)
+    assert found.apart.miou < 1
+    assert seen == [1, 1]
+
+
+@torch.no_grad()
+@pytest.mark.reliability
+@pytest.mark.promise("D10")
+@pytest.mark.parametrize("name", ["enet", "espnet", "fcn-resnet18-half"])
+def test_networks_that_see_no_further_than_the_margin_give_the_same_classes_tile_by_tile(name: str) -> None:
+    pixels = load_data("streets").split("val").read(0).image
+    image = to_size(pixels, (1024, 1024))
+    torch.manual_seed(0)
+    network = build_network(NetworkConfig(network=name), 19).train()
+    with torch.no_grad():  # the norms take their statistics from such images
+        network(torch.from_numpy(to_size(pixels, (256, 256))).permute(2, 0, 1)[None].float().repeat(2, 1, 1, 1))
+    deployed = Deployed(network)
+    mean = deployed(torch.from_numpy(image).permute(2, 0, 1)[None].float()).mean(dim=(2, 3), keepdim=True)
+
+    def predict(image: Tensor) -> Tensor:
+        return torch.as_tensor(deployed(image) - mean)  # so that no class is everywhere
+
+    whole = segment(predict, image, None)
+    tiled = segment(predict, image, None, Tiling(max_pixels=0, side=640))
+    assert len(np.unique(whole)) > 3
+    assert (whole == tiled).mean() >= 0.999
+
+
 @pytest.mark.parametrize("shape", [(97, 97), (131, 300), (1, 9999), (321, 129), (160, 159)])
 def test_tiles_cover_images_of_any_shape(shape: tuple[int, int]) -> None:
     image = noise(*shape)
@@ -290,6 +377,7 @@ def test_tiles_cover_images_of_any_shape(shape: tuple[int, int]) -> None:
     assert np.array_equal(tiled, image.argmax(2))
 
 
+@pytest.mark.promise("D10")
 def test_a_large_image_takes_the_memory_of_one_tile(tmp_path: Path) -> None:
     Image.new("RGB", (4096, 5000), (10, 90, 10)).save(tmp_path / "large.png")
     seen: list[int] = []

@@ -231,6 +231,7 @@ def spike() -> Tensor:
     return F.pad(torch.ones(1, 1, 1, 1), (1, 1, 1, 1))
 
 
+@pytest.mark.promise("T6")
 @pytest.mark.parametrize(("compute", "expected"), BY_HAND.values(), ids=BY_HAND.keys())
 def test_the_value_is_the_one_worked_out_by_hand(compute: Callable[[], Tensor], expected: float) -> None:
     assert compute().item() == pytest.approx(expected, rel=1e-6)
@@ -427,6 +428,7 @@ SLOW: dict[str, tuple[Loss, Callable[[Array, Array], float]]] = {
 }
 
 
+@pytest.mark.promise("T6")
 @pytest.mark.parametrize(("loss", "slow"), SLOW.values(), ids=SLOW.keys())
 def test_a_slow_version_in_loops_agrees(loss: Loss, slow: Callable[[Array, Array], float]) -> None:
     student, teacher = pair()
@@ -446,6 +448,7 @@ def test_cross_entropy_is_that_of_the_resized_logits_pixel_by_pixel(size: tuple[
 # ---- properties ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("T5")
 @each
 def test_equal_maps_cost_nothing_and_move_nothing(loss: Loss) -> None:
     student, _ = pair(torch.float32)
@@ -481,6 +484,7 @@ def test_the_teacher_gets_no_gradient(loss: Loss) -> None:
     assert of_teacher is None
 
 
+@pytest.mark.promise("T5")
 @each
 @pytest.mark.parametrize("size", [(3, 4), (10, 13)])
 def test_a_teacher_of_another_size_is_resized_to_the_student(loss: Loss, size: tuple[int, int]) -> None:
@@ -520,6 +524,7 @@ def test_a_constant_added_to_all_logits_changes_nothing(loss: Loss) -> None:
     torch.testing.assert_close(loss(student + 3, teacher - 2), loss(student, teacher))
 
 
+@pytest.mark.promise("T5")
 @pytest.mark.parametrize("loss", MASKABLE.values(), ids=MASKABLE.keys())
 def test_ignored_pixels_change_neither_value_nor_gradient(loss: Callable[..., Tensor]) -> None:
     student, teacher = pair()
@@ -686,6 +691,7 @@ def test_the_critics_losses_compute_in_float32() -> None:
 # ---- what does not fit ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("T1")
 @over(SAME_CHANNELS)
 def test_a_teacher_of_one_class_is_refused_and_not_repeated(loss: Loss) -> None:
     student, teacher = pair()

@@ -24,6 +24,7 @@ def random_images(seed: int, images: int = 21) -> tuple[Tensor, Tensor]:
     return prediction, label.masked_fill(torch.rand(label.shape, generator=generator) < 0.2, IGNORE)
 
 
+@pytest.mark.promise("D7")
 def test_a_toy_with_an_absent_class_scores_as_worked_out_by_hand() -> None:
     label = torch.tensor([[[0, 0, 0, 1], [1, 1, IGNORE, IGNORE]]])
     prediction = torch.tensor([[[0, 0, 1, 1], [1, 3, 0, 3]]])
@@ -36,6 +37,7 @@ def test_a_toy_with_an_absent_class_scores_as_worked_out_by_hand() -> None:
     assert (scores.ignored_pixels, scores.images) == (2, 1)
 
 
+@pytest.mark.promise("D7")
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**31))
 def test_the_matrix_equals_that_of_torchmetrics(seed: int) -> None:
@@ -44,6 +46,7 @@ def test_the_matrix_equals_that_of_torchmetrics(seed: int) -> None:
     assert torch.equal(confusion_matrix(prediction, label, CLASSES), oracle(prediction, label))
 
 
+@pytest.mark.promise("D7")
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
 def test_batch_size_and_order_change_nothing(batch_size: int) -> None:
     prediction, label = random_images(seed=1)

@@ -549,6 +549,7 @@ class Dangerous:
         return Path.touch, (self.file,)
 
 
+@pytest.mark.promise("S1", "S3")
 def test_damaged_files_and_files_that_hold_more_than_tensors_are_refused(tmp_path: Path) -> None:
     state = without_classifier(torchvision_network("resnet18"))
     torch.save(state, tmp_path / "cut.pth")

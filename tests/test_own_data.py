@@ -249,6 +249,7 @@ def _half_a_file() -> None:
     halve(Path("yard/images/train/0.png"))
 
 
+@pytest.mark.promise("D1", "D2", "D5", "D6")
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
@@ -312,7 +313,7 @@ def test_a_network_is_trained_and_scored_on_it() -> None:
     refused("evaluate run --workers 0", "Unknown data set 'yard'", "the path of a data.toml")
 
 
-@pytest.mark.promise("C5")
+@pytest.mark.promise("C5", "D13")
 def test_a_run_does_not_go_on_with_labels_of_other_content() -> None:
     text = CLASSES + SPLITS.replace('labels = "labels/train"', 'labels = ["a.bmp", "b.bmp"]').replace(
         'images = "images/train"', 'images = ["images/train/0.png", "images/train/1.png"]'
@@ -365,6 +366,7 @@ def test_the_check_counts_sizes_and_says_all_as_json() -> None:
     assert "Sizes, height x width: 2x4 (4), 6x5 (1)\n" in succeeds(f"data check {data}").out
 
 
+@pytest.mark.promise("D1")
 def test_the_check_of_damaged_data_still_counts_the_rest_and_names_every_file_in_its_json() -> None:
     data = own()
     for split in ("train", "val"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from commands import (
@@ -33,7 +34,9 @@ from commands import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from test_export import sealed
 
+from segdistill import deploy
 from segdistill.checkpoint import load_model, load_state, read_info, save_model
 from segdistill.config import InputConfig, load_preset
 from segdistill.record import versions
@@ -89,6 +92,7 @@ def test_the_folders_of_runs_hold_what_the_contract_says(workshop: Workshop) -> 
     assert files(workshop.folder / "runs" / "train-teacher-skd-pspnet-resnet18-001") == RUN_FILES
 
 
+@pytest.mark.promise("S10", "S11")
 def test_nothing_written_names_this_machine_s_folders_or_its_user(workshop: Workshop) -> None:
     for path in workshop.folder.rglob("*"):
         if path.is_file():
@@ -160,6 +164,7 @@ def test_the_precision_asked_for_is_the_one_that_computes(student: Path) -> None
     assert result["precision"] == "bf16"
 
 
+@pytest.mark.promise("D12")
 def test_run_and_graph_label_images_alike(student: Path, camvid: Path) -> None:
     for model, out in ((student, "by_run"), (student / "model.onnx", "by_graph")):
         told = json.loads(succeeds(f"infer {model} {camvid} --out {out} --overlay --json").out)
@@ -198,6 +203,26 @@ def test_a_graph_that_is_too_slow_is_kept_and_told_by_the_exit_code(workshop: Wo
     assert workshop.exported["sha256"] == sha256_of(student / "model.onnx")
 
 
+@pytest.mark.promise("E1")
+def test_a_graph_that_differs_from_its_network_is_rejected(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def harm(network: object, info: object, path: Path) -> None:
+        model = onnx.load(student / "model.onnx")
+        largest = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        values = onnx.numpy_helper.to_array(largest) * np.float32(1.01)
+        largest.CopyFrom(onnx.numpy_helper.from_array(values, largest.name))
+        path.write_bytes(sealed(model))
+
+    monkeypatch.setattr(deploy, "export_onnx", harm)
+    result = segdistill(f"export {student} --output bad.onnx --data streets --workers 0 --json")
+    assert result.code == 4
+    assert "bad.onnx.rejected did not pass: the logits differ" in " ".join(result.err.split())
+    assert json.loads(result.out)["file"] == "bad.onnx.rejected"
+    assert files(tmp_path) == {"bad.onnx.rejected"}
+
+
+@pytest.mark.promise("E5")
 def test_a_device_that_is_missing_is_never_replaced(student: Path, camvid: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has the device")
@@ -214,6 +239,7 @@ def test_a_device_that_is_missing_is_never_replaced(student: Path, camvid: Path)
     assert not files(Path.cwd())
 
 
+@pytest.mark.promise("E8")
 def test_a_damaged_image_is_left_out_of_inference_and_told(student: Path, own_camvid: Path, tmp_path: Path) -> None:
     halve(own_camvid / "train" / "2.png")
     result = segdistill(f"infer {student} data/train --out labels --json")
@@ -227,6 +253,7 @@ def test_a_damaged_image_is_left_out_of_inference_and_told(student: Path, own_ca
 # Models
 
 
+@pytest.mark.promise("T1")
 def test_data_of_other_classes_are_refused_with_both_lists(student: Path, camvid: Path, tmp_path: Path) -> None:
     for line in (
         f"evaluate {student} --data camvid:{camvid}",
@@ -308,6 +335,7 @@ def test_a_damaged_file_of_a_finished_run_is_refused_with_both_hashes(student: P
     refused("evaluate run --data streets", "run/model.safetensors is damaged", before, after, code=5)
 
 
+@pytest.mark.promise("S1")
 def test_a_pickle_with_code_in_it_is_never_run(tmp_path: Path, student: Path) -> None:
     evil = tmp_path / "evil.pt"
     evil.write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR.")
@@ -341,6 +369,7 @@ def test_an_exported_graph_cannot_teach_features_nor_be_exported_nor_replace_a_m
 # A run's folder
 
 
+@pytest.mark.promise("S8")
 def test_a_folder_with_files_is_left_alone(student: Path, tmp_path: Path) -> None:
     before = contents(student)
     (tmp_path / "mine").mkdir()
@@ -374,7 +403,7 @@ def test_resuming_with_other_settings_shows_old_and_new(student: Path) -> None:
     assert contents(student) == before
 
 
-@pytest.mark.promise("C5")
+@pytest.mark.promise("C5", "T4")
 def test_resuming_with_another_teacher_is_refused(student: Path) -> None:
     line = DISTILL.replace("--teacher pspnet18", f"--teacher {student} --set teacher.network=pspnet18")
     refused(f"{line} --resume --out {student}", "The teacher has changed")
@@ -391,6 +420,7 @@ def test_a_second_run_in_a_folder_names_the_first(tmp_path: Path) -> None:
             assert time.monotonic() - started < 2
 
 
+@pytest.mark.promise("S7", "S8")
 def test_overwriting_a_run_replaces_it_and_keeps_what_is_not_its_own(camvid: Path, tmp_path: Path) -> None:
     line = f"train-teacher --teacher {NETWORK} --data camvid:{camvid} {SMALL} --out run"
     succeeds(line)

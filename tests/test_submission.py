@@ -138,6 +138,7 @@ def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
     assert not files(tmp_path)
 
 
+@pytest.mark.promise("S8")
 def test_a_folder_keeps_what_is_in_it(tmp_path: Path) -> None:
     image, out = "berlin_000000_000019_leftImg8bit.png", tmp_path / "out"
     out.mkdir()

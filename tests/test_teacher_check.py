@@ -104,6 +104,7 @@ def test_images_that_are_prepared_wrongly_are_noticed_and_the_right_way_is_named
     assert network.images == other
 
 
+@pytest.mark.promise("T3")
 def test_a_teacher_far_below_what_its_file_says_is_refused_and_one_from_elsewhere_by_the_floor() -> None:
     network = Nearest()
     nn.init.zeros_(network.classifier.weight)
@@ -215,6 +216,7 @@ def exchanged(teacher: Path) -> Path:
     return path
 
 
+@pytest.mark.promise("T3")
 def test_a_teacher_with_exchanged_classes_stops_the_run_before_it_starts_unless_it_is_accepted(
     teacher: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +231,7 @@ def test_a_teacher_with_exchanged_classes_stops_the_run_before_it_starts_unless_
     assert "Classes look exchanged" in result.err
 
 
+@pytest.mark.promise("T3")
 def test_the_check_is_shown_and_kept_in_the_log_and_not_repeated_on_resume(
     teacher: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

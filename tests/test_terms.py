@@ -271,6 +271,7 @@ def disturbed(output: SegOutput, where: Tensor) -> SegOutput:
     return SegOutput(disturb(output.logits), tuple(disturb(x) for x in output.features), None)
 
 
+@pytest.mark.promise("T5")
 @pytest.mark.parametrize("name", MASKED)
 def test_ignored_pixels_do_not_count(name: str) -> None:
     (term, networks), batch = masked(name), batch_of(2)
@@ -399,6 +400,7 @@ def test_maps_without_an_inner_position_have_no_consistency() -> None:
 # Pixel-wise
 
 
+@pytest.mark.promise("T5")
 def test_void_pixels_do_not_count_in_the_pixel_term() -> None:
     networks, batch = pair(), batch_of(2)
     term = make("pixel", networks)

@@ -1,5 +1,6 @@
 """From files to pixels. Pillow decodes: it refuses damaged files and keeps the indices of palettes. OpenCV resizes."""
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,12 +88,23 @@ def _turn(file: ImageFile.ImageFile) -> int:
     return orientation if orientation in range(2, 9) else 1
 
 
+class _Bounded(io.BufferedReader):
+    """Takes no more memory for a read than the file has bytes, whatever length a damaged one asks for."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(-1 if size is None else min(size, self._size))
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Open an image after a look at its header; what goes wrong inside is the file's fault."""
     try:
         # Opened here, because a TIFF that Pillow opens itself may be mapped into memory, and then it is not turned.
-        with path.open("rb") as raw, Image.open(raw, formats=FORMATS) as file:
+        with _Bounded(path) as raw, Image.open(raw, formats=FORMATS) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{file.width} x {file.height} pixels")
             if file.mode in ("I", "F"):

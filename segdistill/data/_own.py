@@ -26,7 +26,6 @@ may have backslashes.
 
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, field_validator, model_validator
 
-from segdistill.config import Strict, components, validated
+from segdistill.config import Strict, components, read_toml, validated
 from segdistill.data._base import SPLITS, DataSource, Pixels
 from segdistill.data._folder import Files, FolderSplit, files_in, id_table, paired
 from segdistill.data._image import read_image
@@ -44,6 +43,8 @@ from segdistill.data.voc import colors
 from segdistill.errors import DataError, UsageError, nearest
 from segdistill.types import IGNORE
 
+MAX_BYTES = 1 << 23
+"""Enough for lists of fifty thousand pairs."""
 MOST_CLASSES = 250
 """Label maps have 8 bits, of which the last ids are taken."""
 NOTHING = "ignore"
@@ -223,7 +224,9 @@ def load(path: str) -> DataSource:
         DataError: if images or label maps are missing or have no partners.
     """
     file = Path(os.path.expanduser(path))
-    own = validated(_DataFile, _read(file), str(file))
+    if not file.is_file():
+        raise UsageError(f"There is no data file {file}.", "It names the classes and the folders of your own images.")
+    own = validated(_DataFile, read_toml(file, MAX_BYTES), str(file))
     if mistakes := list(_mistakes(own)):
         more = f"\n  and {len(mistakes) - MOST} more" if len(mistakes) > MOST else ""
         raise UsageError(f"Mistakes in {file}:\n  " + "\n  ".join(mistakes[:MOST]) + more)
@@ -263,14 +266,3 @@ def _palette(own: _DataFile) -> tuple[Color, ...]:
     given = own.palette or [entry.color or mapped.get(entry.name) for entry in own.classes]
     others = colors(range(1, len(given) + 1))  # its first is black, which stands for what counts nowhere
     return tuple(color or other for color, other in zip(given, others, strict=True))
-
-
-def _read(file: Path) -> Mapping[str, Any]:
-    if not file.is_file():
-        raise UsageError(f"There is no data file {file}.", "It names the classes and the folders of your own images.")
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{file} is not valid TOML: {error}") from None

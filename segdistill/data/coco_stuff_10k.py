@@ -5,13 +5,14 @@ variable S of a MATLAB file and holds COCO's ids, 0 where nothing is labelled. V
 newer format of MATLAB's and refused.
 """
 
+import struct
+import zlib
 from pathlib import Path
-
-import numpy as np
-from scipy.io import loadmat
 
 from segdistill.data._base import DataSource
 from segdistill.data._folder import Ids, data_source, files_in, id_table, layout_root, names_in, paired
+from segdistill.data._image import MAX_PIXELS
+from segdistill.data._matlab import read_matrix
 from segdistill.data.coco_stuff_164k import CLASSES, COCO_IDS, PALETTE
 from segdistill.errors import DataError
 from segdistill.types import IGNORE
@@ -47,9 +48,6 @@ def read_mat(path: Path) -> Ids:
     """
     expected = "Expected a file of cocostuff-10k-v1.1.zip, with the label map S in 8 or 16 bits."
     try:
-        ids: Ids = loadmat(path, variable_names=["S"])["S"]
-    except Exception as error:  # SciPy's parser raises almost anything on damaged bytes
+        return read_matrix(path.read_bytes(), "S", 2 * MAX_PIXELS)
+    except (OSError, ValueError, struct.error, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}.", expected) from None
-    if ids.ndim != 2 or ids.dtype not in (np.uint8, np.uint16):
-        raise DataError(f"{path} holds no label map: S is {ids.dtype} of shape {ids.shape}.", expected)
-    return ids

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 
 from segdistill.config import InputConfig, NetworkConfig, components, find
 from segdistill.errors import ModelError, UsageError, nearest
@@ -28,6 +29,7 @@ from segdistill.networks._weights import mismatch, read_weights
 __all__ = [
     "Deployed",
     "SegNetwork",
+    "blank_network",
     "build_network",
     "downloaded",
     "list_networks",
@@ -148,6 +150,26 @@ def build_network(config: NetworkConfig, num_classes: int, in_channels: int = 3)
     assert config.input is not None, "resolved"
     network.expect(config.input, align_corners=bool(config.align_corners))
     return network
+
+
+def blank_network(config: NetworkConfig, num_classes: int, in_channels: int = 3) -> SegNetwork:
+    """Build the names and shapes of a network, without numbers: no memory is taken and nothing drawn.
+
+    Raises:
+        UsageError: as `build_network`.
+    """
+    with torch.device("meta"), _Undrawn():
+        return build_network(config, num_classes, in_channels)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out what works in place, such as the drawing of first weights; without numbers it has nothing to do."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.__name__.endswith("_") and not func.__name__.endswith("__"):
+            return args[0] if args else kwargs["tensor"]  # as the functions of nn.init pass it on
+        return func(*args, **kwargs)
 
 
 def _module(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,10 @@ UNCOUNTED = "num_batches_tracked"
 """What files lack that were written before PyTorch 0.4.1. Only a batch norm without momentum would read it."""
 FEW = 3
 """Names in a message."""
+MAX_HEADER = 1 << 22
+"""Bytes of a .safetensors file's header: ten times what any network here needs. A reader builds a table of it."""
+KINDS = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64, torch.uint8, torch.bool}
+"""Of numbers, in weights and counts."""
 
 
 class Weights(NamedTuple):
@@ -38,7 +43,9 @@ def read_weights(file: Path) -> Weights:
     if not file.is_file():
         raise UsageError(f"There is no weights file {file}.", "It is a .safetensors, .pth or .pt file.")
     try:
-        state = safetensors.torch.load_file(file) if file.suffix == ".safetensors" else _unpickled(file)
+        state = _safetensors(file) if file.suffix == ".safetensors" else _unpickled(file)
+    except ModelError:
+        raise
     except Exception as error:  # whatever a damaged pickle leads to; torch's own text advises to run its code
         if stranger := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise ModelError(
@@ -57,6 +64,12 @@ def read_weights(file: Path) -> Weights:
         state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ModelError(f"{file} is not a state dict.", "Expected is one dictionary, from tensor names to tensors.")
+    most = file.stat().st_size
+    if odd := [name for name, tensor in state.items() if not _is_plain(tensor, most)]:
+        raise ModelError(
+            f"{file} holds {len(odd)} tensors that are no plain numbers, {_few(odd)}.",
+            "Expected are dense tensors on the CPU, no larger than the file.",
+        )
     return Weights(dict(state), beside)
 
 
@@ -74,7 +87,36 @@ def mismatch(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
     return "; ".join(f"{len(names)} tensors {kind}, {_few(names)}" for kind, names in problems.items() if names)
 
 
+def check_header(file: Path) -> None:
+    """Refuse a .safetensors file whose header alone would fill the memory.
+
+    Raises:
+        ModelError: if it says that its header has more than `MAX_HEADER` bytes.
+        OSError: if the file cannot be read.
+    """
+    with file.open("rb") as content:
+        size = int.from_bytes(content.read(8), "little")
+    if size > MAX_HEADER:
+        raise ModelError(f"{file} is not a readable safetensors file: its header would have {size} bytes.")
+
+
+def _safetensors(file: Path) -> dict[str, Tensor]:
+    check_header(file)
+    return safetensors.torch.load_file(file)
+
+
+def _is_plain(tensor: Tensor, most: int) -> bool:
+    """Whether a tensor is dense numbers in memory, and no few of them repeated to more than `most` bytes."""
+    dense = tensor.layout == torch.strided and tensor.device.type == "cpu" and tensor.dtype in KINDS
+    return dense and tensor.numel() * tensor.element_size() <= most
+
+
 def _unpickled(file: Path) -> Any:
+    if zipfile.is_zipfile(file):  # PyTorch writes what it packs as it is: only others could make it a bomb
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > file.stat().st_size:
+            raise ModelError(f"{file} is packed: {unpacked} bytes would come out of it.", "Save it with torch.save.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pickles by other versions; whether it can be read is all that counts
         return torch.load(file, map_location="cpu", weights_only=True)
