@@ -52,6 +52,10 @@ class InputConfig(Strict):
     order: Literal["rgb", "bgr"] = "rgb"
     """Of the channels that the first layer sees."""
 
+    def over(self, own: "InputConfig") -> "InputConfig":
+        """Return what a model says of its images, but for what was said here."""
+        return own.model_copy(update={key: getattr(self, key) for key in self.model_fields_set})
+
 
 class NetworkConfig(Strict):
     """A network as `segdistill networks` names it, with what can be chosen about it.

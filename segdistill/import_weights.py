@@ -229,8 +229,10 @@ def _classes(request: Request, outputs: int, data: DataSource | None) -> tuple[s
 def _as_published(request: Request, loaded: Loaded, talk: Talk) -> NetworkConfig:
     """Return the configuration with what the network expects of images and enlarged maps, unless asked for."""
     layout, asked, outputs = loaded.layout, loaded.config, loaded.network.num_classes
-    images = asked.input or layout.images_by_outputs.get(outputs, layout.images)
-    if layout.images_by_outputs and images == layout.images and request.mean is None:
+    published = layout.images_by_outputs.get(outputs, layout.images)
+    images = published if asked.input is None else asked.input.over(published)
+    told = request.mean is not None or (asked.input is not None and "mean" in asked.input.model_fields_set)
+    if layout.images_by_outputs and outputs not in layout.images_by_outputs and not told:
         talk.warn(
             f"No published {asked.network} has {outputs} outputs, so that the statistics of its images are not known: "
             "ImageNet's are taken. Give --mean and --std."

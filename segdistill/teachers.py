@@ -35,7 +35,10 @@ def open_teacher(text: str, config: RunConfig, options: Options, talk: Talk) -> 
     """Load a teacher that is given, before images are read or anything is written."""
     place = uri(text)
     if place is None:
-        return load_model(model_path(Path(text)))
+        network, info = load_model(model_path(Path(text)))
+        if config.teacher.input is not None and config.teacher.input.over(network.images) != network.images:
+            talk.warn("teacher.input changes nothing: the teacher's file says how it wants its images.")
+        return network, info
     device = distributed.local_device(resolve_device(options.device))
     network, info, notes = load_foreign(*place, config.teacher.input, device)
     for note in notes if distributed.is_main() else ():

@@ -426,7 +426,7 @@ def test_without_data_classes_are_the_numbers_of_their_outputs() -> None:
         ("--mean 1,2,3 --std 4,5,6 --bgr", InputConfig(mean=(3, 2, 1), std=(6, 5, 4), order="bgr", divide=255)),
         ("--mean 1,2,3 --std 4,5,6", InputConfig(mean=(3, 2, 1), std=(6, 5, 4), order="bgr", divide=255)),
         ("--mean 1,2,3 --std 4,5,6 --rgb --divide 2", InputConfig(mean=(1, 2, 3), std=(4, 5, 6), divide=2)),
-        ("--set input.divide=3 --bgr", InputConfig(order="bgr", divide=3)),
+        ("--set input.divide=3 --set input.mean=[1,2,3]", InputConfig(mean=(1, 2, 3), order="bgr", divide=3)),
     ],
 )
 def test_statistics_are_given_in_the_order_in_which_the_network_sees_channels(line: str, expected: InputConfig) -> None:
@@ -439,6 +439,15 @@ def test_statistics_that_no_publication_tells_are_warned_of() -> None:
     _, info, said = imported(state_of("espnet-c", 9), "--network espnet-c")
     assert info.network.input == InputConfig(order="bgr", divide=255)
     assert "warning: No published espnet-c has 9 outputs" in said
+
+
+def test_what_is_said_of_images_leaves_the_rest_as_published() -> None:
+    _, published, _ = imported(state_of("espnet-c", 20), "--network espnet-c")
+    _, info, said = imported(state_of("espnet-c", 20), "--network espnet-c --set input.order=rgb --overwrite")
+    assert published.network.input is not None
+    assert info.network.input == published.network.input.model_copy(update={"order": "rgb"})
+    assert info.network.input.mean != InputConfig().mean
+    assert "warning" not in said
 
 
 # The folder

@@ -39,10 +39,15 @@ def numbered(outputs: int) -> tuple[str, ...]:
     return tuple(map(str, range(outputs)))
 
 
-def normalised_by(network: SegNetwork, wanted: InputConfig | None) -> tuple[str, ...]:
-    """Let a network that does not say how it wants its images have what the user says; return what to say of it."""
-    if wanted is not None:
-        network.expect(wanted, align_corners=network.align_corners)
+def normalised_by(network: SegNetwork, wanted: InputConfig | None, own: InputConfig | None = None) -> tuple[str, ...]:
+    """Let a network have its images as the user says, and in what he does not as it says itself.
+
+    Returns:
+        What to say of it where neither says anything.
+    """
+    if wanted is not None or own is not None:
+        own = own or InputConfig()
+        network.expect(own if wanted is None else wanted.over(own), align_corners=network.align_corners)
         return ()
     return ("its images are normalised by ImageNet's statistics; teacher.input.mean and .std say otherwise.",)
 

@@ -100,7 +100,7 @@ def load(where: str, wanted: InputConfig | None, device: torch.device) -> Loaded
     model.auxiliary_head = None  # UperNet's, for training
     network = Transformers(model, config.num_labels, read)
     images, size, notes = _preprocessing(where)
-    notes += normalised_by(network, wanted or images)
+    notes += normalised_by(network, wanted, images)
     if told["unexpected_keys"]:
         notes += (f"it does without {_listed(told['unexpected_keys'])} of the checkpoint.",)
     outputs = tried(network, f"hf:{where}").logits.shape[1]

@@ -60,6 +60,8 @@ def load(where: str, wanted: InputConfig | None, device: torch.device) -> Loaded
     content, metadata = read_graph(path)
     if "segdistill" in metadata:
         exported = OnnxModel(path, device)
+        if wanted is not None:
+            notes += ("teacher.input changes nothing: the graph normalises its images itself.",)
         return _loaded(
             OnnxGraph(exported.session, path), exported.info, InputConfig(mean=(0, 0, 0), std=(1, 1, 1)), notes
         )

@@ -48,7 +48,7 @@ def load(where: str, wanted: InputConfig | None, device: torch.device) -> Loaded
     model = _built(where)
     network = model if isinstance(model, SegNetwork) else PythonModule(model)
     own = network.images if network is model else None
-    notes = normalised_by(network, wanted or own)
+    notes = normalised_by(network, wanted, own)
     network.num_classes = tried(network, f"py:{where}").logits.shape[1]
     classes = _names(model, where) or numbered(network.num_classes)
     if len(classes) != network.num_classes:
