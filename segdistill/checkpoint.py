@@ -28,6 +28,7 @@ FORMAT = 1
 STATE_KIND = b"segdistill state "
 STATE_MAGIC = STATE_KIND + b"%d " % FORMAT
 RESTORE = "Restore the file, or train again."
+IMPORT = "A published checkpoint becomes a model by: segdistill import-weights FILE --network NETWORK --out FOLDER"
 Color = tuple[int, int, int]
 
 
@@ -120,7 +121,7 @@ def _info(path: Path, metadata: dict[str, str]) -> ModelInfo:
     if "segdistill" not in metadata:
         raise ModelError(
             f"{path} holds weights, but not the header that segdistill writes.",
-            "Give a run's folder or its model.safetensors.",
+            f"Give a run's folder or its model.safetensors. {IMPORT}",
         )
     header = metadata["segdistill"]
     try:
@@ -246,7 +247,8 @@ def _read(path: Path, *, weights: bool) -> tuple[dict[str, str], dict[str, torch
             names = file.keys() if weights else ()
             return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{path} is not a readable safetensors file: {error}", RESTORE) from None
+        cure = RESTORE if path.suffix == ".safetensors" else IMPORT
+        raise ModelError(f"{path} is not a readable safetensors file: {error}", cure) from None
 
 
 def _of_later_format(path: Path, later: int) -> ModelError:

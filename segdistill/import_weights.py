@@ -28,8 +28,8 @@ from segdistill.record import versions
 from segdistill.store import check_folder, open_run, seal
 from segdistill.talk import Rows, Talk
 
-WRAPPED = re.compile(r"^(?:module\.|model\.)+")
-"""What DataParallel, and modules that hold a network and its loss, put before the names."""
+WRAPPED = re.compile(r"^(?:module\.|model\.|_orig_mod\.)+")
+"""What DataParallel, torch.compile, and modules that hold a network and its loss, put before the names."""
 SOME = 7
 """Outputs of a network that is only looked at: more than the five channels that ESPNet's decoder has at least."""
 Triple = tuple[float, float, float]
@@ -134,7 +134,8 @@ def _read(file: Path) -> tuple[dict[str, Tensor], list[str]]:
     if file.suffix == ".safetensors":
         with safe_open(file, framework="pt") as content:
             if "segdistill" in (content.metadata() or {}):
-                raise UsageError(f"{file} is a model file already.", f"Use it as it is: segdistill infer {file} IMAGES")
+                use = f"Use it as it is: segdistill infer {file} IMAGES --out LABELS"
+                raise UsageError(f"{file} is a model file already.", use)
     if bad := [name for name, tensor in wrapped.items() if not tensor.isfinite().all()]:
         raise ModelError(
             f"{file} holds {len(bad)} tensors that are not finite, {bad[0]} among them.",
@@ -144,7 +145,9 @@ def _read(file: Path) -> tuple[dict[str, Tensor], list[str]]:
     if twice := [name for name, count in names.items() if count > 1]:
         raise ModelError(f"{file} holds several tensors {twice[0]}, which only what wraps their names tells apart.")
     weights = {WRAPPED.sub("", name): tensor for name, tensor in wrapped.items()}
-    return weights, [f"{', '.join(beside)}: no weights"] if beside else []
+    others = [f"{name}: other weights ({tensors} tensors)" for name, tensors in beside.items() if tensors]
+    none = ", ".join(name for name, tensors in beside.items() if not tensors)
+    return weights, others + ([f"{none}: no weights"] if none else [])
 
 
 def _take_out(weights: dict[str, Tensor], reasons: Mapping[str, str]) -> list[str]:

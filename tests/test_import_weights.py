@@ -234,6 +234,8 @@ def test_a_tensor_that_the_layout_does_not_know_keeps_its_name() -> None:
             "epoch: no weights",
         ),
         (lambda state: {"model": state, "optimizer": {"lr": 0.1}, "step": 7}, "optimizer, step: no weights"),
+        (lambda state: {"net": {"state_dict": {f"_orig_mod.{n}": t for n, t in state.items()}}}, "nothing"),
+        (lambda state: {"state_dict": state, "ema": {"weight": torch.ones(1)}}, "ema: other weights (1 tensors)"),
         (lambda state: {"model_state": state}, "nothing"),
     ],
 )
@@ -383,7 +385,12 @@ def test_what_is_no_checkpoint_is_refused() -> None:
         "import-weights file.pth --network espnet-c --out model", "file.pth cannot be read", "fetch it again", code=5
     )
     not_imported([1, 2], "--network espnet-c", "is not a state dict")
-    not_imported({"state_dict": {"weight": "none"}}, "--network espnet-c", "is not a state dict")
+    not_imported(
+        {"state_dict": {"weight": "none"}}, "--network espnet-c", "not a state dict, but a dictionary with weight"
+    )
+    endless: dict[str, object] = {}
+    endless["model"] = endless
+    not_imported(endless, "--network espnet-c", "not a state dict, but a dictionary with model")
     Path("page.pth").write_text("<html>404</html>")
     refused("import-weights page.pth --network espnet-c --out model", "page.pth cannot be read as tensors", code=5)
     assert not Path("model").exists()

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from segdistill.errors import ModelError, UsageError
 
-WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net")
 """Under which of a training's entries the weights are, where a file holds more than them."""
+MOST_WRAPPERS = 3
+"""Inside one another: a hostile file's may never end."""
 UNCOUNTED = "num_batches_tracked"
 """What files lack that were written before PyTorch 0.4.1. Only a batch norm without momentum would read it."""
 FEW = 3
@@ -29,8 +31,8 @@ class Weights(NamedTuple):
     """What a file holds."""
 
     tensors: dict[str, Tensor]
-    beside: tuple[str, ...]
-    """Entries that are no weights: the epoch, an optimiser's state and the like."""
+    beside: dict[str, int]
+    """Entries that were not taken, with the tensors they hold: none in the epoch or an optimiser's state."""
 
 
 def read_weights(file: Path) -> Weights:
@@ -57,13 +59,18 @@ def read_weights(file: Path) -> Weights:
             f"{file} cannot be read as tensors ({type(error).__name__}).",
             "Expected is .safetensors, or .pth with nothing but tensors. If it is one, it is damaged: fetch it again.",
         ) from None
-    beside: tuple[str, ...] = ()
-    wrapper = next((key for key in WRAPPERS if isinstance(state, dict) and isinstance(state.get(key), dict)), None)
-    if wrapper is not None:
-        beside = tuple(str(key) for key in state if key != wrapper)
-        state = state[wrapper]
+    beside: dict[str, int] = {}
+    for _ in range(MOST_WRAPPERS):
+        wrapper = next((key for key in WRAPPERS if isinstance(state, dict) and isinstance(state.get(key), dict)), None)
+        if wrapper is not None:
+            beside |= {str(key): _tensors(value) for key, value in state.items() if key != wrapper}
+            state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise ModelError(f"{file} is not a state dict.", "Expected is one dictionary, from tensor names to tensors.")
+        found = f"a dictionary with {_few(map(str, state))}" if isinstance(state, dict) else f"a {type(state).__name__}"
+        raise ModelError(
+            f"{file} is not a state dict, but {found}.",
+            f"Expected is one dictionary, from tensor names to tensors, alone or as {', '.join(WRAPPERS)}.",
+        )
     most = file.stat().st_size
     if odd := [name for name, tensor in state.items() if not _is_plain(tensor, most)]:
         raise ModelError(
@@ -91,18 +98,22 @@ def check_header(file: Path) -> None:
     """Refuse a .safetensors file whose header alone would fill the memory.
 
     Raises:
-        ModelError: if it says that its header has more than `MAX_HEADER` bytes.
+        ValueError: if it says that its header has more than `MAX_HEADER` bytes.
         OSError: if the file cannot be read.
     """
     with file.open("rb") as content:
         size = int.from_bytes(content.read(8), "little")
     if size > MAX_HEADER:
-        raise ModelError(f"{file} is not a readable safetensors file: its header would have {size} bytes.")
+        raise ValueError(f"its header would have {size} bytes")
 
 
 def _safetensors(file: Path) -> dict[str, Tensor]:
     check_header(file)
     return safetensors.torch.load_file(file)
+
+
+def _tensors(entry: Any) -> int:
+    return sum(isinstance(value, Tensor) for value in entry.values()) if isinstance(entry, dict) else 0
 
 
 def _is_plain(tensor: Tensor, most: int) -> bool:
