@@ -11,7 +11,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from forked import COMMANDS, PATIENCE, ROUNDS, SERVER, Course, Workshop, alive, ended, progress, said, send, wait_until
+from forked import (
+    COMMANDS,
+    PATIENCE,
+    ROUNDS,
+    SERVER,
+    Course,
+    Workshop,
+    alive,
+    children,
+    ended,
+    progress,
+    said,
+    send,
+    wait_until,
+)
 from test_checkpoint import INFO
 from tiny import pspnet
 
