@@ -3,6 +3,7 @@
 What ESPNet computes was recorded from its authors' code; what the others compute, from a transcription of theirs.
 """
 
+import copy
 from dataclasses import dataclass
 
 import pytest
@@ -251,6 +252,25 @@ def test_enet_drops_a_tenth_as_much_before_its_second_downsampling() -> None:
     decoder = nn.ModuleList([network.up4, network.stage4, network.up5, network.stage5])
     rates = [[m.p for m in part.modules() if isinstance(m, nn.Dropout2d)] for part in (early, late, decoder)]
     assert rates == [pytest.approx([0.02] * 5), [0.2] * 17, [0.0] * 5]
+
+
+# What is exported
+
+
+@pytest.mark.parametrize("name", ["espnet", "espnet-c", "enet"])
+def test_what_is_shipped_computes_the_same_without_what_runtimes_are_slow_at(name: str) -> None:
+    network = make(name).double()
+    for module in network.modules():
+        if isinstance(module, nn.PReLU):
+            nn.init.uniform_(module.weight, -0.5, 1.5)
+    shipped, image = copy.deepcopy(network), images(2, 3, 45, 67).double()
+    shipped.ship()
+    assert not any(isinstance(module, nn.PReLU | nn.AvgPool2d) for module in shipped.modules())
+    assert all(pyramid.c1[0].out_channels % 16 == 0 for pyramid in shipped.modules() if isinstance(pyramid, ESP))
+    with torch.no_grad():
+        expected, found = network(image).logits, shipped(image).logits
+    assert torch.allclose(found, expected, rtol=0, atol=1e-12 * expected.abs().max())
+    assert [name for name, _ in network.named_parameters()] == [name for name, _ in make(name).named_parameters()]
 
 
 # OCRNet

@@ -9,7 +9,6 @@ from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from segdistill.config import NetworkConfig
 from segdistill.networks._base import SegNetwork
@@ -43,6 +42,18 @@ class ESPNetC(SegNetwork):
         self.level3 = nn.Sequential(*(ESP(128, 128) for _ in range(q)))
         self.b3 = _norm_act(256)
         self.classifier = _conv(256, num_classes, 1)
+        self.halved: nn.Module = nn.AvgPool2d(3, stride=2, padding=1)
+
+    def ship(self) -> None:
+        """Have no odd numbers of channels where convolutions meet, and average by a convolution."""
+        super().ship()
+        for module in self.modules():
+            if isinstance(module, Pyramid):
+                module.align()
+        channels = self.mean.shape[1]
+        self.halved = nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False).to(self.mean)
+        with torch.no_grad():
+            self.halved.weight.copy_(torch.eye(channels)[:, :, None, None] / 9)
 
     def segment(self, image: Tensor) -> SegOutput:
         """Return logits at 1/8; the features are the three levels."""
@@ -51,8 +62,8 @@ class ESPNetC(SegNetwork):
 
     def levels(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the levels at 1/2, 1/4 and 1/8, with 19, 131 and 256 channels for RGB images (B, 3, H, W)."""
-        half = F.avg_pool2d(image, 3, stride=2, padding=1)
-        quarter = F.avg_pool2d(half, 3, stride=2, padding=1)
+        half = self.halved(image)
+        quarter = self.halved(half)
         first = self.b1(torch.cat([self.level1(image), half], dim=1))
         down = self.level2_0(first)
         second = self.b2(torch.cat([self.level2(down), down, quarter], dim=1))
@@ -76,6 +87,14 @@ class ESPNet(SegNetwork):
         self.up_l2 = nn.Sequential(_doubling(width, width), _norm_act(width))
         self.classifier = _doubling(width, num_classes)
 
+    def ship(self) -> None:
+        """As the encoder does."""
+        super().ship()
+        self.encoder.ship()
+        for module in self.combine_l2_l3:
+            if isinstance(module, Pyramid):
+                module.align()
+
     def segment(self, image: Tensor) -> SegOutput:
         """Return logits at the image's size; the features are the three levels and what the classifier doubles."""
         first, second, third = self.encoder.levels(image)
@@ -86,6 +105,8 @@ class ESPNet(SegNetwork):
 
 
 DILATIONS = (1, 2, 4, 8, 16)
+BLOCK = 16
+"""Channels that onnxruntime works on at a time; with other numbers it makes matrices first, which takes longer."""
 
 
 class Pyramid(nn.Module):
@@ -106,6 +127,15 @@ class Pyramid(nn.Module):
         reduced = self.c1(x)
         dilated = (convolution(reduced) for convolution in (self.d2, self.d4, self.d8, self.d16))
         return torch.cat([self.d1(reduced), *accumulate(dilated)], dim=1)
+
+    def align(self) -> None:
+        """Bring the reduced maps to a multiple of `BLOCK` channels; those that are added are nothing."""
+        (reduce,) = self.c1
+        width = -(-reduce.out_channels // BLOCK) * BLOCK
+        self.c1 = nn.Sequential(_widened(reduce, reduce.in_channels, width))
+        for name in ("d1", "d2", "d4", "d8", "d16"):
+            (dilated,) = getattr(self, name)
+            setattr(self, name, nn.Sequential(_widened(dilated, width, dilated.out_channels)))
 
 
 class Downsampling(Pyramid):
@@ -140,6 +170,16 @@ class ESP(Pyramid):
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
     padding = kernel // 2 * dilation
     return named(conv=nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=False))
+
+
+def _widened(conv: nn.Conv2d, inputs: int, outputs: int) -> nn.Conv2d:
+    """Return a convolution with more channels, whose weights are 0."""
+    wide = nn.Conv2d(inputs, outputs, conv.kernel_size, conv.stride, conv.padding, conv.dilation, bias=False).to(
+        conv.weight
+    )
+    with torch.no_grad():
+        wide.weight.zero_()[: conv.out_channels, : conv.in_channels] = conv.weight
+    return wide
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
