@@ -60,10 +60,10 @@ def banner(setting: Setting, job: Job, path: Path, name: str) -> None:
 
 def describe(network: SegNetwork, size: tuple[int, int]) -> str:
     """Return parameters, MACs and FLOPs in words, as far as they can be counted."""
-    macs = countable_macs(network, size)
+    macs, parameters = countable_macs(network, size), count_parameters(network)
     if macs is None:
-        return f"{count_parameters(network) / 1e6:.2f} M parameters, MACs not counted"
-    return f"{count_parameters(network) / 1e6:.2f} M parameters, {macs / 1e9:.2f} GMACs ({2 * macs / 1e9:.2f} GFLOPs)"
+        return f"{parameters / 1e6:.2f} M parameters, MACs not counted" if parameters else "a graph, not counted"
+    return f"{parameters / 1e6:.2f} M parameters, {macs / 1e9:.2f} GMACs ({2 * macs / 1e9:.2f} GFLOPs)"
 
 
 def _size(size: tuple[int, int]) -> str:

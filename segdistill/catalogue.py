@@ -34,8 +34,15 @@ def networks_in_time(
         for entry in entries:
             measured.append(entry | {"latency_ms": _latency(entry["name"], size, num_classes, where).p50})
             advance(1, entry["name"])
+    measured.sort(key=lambda entry: entry["latency_ms"])
     kept = [entry for entry in measured if max_ms is None or entry["latency_ms"] <= max_ms]
-    return sorted(kept, key=lambda entry: entry["latency_ms"])
+    if not kept:
+        fastest = measured[0]
+        talk.say(
+            f"None takes {max_ms:g} ms or less at {size[0]}x{size[1]}. The fastest, {fastest['name']}, takes "
+            f"{fastest['latency_ms']:.1f} ms."
+        )
+    return kept
 
 
 def _latency(name: str, size: tuple[int, int], num_classes: int, device: torch.device) -> Latency:

@@ -198,7 +198,9 @@ def _keys(classes: Sequence[str]) -> list[str]:
 def _named(name: str, names: Sequence[str]) -> list[int]:
     """Return the positions of a name: as it is spelled, else in any spelling."""
     exact = [index for index, own in enumerate(names) if own == name]
-    return exact or [index for index, own in enumerate(names) if _plain(own) == _plain(name)]
+    if exact or name.lstrip("-").isdecimal():  # -1 is no spelling of 1
+        return exact
+    return [index for index, own in enumerate(names) if _plain(own) == _plain(name)]
 
 
 def _plain(name: str) -> str:

@@ -707,7 +707,9 @@ app.command("predict", cls=Command, hidden=True)(infer)
 
 @app.command(**example("segdistill networks --size 360x480 --classes 11"))
 def networks(
-    part: Annotated[str, typer.Argument(metavar="[PART]", help="List only names with this in them.")] = "",
+    part: Annotated[
+        str, typer.Argument(metavar="[PART]", help="List only names with this in them, or timm:NAME.")
+    ] = "",
     size: Annotated[str, typer.Option("--size", metavar="HxW", help="Of the image the MACs are for.")] = "512x1024",
     classes: Annotated[int, typer.Option("--classes", metavar="N", min=1, help="Number of classes.")] = 19,
     latency: Annotated[bool, typer.Option("--latency", help="Also measure each here, which takes minutes.")] = False,

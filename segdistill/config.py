@@ -10,9 +10,9 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from segdistill.errors import UsageError, nearest
 
@@ -52,6 +52,13 @@ class InputConfig(Strict):
     order: Literal["rgb", "bgr"] = "rgb"
     """Of the channels that the first layer sees."""
 
+    @model_validator(mode="after")
+    def _of_numbers_to_255(self) -> Self:
+        if any(self.mean) and all(abs(mean) <= 1 for mean in self.mean):
+            mean, std = (", ".join(f"{255 * value:g}" for value in values) for values in (self.mean, self.std))
+            raise ValueError(f"a mean of numbers in 0..1; here they are in 0..255: mean {mean}, std {std}, divide 1")
+        return self
+
     def over(self, own: "InputConfig") -> "InputConfig":
         """Return what a model says of its images, but for what was said here."""
         return own.model_copy(update={key: getattr(self, key) for key in self.model_fields_set})
@@ -68,7 +75,7 @@ class NetworkConfig(Strict):
     """Of the backbone's last features."""
     aux: bool = True
     """The auxiliary head, in training only, of a network that has one."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Before the classifier."""
     stem: Literal["plain", "deep"] | None = None
     """A ResNet's: one 7x7 convolution, which is the default, or three 3x3."""
@@ -83,6 +90,10 @@ class NetworkConfig(Strict):
     """How maps are enlarged, in the network and at its end: bilinear, with corners or (the default) areas aligned."""
     input: InputConfig | None = None
     """The default is ImageNet's RGB."""
+
+    def dropout_or(self, published: float) -> float:
+        """Return the dropout that was chosen, else the network's own."""
+        return published if self.dropout is None else self.dropout
 
 
 class LabelCodes(Strict):
@@ -412,7 +423,8 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
     expected, found = problem["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list"), problem["input"]
     if problem["type"] in ("model_type", "dict_type"):
         expected = "Input should be a table of keys"
-    return f"{'.'.join(path)}: {expected}" + ("" if isinstance(found, dict) else f" (found {_shown(found)})")
+    key = f"{'.'.join(path)}: " if path else ""
+    return f"{key}{expected}" + ("" if isinstance(found, dict) else f" (found {_shown(found)})")
 
 
 def _shown(value: Any) -> str:

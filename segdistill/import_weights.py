@@ -20,7 +20,7 @@ from segdistill.config import InputConfig, NetworkConfig, validated
 from segdistill.data import DataSource, load_data
 from segdistill.data.voc import colors
 from segdistill.errors import ModelError, UsageError
-from segdistill.layouts import Layout, layouts_of, renamed
+from segdistill.layouts import Layout, as_published, layouts_of, renamed
 from segdistill.networks import SegNetwork, blank_network, build_network, missing_options, resolve
 from segdistill.networks._base import count_parameters
 from segdistill.networks._weights import FEW, UNCOUNTED, mismatch, read_weights
@@ -117,7 +117,7 @@ def load_published(file: Path, config: NetworkConfig) -> Loaded:
     config = _as_shaped(config, blank, weights)
     network = build_network(config, outputs).to(widest_type(weights))
     own = network.state_dict()
-    if problem := mismatch(own, weights):
+    if problem := mismatch(as_published(own, layout), as_published(weights, layout)):
         names = "" if not layout.names else f", by the names of {layout.source}"
         raise ModelError(
             f"{file} does not hold a {config.network}{names}: {problem}",

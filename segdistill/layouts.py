@@ -143,3 +143,9 @@ def renamed(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
         return name if new in weights else new
 
     return {ours(name): tensor for name, tensor in weights.items()}
+
+
+def as_published(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """Return a state dict of ours under the names that the layout has for it."""
+    back = Layout(layout.source, {here: there for there, here in layout.names.items()})
+    return renamed(weights, back)

@@ -43,7 +43,7 @@ from segdistill.record import (
 from segdistill.setting import Options, Setting, prepared, with_out
 from segdistill.store import RunFolder, next_folder, write_json
 from segdistill.talk import Logged, Talk, duration
-from segdistill.teacher_check import check_teacher
+from segdistill.teacher_check import check_teacher, other_sizes
 from segdistill.teachers import RUNS, adopted, find_teacher, is_given, open_teacher
 from segdistill.terms import Pair, build_terms
 from segdistill.training import Job, Preparation, in_progress, load_last, prepare, score, train, training_stream
@@ -141,6 +141,8 @@ def _check_teacher(setting: Setting, network: SegNetwork, info: ModelInfo) -> No
     found = check_teacher(network, info, setting.data, place.exact()) if distributed.is_main() else None
     found = distributed.same_for_all(found)
     place.talk.banner(f"check: teacher {info.network.network}", found.rows())
+    for difference in other_sizes(network, info, setting.config.data):
+        place.talk.warn(difference)
     if not found.problems:
         return None
     if setting.options.accept_teacher:

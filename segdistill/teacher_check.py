@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from segdistill.checkpoint import ModelInfo
 from segdistill.class_map import Mapped
 from segdistill.comparison import compare
-from segdistill.config import InputConfig
+from segdistill.config import DataConfig, InputConfig
 from segdistill.data import DataSource, Part, evaluation_batches
 from segdistill.engine import Precision, evaluate
 from segdistill.label_codes import with_labels
@@ -30,8 +30,8 @@ FEW, MOST = 4, 32
 FLOOR = 0.2
 """mIoU of a teacher that comes from elsewhere: below, following it has never been seen to help."""
 TRAINED = 0.1
-"""mIoU from which a teacher knows enough for its mistakes to be told from chance; its images' preparation is not
-doubted below."""
+"""mIoU from which a teacher knows enough for its mistakes to be told from chance; below, neither its classes nor its
+images' preparation are doubted."""
 GAIN = 0.02
 """How much better a teacher must do on images that are prepared otherwise: more than chance."""
 EXCHANGED = 0.1
@@ -87,10 +87,29 @@ class TeacherCheck:
         if self.untried:
             sane += "; no time was left for images " + "; ".join(self.untried)
         return [
-            ("weights", f"{self.tensors} tensors, all loaded"),
+            ("weights", f"{self.tensors} tensors, all loaded" if self.tensors else "in its graph"),
             (self.what, f"{100 * self.value:.2f} % on {self.scores.images} validation images{said}"),
             ("classes, inputs", sane),
         ]
+
+
+def other_sizes(network: SegNetwork, info: ModelInfo, data: DataConfig) -> Iterator[str]:
+    """Yield a sentence for each way in which a teacher sees its images larger or smaller while it teaches.
+
+    Args:
+        network: the teacher.
+        info: the header of its file: it is scored at that size.
+        data: what training makes of images.
+    """
+    inner = network.network if isinstance(network, Mapped) else network
+    if inner.only_size not in (None, data.crop):
+        yield f"It takes images of {_size(inner.only_size)} alone: crops of {_size(data.crop)} are stretched to that."
+    elif info.size != data.size:
+        yield f"It is scored on images at {_size(info.size)}, and teaches on crops of images at {_size(data.size)}."
+
+
+def _size(size: tuple[int, int] | None) -> str:
+    return "their own size" if size is None else f"{size[0]}x{size[1]}"
 
 
 def check_teacher(network: SegNetwork, info: ModelInfo, data: DataSource, precision: Precision) -> TeacherCheck:
@@ -121,11 +140,12 @@ def check_teacher(network: SegNetwork, info: ModelInfo, data: DataSource, precis
         score(1)
         once = time.perf_counter() - begin
     count = max(1, min(MOST, int(SECONDS / 2 / once)))
-    own = score(count)
-    problems, untried = [*exchanged_classes(own, data.classes)], []
+    own, untried = score(count), []
+    trained = recorded is None or recorded >= TRAINED
+    problems = [*exchanged_classes(own, data.classes)] if trained else []
     inner = network.network if isinstance(network, Mapped) else network  # what sees the images
     images, best = inner.images, None
-    ways = {} if recorded is not None and recorded < TRAINED else dict(other_ways(images))
+    ways = dict(other_ways(images)) if trained else {}
     try:
         for way, other in ways.items():
             if time.perf_counter() - begin > SECONDS:

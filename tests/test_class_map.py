@@ -83,6 +83,8 @@ def test_a_class_map_is_read_in_any_spelling_by_number_and_many_to_one() -> None
 def test_a_class_that_is_called_a_number_is_found_by_its_name_first() -> None:
     assert resolve_class_map({"1": "road", "0": "car"}, ("1", "0"), DATA) == {"1": "road", "0": "car"}
     assert meaning_of(info("1", "0"), {"1": "road"}, DATA)[0].groups == ((0,), (), ())
+    with pytest.raises(UsageError, match="the teacher has no class '-1'"):  # which is no spelling of 1
+        resolve_class_map({"-1": "road"}, ("1", "0"), DATA)
 
 
 def test_all_mistakes_of_a_class_map_are_told_at_once() -> None:

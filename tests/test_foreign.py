@@ -438,8 +438,9 @@ def test_a_checkpoint_that_brings_code_is_refused_and_the_code_does_not_run(tmp_
     place = write_hf(tmp_path, "upernet")
     (tmp_path / "upernet/model.safetensors").unlink()
     (tmp_path / "upernet/pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR.")
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match="holds more than tensors: reading it would run code") as error:
         open_(place)
+    assert "weights_only" not in error.value.what + error.value.fix
     config = json.loads((tmp_path / "upernet/config.json").read_text())
     config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}
     (tmp_path / "upernet/config.json").write_text(json.dumps(config))
@@ -508,6 +509,28 @@ def test_graphs_that_are_no_segmentation_are_refused_with_what_they_take_and_ret
     path.write_bytes(b"no graph")
     with pytest.raises(ModelError, match="damaged, or no ONNX file"):
         open_(str(path))
+
+
+def test_of_several_outputs_the_one_that_exporters_call_so_or_that_is_named_is_taken(tmp_path: Path) -> None:
+    path, image = tmp_path / "several.onnx", ("image", TensorProto.FLOAT, [1, 3, 8, 8])
+    for names in (("aux", "logits"), ("one", "other")):
+        nodes = [helper.make_node("Mul", ["image", f"by_{name}"], [name]) for name in names]
+        weights = [
+            helper.make_tensor(f"by_{name}", TensorProto.FLOAT, [], [by])
+            for name, by in zip(names, (2, 3), strict=True)
+        ]
+        write_graph(path, nodes, [image], [(name, TensorProto.FLOAT, [1, 3, 8, 8]) for name in names], weights)
+        pixels = images(1, 3, 8, 8)
+        wanted = InputConfig(mean=(0, 0, 0), std=(1, 1, 1))
+        if "logits" in names:
+            assert torch.allclose(open_(f"onnx:{path}", wanted)[0](pixels).logits, 3 * pixels)
+        else:
+            with pytest.raises(UsageError, match="several outputs that could be logits") as error:
+                open_(f"onnx:{path}", wanted)
+            assert error.value.fix == f"Say which, onnx:{path}:one or onnx:{path}:other."
+        assert torch.allclose(open_(f"onnx:{path}:{names[0]}", wanted)[0](pixels).logits, 2 * pixels)
+    with pytest.raises(UsageError, match="no output 'third'"):
+        open_(f"onnx:{path}:third")
 
 
 @pytest.mark.promise("S9")

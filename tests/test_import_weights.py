@@ -331,6 +331,16 @@ def test_another_network_is_told_by_its_tensors() -> None:
     not_imported(state_of("espnet-c", 20), "--network pspnet18", "does not hold a pspnet-resnet18: ", "tensors missing")
 
 
+def test_a_tensor_is_called_as_the_file_calls_it() -> None:
+    state = torchvision.models.segmentation.fcn_resnet50(
+        weights=None, weights_backbone=None, num_classes=9
+    ).state_dict()
+    del state["classifier.1.weight"]
+    state["aux_classifier.1.bias"] = torch.zeros(3)
+    told = ("1 tensors missing, classifier.1.weight", "1 tensors misshaped, aux_classifier.1.bias (3 instead of 256)")
+    not_imported(state, "--network fcn50", *told)
+
+
 def test_unknown_networks_and_choices_are_usage() -> None:
     state = state_of("espnet-c", 20)
     torch.save(state, "file.pth")
@@ -343,6 +353,13 @@ def test_unknown_networks_and_choices_are_usage() -> None:
     refused("import-weights file.pth --out model --network espnet-c --mean 1,2", "--mean 1,2: expected three numbers")
     refused(
         "import-weights file.pth --out model --network espnet-c --std 1,0,1", "std.1: Input should be greater than 0"
+    )
+    refused(
+        "import-weights file.pth --out model --network espnet-c --rgb --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
+        *(
+            "a mean of numbers in 0..1; here they are in 0..255",
+            "mean 123.675, 116.28, 103.53, std 58.395, 57.12, 57.375",
+        ),
     )
     refused("import-weights gone.pth --out model --network espnet-c", "no weights file gone.pth")
 

@@ -282,6 +282,19 @@ def test_an_option_that_a_network_does_not_have_is_refused_with_what_it_has(opti
         build_network(NetworkConfig(**options), CLASSES)
 
 
+@pytest.mark.parametrize(
+    ("name", "rates"), [("largefov-mobilenetv1", {0.5}), ("ocrnet-hrnetw18", {0.05}), ("enet", {0.01, 0.1})]
+)
+def test_dropout_is_that_of_the_publication_unless_it_is_chosen(name: str, rates: set[float]) -> None:
+    def drawn(**options: Any) -> set[float]:
+        with FakeTensorMode():
+            modules = build_network(NetworkConfig(network=name, **options), CLASSES).modules()
+            return {module.p for module in modules if isinstance(module, nn.Dropout | nn.Dropout2d) and module.p}
+
+    assert drawn() == rates
+    assert 0.25 in drawn(dropout=0.25)
+
+
 @pytest.mark.parametrize("architecture", components("networks"))
 def test_every_option_changes_the_network(architecture: str) -> None:
     module = import_module(find("networks", architecture, "architecture"))

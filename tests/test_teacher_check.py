@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from segdistill import teacher_check
 from segdistill.checkpoint import ModelInfo, load_model, save_model
-from segdistill.config import InputConfig, LabelCodes, TeacherConfig
+from segdistill.config import DataConfig, InputConfig, LabelCodes, TeacherConfig
 from segdistill.data import DataSource, Sample
 from segdistill.engine import Precision
 from segdistill.label_codes import build_teacher
 from segdistill.metrics import Scores
 from segdistill.networks import SegNetwork
-from segdistill.teacher_check import TeacherCheck, check_teacher, exchanged_classes, other_ways
+from segdistill.teacher_check import TeacherCheck, check_teacher, exchanged_classes, other_sizes, other_ways
 from segdistill.types import SegOutput
 
 CPU = Precision("fp32", torch.device("cpu"), torch.float32)
@@ -137,6 +137,14 @@ def test_a_hardly_trained_teacher_raises_no_false_alarm() -> None:
         assert check(tiny(seed), info, data).problems == ()
 
 
+def test_what_a_hardly_trained_teacher_answers_by_chance_is_not_taken_for_an_exchange() -> None:
+    network = Nearest()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(parameter[[1, 0, 2, 3]].clone())
+    assert check(network, INFO.model_copy(update={"metrics": {"miou": 0.006}})).problems == ()
+
+
 def test_what_another_data_set_gave_is_not_held_against_a_teacher() -> None:
     found = check(Nearest(), INFO, replace(DATA, name="other"))
     assert found.recorded is None
@@ -173,6 +181,18 @@ def test_what_there_was_no_time_for_is_named(monkeypatch: pytest.MonkeyPatch) ->
     assert (found.scores.images, found.problems) == (1, ())
     assert found.untried == tuple(way for way, _ in other_ways(network.images))
     assert "no time was left for images whose red and blue are exchanged; " in dict(found.rows())["classes, inputs"]
+
+
+def test_a_teacher_that_sees_other_sizes_while_it_teaches_is_told() -> None:
+    network, data = Nearest(), DataConfig(name="patches", crop=(48, 48))
+    assert list(other_sizes(network, INFO, data)) == []
+    (told,) = other_sizes(network, INFO, data.model_copy(update={"size": (60, 80)}))
+    assert told == "It is scored on images at their own size, and teaches on crops of images at 60x80."
+    network.only_size = (64, 64)
+    (told,) = other_sizes(network, INFO, data)
+    assert told == "It takes images of 64x64 alone: crops of 48x48 are stretched to that."
+    network.only_size = (48, 48)
+    assert list(other_sizes(network, INFO, data)) == []
 
 
 # Through the command line

@@ -209,14 +209,16 @@ def maps(*strides: int) -> list[Layer]:
     [
         ((4, 8, 8), (4, 8, 8, 8), {}, (2, 3)),  # the last of both
         ((2, 4, 8, 4, 2), (4, 8, 8), {}, (2, 2)),  # the student's middle, at the stride of the teacher's last
-        ((4, 8, 8), (4, 8, 16, 32), {}, (2, 1)),
+        ((4, 8, 8), (4, 8, 16, 32, 4), {}, (2, 4)),  # the last of both, though the stride of map 1 is nearer
+        ((4, 8, 16), (4, 8, 8), {}, (2, 2)),
+        ((4, 8, 8), (4, 8, 16, 32), {}, (2, 1)),  # further apart
         ((16, 32), (4, 8), {}, (0, 1)),  # no stride in common: the nearest
         ((4, 8, 8), (4, 8, 16, 32), {"teacher_layer": -1}, (2, 3)),
         ((4, 8, 16), (4, 8, 8), {"student_layer": 0}, (0, 0)),
         ((4, 8, 16), (4, 8, 8), {"student_layer": 0, "teacher_layer": 2}, (0, 2)),
     ],
 )
-def test_maps_of_one_stride_are_compared_as_deep_as_they_come(
+def test_the_last_maps_are_compared_or_else_maps_of_one_stride_as_deep_as_they_come(
     student: tuple[int, ...], teacher: tuple[int, ...], keys: dict[str, int], expected: tuple[int, int]
 ) -> None:
     found = paired(maps(*student), maps(*teacher), Layers(**keys))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from segdistill.config import NetworkConfig
 from segdistill.errors import UsageError
-from segdistill.networks import SegNetwork, build_network, load_backbone, resolve_name
+from segdistill.networks import SegNetwork, build_network, list_networks, load_backbone, resolve_name
+from segdistill.networks._base import count_parameters
 
 timm = pytest.importorskip("timm", reason="the extra segdistill[timm] is not installed")
 
@@ -23,6 +24,13 @@ def make(name: str, in_channels: int = 3, **options: object) -> SegNetwork:
 
 def images(*shape: int) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 255
+
+
+def test_a_network_of_timm_is_listed_by_its_name() -> None:
+    (entry,) = list_networks((64, 96), 5, "timm:test_resnet")
+    assert entry["name"] == "pspnet-timm:test_resnet"
+    assert entry["parameters"] == count_parameters(make("test_resnet"))
+    assert entry["macs"] > 0
 
 
 def test_a_name_of_timm_means_its_network_under_pspnets_head() -> None:

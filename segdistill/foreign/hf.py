@@ -4,6 +4,7 @@ The weights are safetensors, or pickles that hold nothing but tensors; code that
 The net is asked only for an id that is not a folder.
 """
 
+import logging
 import re
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from segdistill.checkpoint import weights_digest
-from segdistill.config import InputConfig, Size
+from segdistill.config import InputConfig, Size, validated
 from segdistill.errors import ModelError, UsageError
 from segdistill.foreign._base import Loaded, normalised_by, numbered, tried, watched
 from segdistill.networks import SegNetwork
@@ -87,6 +88,7 @@ def load(where: str, wanted: InputConfig | None, device: torch.device) -> Loaded
 
     transformers.logging.set_verbosity_error()  # what its loading has to say is said below, by name
     transformers.logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every new attempt
     config = _asked(transformers.AutoConfig, where)
     if config.model_type not in KINDS:
         raise UsageError(
@@ -116,6 +118,11 @@ def _asked(kind: Any, where: str, **options: Any) -> Any:
     try:
         return kind.from_pretrained(where, local_files_only=local, trust_remote_code=False, **options)
     except Exception as error:  # transformers, its hub's client and the formats below have none in common
+        if "weights_only" in str(error):  # torch's own text advises to run the code
+            raise ModelError(
+                f"hf:{where} holds more than tensors: reading it would run code. It was not read.",
+                "If you trust it, load it with transformers and write it anew: model.save_pretrained(FOLDER).",
+            ) from None
         reason = str(error).strip().partition("\n")[0]
         what = f"hf:{where} cannot be loaded ({type(error).__name__}): {reason}"
         if local:
@@ -148,9 +155,8 @@ def _preprocessing(where: str) -> tuple[InputConfig | None, Size | None, tuple[s
     own: Any = _asked(transformers.AutoImageProcessor, where)
     factor = own.rescale_factor if own.do_rescale else 1.0
     mean, std = (own.image_mean, own.image_std) if own.do_normalize else ([0.0] * 3, [1.0] * 3)
-    images = InputConfig.model_validate(
-        {"mean": [round(value / factor, 6) for value in mean], "std": [round(value / factor, 6) for value in std]}
-    )
+    told = {"mean": [round(value / factor, 6) for value in mean], "std": [round(value / factor, 6) for value in std]}
+    images = validated(InputConfig, told, f"the preprocessing of hf:{where}")
     size = dict(own.size) if own.do_resize and own.size else {}
     if size.get("height") and size.get("width"):
         return images, (size["height"], size["width"]), ()

@@ -1,7 +1,8 @@
 """An ONNX graph, onnx:FILE or the path of a .onnx file. It has logits and nothing else, so terms on features refuse it.
 
 Files that `segdistill export` wrote say everything about themselves. Others take images (B, 3, H, W), of fixed sizes or
-not, one at a time or not, and return logits (B, C, h, w) as their first output of four dimensions.
+not, one at a time or not, and return logits (B, C, h, w). Where several outputs could be these, onnx:FILE:OUTPUT says
+which, unless one is called as exporters call them.
 """
 
 from pathlib import Path
@@ -23,16 +24,20 @@ from segdistill.store import sha256_of
 from segdistill.types import SegOutput
 
 WHERE = "FILE.onnx"
+NAMES = ("logits", "out", "output")
+"""What exporters call the logits that are meant, beside those of auxiliary heads."""
 
 
 class OnnxGraph(SegNetwork):
     """A graph in onnxruntime: its tensors are not PyTorch's, so it has no parameters and its MACs are not counted."""
 
-    def __init__(self, session: Any, path: Path) -> None:
+    def __init__(self, session: Any, path: Path, output: str = "") -> None:
         super().__init__(0)
         self.session = session
         self.path = path
-        self.image, self.logits, self.shape = _ends(session, path)
+        self.image, self.logits, self.shape = _ends(session, path, output)
+        height, width = self.shape[2:]
+        self.only_size = None if height is None or width is None else (height, width)
 
     def segment(self, image: Tensor) -> SegOutput:
         """Segment normalised images, brought to the sizes of the graph where these are fixed."""
@@ -50,7 +55,10 @@ class OnnxGraph(SegNetwork):
 
 def load(where: str, wanted: InputConfig | None, device: torch.device) -> Loaded:
     """Open a graph on the device if onnxruntime can, else on the CPU."""
-    path = Path(where)
+    path, output = Path(where), ""
+    if not path.exists() and ".onnx:" in where:
+        file, _, output = where.rpartition(":")
+        path = Path(file)
     if not path.is_file():
         raise UsageError(f"There is no file {where}.", f"A graph is given as onnx:{WHERE}.")
     notes: tuple[str, ...] = ()
@@ -65,7 +73,7 @@ def load(where: str, wanted: InputConfig | None, device: torch.device) -> Loaded
         return _loaded(
             OnnxGraph(exported.session, path), exported.info, InputConfig(mean=(0, 0, 0), std=(1, 1, 1)), notes
         )
-    graph = OnnxGraph(open_session(content, path, device), path)
+    graph = OnnxGraph(open_session(content, path, device), path, output)
     return _loaded(graph, None, wanted, notes)
 
 
@@ -80,8 +88,13 @@ def _loaded(graph: OnnxGraph, info: ModelInfo | None, wanted: InputConfig | None
     return Loaded(graph, name, info.classes, sha256, info.size, void, notes)
 
 
-def _ends(session: Any, path: Path) -> tuple[str, str, list[int | None]]:
-    """Return the names of a graph's input and of its logits, and the input's sizes, None where they vary."""
+def _ends(session: Any, path: Path, output: str) -> tuple[str, str, list[int | None]]:
+    """Return the names of a graph's input and of its logits, and the input's sizes, None where they vary.
+
+    Raises:
+        UsageError: if several outputs could be the logits, or none has the name that is given.
+        ModelError: if there are no such ends.
+    """
     inputs = [(end.name, end.type, _shape(end)) for end in session.get_inputs()]
     outputs = [(end.name, end.type, _shape(end)) for end in session.get_outputs()]
     logits = [name for name, kind, shape in outputs if kind == "tensor(float)" and len(shape) == 4]
@@ -103,7 +116,15 @@ def _ends(session: Any, path: Path) -> tuple[str, str, list[int | None]]:
             f"{path} {found}.",
             "Expected is one float32 input (B, 3, H, W), with any B or 1, and float32 logits (B, C, h, w).",
         )
-    return images[0][0], logits[0], images[0][1]
+    chosen = [name for name in (output,) if name in logits] if output else logits
+    if len(chosen) > 1:
+        chosen = [name for name in NAMES if name in logits][:1]
+    if not chosen:
+        raise UsageError(
+            f"{path} has {'no output ' + repr(output) if output else 'several outputs'} that could be logits.",
+            f"Say which, {' or '.join(f'onnx:{path}:{name}' for name in logits)}.",
+        )
+    return images[0][0], chosen[0], images[0][1]
 
 
 def _shape(end: Any) -> list[int | None]:

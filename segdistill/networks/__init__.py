@@ -56,16 +56,16 @@ def list_networks(size: tuple[int, int], num_classes: int, part: str = "") -> li
     Args:
         size: (H, W) of the image that the MACs are for.
         num_classes: C.
-        part: of the names that are listed.
+        part: of the names that are listed; or timm:NAME, which none of the list is.
 
     Raises:
         UsageError: if no name has that part.
     """
-    entries = []
-    names = network_names()
-    if not any(part in name for name in names):
-        raise UsageError(f"No network's name has {part!r} in it.", nearest(part, names))
-    for name in (name for name in names if part in name):
+    entries, timm_name = [], full_timm_name(part)
+    names = [timm_name] if timm_name else [name for name in network_names() if part in name]
+    if not names:
+        raise UsageError(f"No network's name has {part!r} in it.", nearest(part, network_names()))
+    for name in names:
         config = resolve(NetworkConfig(network=name, aux=False))
         with FakeTensorMode():  # shapes without numbers: nothing is drawn
             network = build_network(config, num_classes)

@@ -37,9 +37,9 @@ class DeepLabV3(SegNetwork):
         rates = () if config.aspp is False else atrous_rates(config.output_stride)
         self.aspp = ASPP(last, width, rates, dropout=0.5)  # so in both
         self.fuse = conv_bn_relu(width, width, 3)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout_or(0.1))
         self.classifier = nn.Conv2d(width, num_classes, 1)
-        self.auxiliary = fcn_head(third, num_classes, config.dropout) if config.aux else None
+        self.auxiliary = fcn_head(third, num_classes, nn.Dropout(config.dropout_or(0.1))) if config.aux else None
 
     def segment(self, image: Tensor) -> SegOutput:
         """Return logits at the backbone's stride; the features are the four stages and what the classifier sees."""

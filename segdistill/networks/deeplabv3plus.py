@@ -38,7 +38,9 @@ class DeepLabV3Plus(SegNetwork):
         self.backbone = _resnet.resnet(config, in_channels)
         first, *_, last = self.backbone.channels
         width = config.head_width or 256
-        self.aspp = ASPP(last, width, atrous_rates(config.output_stride), dropout=config.dropout, separately=True)
+        self.aspp = ASPP(
+            last, width, atrous_rates(config.output_stride), dropout=config.dropout_or(0.1), separately=True
+        )
         self.shallow = conv_bn_relu(first, SHALLOW, 1)
         self.decoder = nn.Sequential(separable(width + SHALLOW, width), separable(width, width))
         self.classifier = nn.Conv2d(width, num_classes, 1)

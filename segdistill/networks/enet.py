@@ -23,7 +23,7 @@ Activation = Callable[[int], nn.Module]
 
 def build(config: NetworkConfig, num_classes: int, in_channels: int) -> SegNetwork:
     """Build ENet with `config.dropout` where the authors have 0.1, and a tenth of it where they have 0.01."""
-    return ENet(num_classes, in_channels, config.dropout)
+    return ENet(num_classes, in_channels, config.dropout_or(0.1))
 
 
 class ENet(SegNetwork):

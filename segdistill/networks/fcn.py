@@ -3,7 +3,7 @@
 Qiu et al. 2024 name FCN among their networks; their code does not contain it, so this one is torchvision's.
 """
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from segdistill.config import NetworkConfig
 from segdistill.networks import _resnet
@@ -29,8 +29,8 @@ class FCN(SegNetwork):
         super().__init__(num_classes, in_channels)
         self.backbone = _resnet.resnet(config, in_channels)
         *_, third, last = self.backbone.channels
-        self.reduce, self.dropout, self.classifier = fcn_head(last, num_classes, config.dropout)
-        self.auxiliary = fcn_head(third, num_classes, config.dropout) if config.aux else None
+        self.reduce, self.dropout, self.classifier = fcn_head(last, num_classes, nn.Dropout(config.dropout_or(0.1)))
+        self.auxiliary = fcn_head(third, num_classes, nn.Dropout(config.dropout_or(0.1))) if config.aux else None
 
     def segment(self, image: Tensor) -> SegOutput:
         """Return logits at the backbone's stride; the features are the four stages and what the classifier sees."""

@@ -36,7 +36,7 @@ class LargeFOV(SegNetwork):
         self.fc6 = nn.Conv2d(self.backbone.channels[-1], WIDTH, 3, padding=RATE, dilation=RATE)
         self.fc7 = nn.Conv2d(WIDTH, WIDTH, 1)
         self.fc8 = nn.Conv2d(WIDTH, num_classes, 1)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout_or(0.5))
 
     def segment(self, image: Tensor) -> SegOutput:
         """Return logits at the backbone's stride; the features are its four maps and what the classifier sees."""

@@ -35,7 +35,7 @@ class MobileNetV2Segmentation(SegNetwork):
         multiplier = float(config.network.partition("-")[2] or 1)
         self.backbone = MobileNetV2(V2_STEPS[config.output_stride], multiplier, in_channels)
         width = config.head_width or 256
-        self.project = ASPP(self.backbone.channels[-1], width, (), dropout=config.dropout)
+        self.project = ASPP(self.backbone.channels[-1], width, (), dropout=config.dropout_or(0.1))
         self.classifier = nn.Conv2d(width, num_classes, 1)
 
     def segment(self, image: Tensor) -> SegOutput:

@@ -41,7 +41,7 @@ class MobileNetV2Plus(SegNetwork):
         first, second, *_ = self.backbone.channels
         joined = WIDTH + first + second
         self.excite = Excitation(sum(self.backbone.channels))
-        self.context = Context(sum(self.backbone.channels), config.dropout)
+        self.context = Context(sum(self.backbone.channels), config.dropout_or(0.1))
         self.excite_joined = Excitation(joined)
         smooth = nn.Conv2d(joined, joined, 3, padding=2, dilation=2, bias=False)
         self.refine = nn.Sequential(*norm(joined), smooth, *norm(joined))

@@ -22,7 +22,7 @@ OPTIONS = ("dropout",)
 def build(config: NetworkConfig, num_classes: int, in_channels: int) -> SegNetwork:
     """Build the network that `config.network` names in full, such as ocrnet-hrnetw18."""
     width = WIDTHS[config.network.removeprefix("ocrnet-")]
-    return OCRNet(width, num_classes, in_channels, aux=config.aux, dropout=config.dropout)
+    return OCRNet(width, num_classes, in_channels, aux=config.aux, dropout=config.dropout_or(0.05))
 
 
 class OCRNet(HRNet):

@@ -36,9 +36,9 @@ class PSPNet(SegNetwork):
         *_, third, last = self.backbone.channels
         width = config.head_width or last // 4
         self.pyramid = PyramidPooling(last, width)
-        self.dropout = nn.Dropout2d(config.dropout)
+        self.dropout = nn.Dropout2d(config.dropout_or(0.1))
         self.classifier = nn.Conv2d(width, num_classes, 1)
-        self.auxiliary = fcn_head(third, num_classes, config.dropout) if config.aux else None
+        self.auxiliary = fcn_head(third, num_classes, nn.Dropout2d(config.dropout_or(0.1))) if config.aux else None
 
     def segment(self, image: Tensor) -> SegOutput:
         """Return logits at the backbone's stride; the features are the four stages and the pyramid's output."""

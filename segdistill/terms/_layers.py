@@ -1,4 +1,4 @@
-"""Which feature maps of student and teacher a term compares: two of one stride, as deep as there are."""
+"""Which feature maps of student and teacher a term compares: the deepest, or two of one stride."""
 
 import math
 from itertools import product
@@ -11,6 +11,8 @@ from torch import nn
 from segdistill.config import Strict
 from segdistill.errors import UsageError
 
+FAR = 2
+"""How many times one stride may be the other where the deepest maps are compared."""
 SIDE = 128
 """Of the image that a network is asked for its maps with: 4 positions at stride 32."""
 
@@ -19,8 +21,8 @@ class Layers(Strict):
     """Keys of all terms that compare feature maps."""
 
     student_layer: int | None = None
-    """Which of the student's maps: 0 is the shallowest, -1 the deepest. Where a key is left out, the two have one
-    stride, or nearly, and are as deep as they can be."""
+    """Which of the student's maps: 0 is the shallowest, -1 the deepest. Without both keys these are the deepest ones,
+    unless their strides are far apart; then, as where one key is left out, two of one stride, or nearly."""
     teacher_layer: int | None = None
     """The same of the teacher's."""
 
@@ -75,16 +77,19 @@ def feature_layers(network: nn.Module) -> list[Layer]:
 
 
 def paired(student: list[Layer], teacher: list[Layer], wanted: Layers) -> Pairing:
-    """Return the two maps that the keys name; where they do not, those nearest in stride, of these the deepest.
+    """Return the two maps that the keys name; without keys both last ones, unless these are more than `FAR` in stride.
 
-    Depth is counted from the end of each network, so that both last maps, which feed the classifiers, are compared
-    wherever their strides agree.
+    What feeds the classifiers means most alike; terms resize it. Otherwise the two are those nearest in stride, of
+    these the deepest, with depth counted from the end of each network.
 
     Raises:
         UsageError: if there is no such map.
     """
     own = _chosen(student, wanted.student_layer, "student")
     target = _chosen(teacher, wanted.teacher_layer, "teacher")
+    strides = student[-1].stride, teacher[-1].stride
+    if wanted.student_layer is wanted.teacher_layer is None and max(strides) <= FAR * min(strides):
+        return Pairing(student[-1], teacher[-1])
 
     def distance(pair: tuple[Layer, Layer]) -> tuple[float, int]:
         one, other = pair
