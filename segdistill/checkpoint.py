@@ -63,13 +63,22 @@ class ModelInfo(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _statistics(cls, header: Any) -> Any:
-        """Move mean and deviation into the network's table: older headers have them beside it."""
-        if not (isinstance(header, dict) and isinstance(header.get("network"), dict) and "mean" in header):
+    def _older(cls, header: Any) -> Any:
+        """Understand what older headers say otherwise.
+
+        They have mean and deviation beside the network's table, and the dropout that was everybody's default, 0.1, in
+        the tables of networks without.
+        """
+        if not (isinstance(header, dict) and isinstance(header.get("network"), dict)):
             return header
         header = dict(header)
-        own = {key: header.pop(key) for key in ("mean", "std") if key in header}
-        return header | {"network": header["network"] | {"input": own}}
+        for role in ("network", "teacher"):
+            if isinstance(header.get(role), dict) and header[role].get("dropout") == 0.1:
+                header[role] = {key: value for key, value in header[role].items() if key != "dropout"}
+        if "mean" in header:
+            own = {key: header.pop(key) for key in ("mean", "std") if key in header}
+            header["network"] = header["network"] | {"input": own}
+        return header
 
     @model_validator(mode="after")
     def _void_is_an_output(self) -> Self:

@@ -88,9 +88,9 @@ def section() -> list[str]:
 
 def table(results: dict[str, str]) -> list[str]:
     """Return the table's lines: a promise with one line for each of its tests, and one where there is a reason."""
-    lines = list(HEADER)
+    lines, proved = list(HEADER), proofs()
     for number, row in promises().items():
-        tests = [proof.test for proof in proofs() if number in proof.promises]
+        tests = [proof.test for proof in proved if number in proof.promises]
         cells = [(f"`{test}`", results.get(test, NOT_RUN)) for test in tests]
         cells += [(row["reason"], "")] if "reason" in row else []
         for index, (how, result) in enumerate(cells):

@@ -512,14 +512,15 @@ def test_graphs_that_are_no_segmentation_are_refused_with_what_they_take_and_ret
 
 
 def test_of_several_outputs_the_one_that_exporters_call_so_or_that_is_named_is_taken(tmp_path: Path) -> None:
-    path, image = tmp_path / "several.onnx", ("image", TensorProto.FLOAT, [1, 3, 8, 8])
+    path, shape = tmp_path / "several.onnx", list[int | str]((1, 3, 8, 8))
+    image: End = ("image", TensorProto.FLOAT, shape)
     for names in (("aux", "logits"), ("one", "other")):
         nodes = [helper.make_node("Mul", ["image", f"by_{name}"], [name]) for name in names]
         weights = [
             helper.make_tensor(f"by_{name}", TensorProto.FLOAT, [], [by])
             for name, by in zip(names, (2, 3), strict=True)
         ]
-        write_graph(path, nodes, [image], [(name, TensorProto.FLOAT, [1, 3, 8, 8]) for name in names], weights)
+        write_graph(path, nodes, [image], [(name, TensorProto.FLOAT, shape) for name in names], weights)
         pixels = images(1, 3, 8, 8)
         wanted = InputConfig(mean=(0, 0, 0), std=(1, 1, 1))
         if "logits" in names:

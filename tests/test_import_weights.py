@@ -336,8 +336,8 @@ def test_a_tensor_is_called_as_the_file_calls_it() -> None:
         weights=None, weights_backbone=None, num_classes=9
     ).state_dict()
     del state["classifier.1.weight"]
-    state["aux_classifier.1.bias"] = torch.zeros(3)
-    told = ("1 tensors missing, classifier.1.weight", "1 tensors misshaped, aux_classifier.1.bias (3 instead of 256)")
+    state["classifier.1.bias"] = torch.zeros(3)
+    told = ("1 tensors missing, classifier.1.weight", "1 tensors misshaped, classifier.1.bias (3 instead of 512)")
     not_imported(state, "--network fcn50", *told)
 
 
@@ -370,7 +370,7 @@ def test_two_names_of_one_tensor_are_not_one_of_them() -> None:
     state = state_of(HALF, 3)
     own = {"backbone.conv1.weight": state["backbone.conv1.weight"]}
     theirs = {name.replace("backbone.", "pretrained."): tensor for name, tensor in state.items()}
-    not_imported(theirs | own, f"--network {HALF}", "1 tensors unexpected, pretrained.conv1.weight")
+    not_imported(theirs | own, f"--network {HALF}", "1 tensors unexpected, backbone.conv1.weight")
 
 
 def test_numbers_must_be_finite() -> None:

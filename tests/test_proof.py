@@ -295,6 +295,7 @@ def test_no_label_at_all_is_refused(camvid: Path, teacher: Path) -> None:
 # What goes on, and what does not
 
 
+@pytest.mark.slow
 def test_several_seeds_go_on_where_the_first_was_stopped(
     camvid: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,6 +331,7 @@ def test_another_kind_of_baseline_or_other_first_weights_are_another_run(camvid:
     refused(f"{line} --baseline steps --init-weights run --resume", "--init-weights: none ->")
 
 
+@pytest.mark.slow
 def test_overwriting_a_run_leaves_no_seed_behind(camvid: Path, teacher: Path) -> None:
     distil(camvid, teacher, "--seeds 2 --baseline steps --out run")
     distil(camvid, teacher, "--out run --overwrite")

@@ -40,6 +40,7 @@ def test_the_readme_shows_its_parts_in_the_order_a_newcomer_reads() -> None:
     assert (README.parent / "docs" / "quickstart.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_the_tour_runs_as_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_camvid(tmp_path / "PATH/TO/CamVid")

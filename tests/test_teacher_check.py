@@ -184,7 +184,7 @@ def test_what_there_was_no_time_for_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_teacher_that_sees_other_sizes_while_it_teaches_is_told() -> None:
-    network, data = Nearest(), DataConfig(name="patches", crop=(48, 48))
+    network, data = Nearest(), DataConfig(name="patches", crop=(48, 48), batch_size=2)
     assert list(other_sizes(network, INFO, data)) == []
     (told,) = other_sizes(network, INFO, data.model_copy(update={"size": (60, 80)}))
     assert told == "It is scored on images at their own size, and teaches on crops of images at 60x80."

@@ -544,6 +544,7 @@ def test_the_critic_learns_to_tell_a_fixed_teacher_from_a_fixed_student(loss: st
     assert real.min() > fake.max() + 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["wgan-gp", "hinge"])
 def test_thirty_steps_at_batch_two_under_bf16_stay_finite(loss: str) -> None:
     student, teacher = tiny(0), tiny(1)

@@ -62,6 +62,7 @@ def test_every_parameter_gets_a_gradient_and_a_fourth_channel_is_seen() -> None:
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
+@pytest.mark.slow
 def test_the_exported_mobile_network_is_right_at_other_sizes(tmp_path: Path) -> None:
     network = make("mobilenetv4_conv_small_035")
     assert_exported_alike(network, tmp_path, [(1, 64, 64), (3, 40, 56), (2, 33, 47)], most=1e-4)

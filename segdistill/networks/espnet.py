@@ -9,6 +9,7 @@ from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from segdistill.config import NetworkConfig
 from segdistill.networks._base import SegNetwork
@@ -53,7 +54,7 @@ class ESPNetC(SegNetwork):
         channels = self.mean.shape[1]
         self.halved = nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False).to(self.mean)
         with torch.no_grad():
-            self.halved.weight.copy_(torch.eye(channels)[:, :, None, None] / 9)
+            self.halved.weight.copy_(torch.eye(channels)[:, :, None, None]).div_(9)
 
     def segment(self, image: Tensor) -> SegOutput:
         """Return logits at 1/8; the features are the three levels."""
@@ -114,7 +115,7 @@ class Pyramid(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
         super().__init__()
-        width = outputs // len(DILATIONS)
+        self.width = width = outputs // len(DILATIONS)
         self.c1 = _conv(inputs, width, kernel, stride)
         self.d1 = _conv(width, outputs - 4 * width, 3)
         self.d2 = _conv(width, width, 3, dilation=2)
@@ -130,12 +131,10 @@ class Pyramid(nn.Module):
 
     def align(self) -> None:
         """Bring the reduced maps to a multiple of `BLOCK` channels; those that are added are nothing."""
-        (reduce,) = self.c1
-        width = -(-reduce.out_channels // BLOCK) * BLOCK
-        self.c1 = nn.Sequential(_widened(reduce, reduce.in_channels, width))
-        for name in ("d1", "d2", "d4", "d8", "d16"):
-            (dilated,) = getattr(self, name)
-            setattr(self, name, nn.Sequential(_widened(dilated, width, dilated.out_channels)))
+        more = -self.width % BLOCK
+        _widen(self.c1[0], outputs=more)
+        for dilated in (self.d1, self.d2, self.d4, self.d8, self.d16):
+            _widen(dilated[0], inputs=more)
 
 
 class Downsampling(Pyramid):
@@ -172,14 +171,12 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int
     return named(conv=nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=False))
 
 
-def _widened(conv: nn.Conv2d, inputs: int, outputs: int) -> nn.Conv2d:
-    """Return a convolution with more channels, whose weights are 0."""
-    wide = nn.Conv2d(inputs, outputs, conv.kernel_size, conv.stride, conv.padding, conv.dilation, bias=False).to(
-        conv.weight
-    )
-    with torch.no_grad():
-        wide.weight.zero_()[: conv.out_channels, : conv.in_channels] = conv.weight
-    return wide
+def _widen(conv: nn.Module, *, inputs: int = 0, outputs: int = 0) -> None:
+    """Give a convolution so many channels more, whose weights are 0."""
+    assert isinstance(conv, nn.Conv2d)
+    conv.weight = nn.Parameter(F.pad(conv.weight.detach(), (0, 0, 0, 0, 0, inputs, 0, outputs)))
+    conv.in_channels += inputs
+    conv.out_channels += outputs
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
