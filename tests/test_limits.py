@@ -81,7 +81,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_later_the_run_goes_on(worksh
 def test_too_little_memory_ends_with_advice(workshop: Workshop, setting: str, workers: int) -> None:
     course, folder = workshop.course("teacher"), workshop.new_folder("teacher")
     limits = {resource.RLIMIT_AS: 1_000_000_000}
-    process = course.begin_or_go_on(folder, workers, limits, f"--set data.{setting}=[8192,8192]")
+    process = course.begin_or_go_on(folder, workers, limits, f"--set data.{setting}")
     assert ended(process) == 1, said(folder)
     assert "Out of memory" in said(folder)
     assert "Use a smaller data.batch_size" in said(folder)
