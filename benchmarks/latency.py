@@ -86,7 +86,8 @@ def rows_of(name: str, teacher: str, sizes: list[str], seconds: float) -> list[d
                 "teacher_over_onnxruntime": round(found["teacher"].p50 / found["onnxruntime"].p50, 2),
             }
             rows.append({"network": name, "size": size, **medians, **ratios})
-            print(f"{name:24} {size:>9}  " + "  ".join(f"{key} {value}" for key, value in (medians | ratios).items()))
+            figures = "  ".join(f"{key} {value}" for key, value in (medians | ratios).items())
+            print(f"{name:24} {size:>9}  {figures}", flush=True)
     return rows
 
 
