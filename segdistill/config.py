@@ -55,8 +55,9 @@ class InputConfig(Strict):
     @model_validator(mode="after")
     def _of_numbers_to_255(self) -> Self:
         if any(self.mean) and all(abs(mean) <= 1 for mean in self.mean):
-            mean, std = (", ".join(f"{255 * value:g}" for value in values) for values in (self.mean, self.std))
-            raise ValueError(f"a mean of numbers in 0..1; here they are in 0..255: mean {mean}, std {std}, divide 1")
+            mean, std = ([round(255 * value, 3) for value in values] for values in (self.mean, self.std))
+            also = f" and std {std}" if all(value <= 1 for value in self.std) else ""
+            raise ValueError(f"a mean of numbers in 0..1; here they are in 0..255: mean {mean}{also}, divide 1")
         return self
 
     def over(self, own: "InputConfig") -> "InputConfig":

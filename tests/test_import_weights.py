@@ -356,10 +356,7 @@ def test_unknown_networks_and_choices_are_usage() -> None:
     )
     refused(
         "import-weights file.pth --out model --network espnet-c --rgb --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
-        *(
-            "a mean of numbers in 0..1; here they are in 0..255",
-            "mean 123.675, 116.28, 103.53, std 58.395, 57.12, 57.375",
-        ),
+        "in 0..1; here they are in 0..255: mean [123.675, 116.28, 103.53] and std [58.395, 57.12, 57.375], divide 1",
     )
     refused("import-weights gone.pth --out model --network espnet-c", "no weights file gone.pth")
 
