@@ -152,6 +152,7 @@ def fit(
     seed: int,
     on_step: Callable[[Report], None],
     resume: dict[str, Any] | None = None,
+    on_resume: Callable[["Training"], None] | None = None,
 ) -> None:
     """Minimise the stage's objective; `on_step` logs, evaluates and saves.
 
@@ -162,6 +163,7 @@ def fit(
         seed: whatever is random in the networks is drawn from it and the step's number.
         on_step: called after each step, on every process; may raise to stop.
         resume: what `Training.state` returned; None starts at step 0.
+        on_resume: called once that is loaded, on every process; may raise to stop.
 
     Raises:
         CheckError: if the gradient is not finite for several steps in a row. Such a step leaves the weights and the
@@ -171,6 +173,8 @@ def fit(
     training = Training(stage, precision)
     if resume is not None:
         training.load(resume)
+        if on_resume is not None:
+            on_resume(training)
     trainee: nn.Module = training.trainee
     if world_size() > 1:
         if device.type == "cuda":

@@ -17,7 +17,7 @@ from segdistill import distributed
 from segdistill.checkpoint import ModelInfo, load_state, save_model, save_state
 from segdistill.config import RunConfig
 from segdistill.data import AUXILIARY, DataSource, evaluation_batches, training_batches
-from segdistill.engine import Precision, Report, evaluate, fit, gather_scores
+from segdistill.engine import Precision, Report, Training, evaluate, fit, gather_scores
 from segdistill.errors import ModelError, Stopped
 from segdistill.label_codes import with_labels
 from segdistill.metrics import Scores
@@ -144,6 +144,7 @@ def _run_stage(
             seed=config.seed,
             on_step=recorder,
             resume=None if own is None else own["training"],
+            on_resume=recorder.catch_up,
         )
     return recorder
 
@@ -189,12 +190,15 @@ class Recorder:
         self.lines = 0
         self.seconds = 0.0
         """Spent in steps, without validation and checkpoints."""
+        self.unvalidated = False
+        """Whether a signal came during the validation that belongs to the last step."""
         self._since = time.perf_counter()
 
     def load(self, state: dict[str, Any] | None, *, resume: bool, same_stage: bool) -> None:
         """Go on where a checkpoint was taken; of another stage, only its lines in the log remain."""
         if state is not None and same_stage:
             self.seconds = state["seconds"]
+            self.unvalidated = state.get("unvalidated", False)
             if self.check is not None:
                 self.check.best, self.check.best_step = state["best"], state["best_step"]
         if self.folder is not None and resume:
@@ -212,38 +216,61 @@ class Recorder:
         self.advance(1, "")
         self.seconds += time.perf_counter() - self._since
         if self.check is not None and (report.step % config.validate_.every == 0 or last):
-            scores = self.check(report, self.place.exact() if last else self.place.precision)
-            self._write(report, self.check.job.info.measured(scores.miou, scores.pixel_accuracy))
+            self._validate(report.training)
         asked = distributed.any_process(self.stopped() is not None, self.place.device)
         if report.step % config.checkpoint.every == 0 or last or asked:
-            self._save(report)
-        if asked and not last:  # after the last step the model file comes first
+            self._save(report.training)
+        if asked and (self.unvalidated or not last):  # after the last step the model file comes first
             distributed.barrier()
-            raise stop(self.stopped(), f"after step {report.step} of {steps}", self.command)
+            raise self._stop(report.step)
         self._since = time.perf_counter()
+
+    def catch_up(self, training: Training) -> None:
+        """Validate a state that was saved before it could be; called on every process."""
+        if self.unvalidated:
+            self._validate(training)
+            if self.unvalidated:
+                raise self._stop(training.step)
+            self._save(training)
+        self._since = time.perf_counter()
+
+    def _validate(self, training: Training) -> None:
+        """Validate after a step, unless a signal comes: that is left for later."""
+        assert self.check is not None
+        last = training.step == self.job.stage.optim.steps
+        precision = self.place.exact() if last else self.place.precision
+        # Several processes must agree on when to stop, which they do between steps only.
+        asked = self.stopped if distributed.world_size() == 1 else lambda: None
+        scores = self.check(training.step, precision, asked)
+        self.unvalidated = scores is None
+        if scores is not None:
+            self._write(training.step, self.check.job.info.measured(scores.miou, scores.pixel_accuracy))
+
+    def _stop(self, step: int) -> Stopped:
+        return stop(self.stopped(), f"after step {step} of {self.job.stage.optim.steps}", self.command)
 
     def _log(self, report: Report) -> None:
         terms = distributed.mean_across(report.terms)
         loss = sum((value for name, value in terms.items() if name != "critic"), 0.0)
         entry = {"loss": loss, **terms, "lr": report.lr, "gradient_norm": report.gradient_norm}
-        self._write(report, entry)
+        self._write(report.step, entry)
         shown = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
         self.advance(0, f"loss {loss:.3f} ({shown})")
 
-    def _save(self, report: Report) -> None:
+    def _save(self, training: Training) -> None:
         if self.folder is None:
             return
-        own = {"lines": self.lines, "seconds": self.seconds}
+        own = {"lines": self.lines, "seconds": self.seconds, "unvalidated": self.unvalidated}
         if self.check is not None:
             own |= {"best": self.check.best, "best_step": self.check.best_step}
         self.folder.sync("metrics.jsonl")  # a state counts on the lines that it names
-        save_state(self.folder / "checkpoints/last", {"training": report.training.state(), **own}, keep_previous=True)
+        save_state(self.folder / "checkpoints/last", {"training": training.state(), **own}, keep_previous=True)
 
-    def _write(self, report: Report, values: dict[str, float]) -> None:
+    def _write(self, step: int, values: dict[str, float]) -> None:
         if self.folder is None:
             return
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        entry = {"stage": self.job.stage.name, "step": report.step, **finite}
+        entry = {"stage": self.job.stage.name, "step": step, **finite}
         self.folder.append("metrics.jsonl", json.dumps(entry))
         self.lines += 1
 
@@ -256,24 +283,42 @@ class Check:
         self.best, self.best_step = -1.0, 0
         self.scores: Scores | None = None
 
-    def __call__(self, report: Report, precision: Precision) -> Scores:
-        """Validate after a step; keep the weights where they are better than before."""
-        scores = self.scores = self.score(precision)
+    def __call__(self, step: int, precision: Precision, asked: Callable[[], int | None]) -> Scores | None:
+        """Validate after a step; keep the weights where they are better than before.
+
+        Args:
+            step: of the training.
+            precision: device and autocast type.
+            asked: whether to stop, in which case nothing comes of it.
+        """
+
+        def go_on(images: int) -> None:
+            if asked() is not None:
+                raise _InterruptedError
+
+        try:
+            scores = self.scores = self.score(precision, go_on)
+        except _InterruptedError:
+            return None
         text = f"mIoU {100 * scores.miou:.2f} %, pixel accuracy {100 * scores.pixel_accuracy:.2f} %"
         if self.job.info.label_assisted:
             text = f"agrees with {100 * scores.pixel_accuracy:.2f} % of the labels it sees; this is no accuracy"
-        self.place.talk.say(f"{self.job.stage.name} step {report.step}: {text}")
+        self.place.talk.say(f"{self.job.stage.name} step {step}: {text}")
         if scores.miou > self.best:
-            self.best, self.best_step = scores.miou, report.step
+            self.best, self.best_step = scores.miou, step
             if self.folder is not None:
-                own = self.job.info.measured(scores.miou, scores.pixel_accuracy) | {"step": float(report.step)}
+                own = self.job.info.measured(scores.miou, scores.pixel_accuracy) | {"step": float(step)}
                 info = self.job.info.model_copy(update={"metrics": own})
                 save_model(self.folder / "checkpoints/best", self.job.network, info)
         return scores
 
-    def score(self, precision: Precision) -> Scores:
+    def score(self, precision: Precision, on_batch: Callable[[int], None] | None = None) -> Scores:
         """Return the scores of the weights as they are."""
-        return score(self.job.network, self.job.info, self.job.data, self.place, precision)
+        return score(self.job.network, self.job.info, self.job.data, self.place, precision, on_batch)
+
+
+class _InterruptedError(Exception):
+    """A signal came during a validation."""
 
 
 def in_progress(folder: RunFolder, stage: Stage) -> bool:
@@ -302,8 +347,24 @@ def load_last(folder: RunFolder, talk: Talk) -> dict[str, Any] | None:
     return None
 
 
-def score(network: SegNetwork, info: ModelInfo, data: DataSource, place: Workplace, precision: Precision) -> Scores:
-    """Evaluate a network on the validation images as its header says; each process takes its share of them."""
+def score(
+    network: SegNetwork,
+    info: ModelInfo,
+    data: DataSource,
+    place: Workplace,
+    precision: Precision,
+    on_batch: Callable[[int], None] | None = None,
+) -> Scores:
+    """Evaluate a network on the validation images as its header says; each process takes its share of them.
+
+    Args:
+        network: is left in the mode it is in.
+        info: the header of its file.
+        data: with a val split.
+        place: device and workers.
+        precision: device and autocast type.
+        on_batch: called with the number of images done; may raise to stop.
+    """
     training, predict = network.training, predictor(network, precision)
     images = data.split("val")
     rank, world = distributed.rank(), distributed.world_size()
@@ -312,8 +373,10 @@ def score(network: SegNetwork, info: ModelInfo, data: DataSource, place: Workpla
     )
     if info.label_codes is not None:
         batches = with_labels(batches, info.label_codes, len(data.classes))
-    scores = evaluate(predict, batches, len(data.classes))
-    network.train(training)
+    try:
+        scores = evaluate(predict, batches, len(data.classes), on_batch)
+    finally:
+        network.train(training)
     return gather_scores(scores, place.device)
 
 

@@ -63,7 +63,7 @@ def stop_after(steps: int) -> Callable[[training.Recorder, Report], None]:
     def call(self: training.Recorder, report: Report) -> None:
         asked(self, report)
         if report.step == steps:
-            self._save(report)
+            self._save(report.training)
             raise Stopped("Stopped.", "Resume.", 15)
 
     return call

@@ -92,6 +92,18 @@ class Listener(Silence):
         yield advance
 
 
+@dataclass
+class Announced(Listener):
+    """Does something to the process when something is said."""
+
+    beginning: str = ""
+
+    def say(self, text: str) -> None:
+        super().say(text)
+        if text.startswith(self.beginning):
+            self.action()
+
+
 def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -286,10 +298,27 @@ def test_the_last_state_that_is_whole_is_found(tmp_path: Path) -> None:
 # Signals
 
 
+@pytest.mark.promise("R1", "C4")
+@pytest.mark.parametrize("step", [6, STEPS])
+def test_a_signal_during_a_validation_leaves_it_for_later(step: int, uninterrupted: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    error = stopped(a_job(configuration()), path, Listener(at=step, action=terminate))
+    assert (error.exit_code, error.what.partition(";")[0]) == (143, f"Stopped by SIGTERM after step {step} of {STEPS}")
+    state = load_state(path / "checkpoints/last")
+    assert (state["training"]["step"], state["unvalidated"]) == (step, True)
+    assert not [line for line in lines(path) if line["step"] == step and "miou" in line]
+    assert not (path / "model.safetensors").exists()
+    again = stopped(a_job(configuration()), path, Listener(at=STEPS, action=interrupt)) if step < STEPS else None
+    assert again is None or again.exit_code == 130
+    run(a_job(configuration()), path)
+    assert_same_run(uninterrupted, path)
+
+
 @pytest.mark.promise("R1")
 def test_a_signal_after_the_last_step_leaves_a_model_and_still_stops(tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    error = stopped(a_job(configuration(terms={})), tmp_path / "run", Listener(at=STEPS, action=interrupt))
+    listener = Announced(action=interrupt, beginning="student step 11")
+    error = stopped(a_job(configuration(terms={})), tmp_path / "run", listener)
     assert (error.exit_code, error.what.partition(";")[0]) == (130, "Stopped by SIGINT after the last step of 11")
     assert (tmp_path / "run/model.safetensors").exists()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
