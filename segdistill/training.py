@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import threading
 import time
@@ -389,10 +390,11 @@ def stop(number: int | None, when: str, command: str) -> Stopped:
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], int | None]]:
-    """Turn SIGINT and SIGTERM into a flag that a loop asks for; a second signal ends the process as usual.
+    """Turn SIGINT and SIGTERM into a flag that a loop asks for; a second signal ends the process at once.
 
-    Under torchrun it does not: of one Ctrl-C, each process gets a signal from the terminal and another from torchrun,
-    which kills what does not end by itself.
+    That is like a kill, which a run survives at any moment: an exception could be raised where Python ignores it, such
+    as in the start of a loader process. Under torchrun the second one does nothing: of one Ctrl-C, each process gets a
+    signal from the terminal and another from torchrun, which kills what does not end by itself.
     """
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -400,16 +402,14 @@ def stop_signals() -> Iterator[Callable[[], int | None]]:
         return
 
     def catch(number: int, frame: FrameType | None) -> None:
+        if caught and distributed.world_size() == 1:
+            os.write(2, b"\nStopped at once. --resume goes on from the last checkpoint.\n")
+            os._exit(128 + number)
         caught.append(number)
-        if distributed.world_size() == 1:
-            restore()
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
     before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: caught[0] if caught else None
     finally:
-        restore()
+        for number, handler in before.items():
+            signal.signal(number, handler)

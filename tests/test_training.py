@@ -325,15 +325,20 @@ def test_a_signal_after_the_last_step_leaves_a_model_and_still_stops(tmp_path: P
 
 
 @pytest.mark.promise("R1")
-def test_the_first_signal_is_noted_and_the_next_one_of_either_kind_acts_as_usual() -> None:
+def test_the_first_signal_is_noted_and_the_next_one_of_either_kind_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "_exit", sys.exit)
     before = signal.getsignal(signal.SIGINT)
     with stop_signals() as caught:
         assert caught() is None
         os.kill(os.getpid(), signal.SIGTERM)
         assert caught() == signal.SIGTERM
-        assert signal.getsignal(signal.SIGINT) is before
-        with pytest.raises(KeyboardInterrupt):
+        assert capfd.readouterr().err == ""
+        with pytest.raises(SystemExit) as end:
             os.kill(os.getpid(), signal.SIGINT)
+        assert end.value.code == 130
+        assert "Stopped at once. --resume goes on from the last checkpoint." in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) is before
 
 
