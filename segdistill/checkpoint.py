@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from segdistill.config import LabelCodes, NetworkConfig, Size, Strict
 from segdistill.errors import CheckError, ModelError, UsageError
 from segdistill.networks import SegNetwork, blank_network, build_network
-from segdistill.networks._weights import check_header, mismatch
+from segdistill.networks._weights import check_header, check_unpacked, mismatch
 from segdistill.store import sync, verify_file, write_atomic
 
 FORMAT = 1
@@ -242,7 +242,10 @@ def load_state(path: Path) -> dict[str, Any]:
     if not head.startswith(STATE_MAGIC) or head[len(STATE_MAGIC) :].decode(errors="replace") != digest:
         raise ModelError(f"{path} is damaged: its content has the sha256 {digest}, not the one it names.")
     try:
-        state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        check_unpacked(stream := io.BytesIO(payload), path)
+        state: dict[str, Any] = torch.load(stream, map_location="cpu", weights_only=True)
+    except ModelError:
+        raise
     except Exception as error:  # whatever a forged file leads to; torch's own text advises to run its code
         raise ModelError(f"{path} holds something else than a training's state ({type(error).__name__}).") from None
     return state

@@ -3,8 +3,10 @@
 `--help` must come at once, so what takes long to import (torch, pydantic, rich) is imported where it is used.
 """
 
+import errno
 import json
 import os
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -439,7 +441,7 @@ def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool) -> 
             terminal.result(outcome.gain["sentence"])
         terminal.result(f"Run: {outcome.folder}")
         if not all("note" in result for result in outcome.results.values()):  # what sees labels has no export
-            terminal.say(f"Next: segdistill export {outcome.folder}")
+            terminal.say(f"Next: segdistill export {_word(outcome.folder)}")
     return None
 
 
@@ -560,7 +562,7 @@ def export(
         show_export(terminal, result)
     if failures:
         raise CheckError(f"{result['file']} did not pass: " + "; ".join(failures) + ".")
-    terminal.say(f"Next: segdistill infer {result['file']} IMAGES --out DIR")
+    terminal.say(f"Next: segdistill infer {_word(result['file'])} IMAGES --out DIR")
 
 
 def show_export(terminal: "Terminal", result: dict[str, Any]) -> None:
@@ -698,7 +700,9 @@ def import_weights(
     )
     import_weights(request, out, terminal, overwrite=overwrite)
     terminal.result(f"Model: {out}")
-    terminal.say(f"Next: segdistill {f'evaluate {out} --data {data}' if data else f'infer {out} IMAGES --out LABELS'}")
+    own = _word(out)
+    after = f"infer {own} IMAGES --out LABELS" if data is None else f"evaluate {own} --data {_word(data)}"
+    terminal.say(f"Next: segdistill {after}")
 
 
 app.command("val", cls=Command, hidden=True)(evaluate)
@@ -892,6 +896,12 @@ def main() -> None:
         sys.exit(known.exit_code)
 
 
+def _word(text: str | Path) -> str:
+    """Return a path as it is typed, whatever it begins with and whatever is in it."""
+    path = str(text)
+    return shlex.quote(f"./{path}" if path.startswith("-") else path)
+
+
 def _explain(error: Exception) -> SegdistillError:
     """Return the error to show for an exception that nothing else expected."""
     text = f"{type(error).__name__}: {error}"
@@ -901,6 +911,8 @@ def _explain(error: Exception) -> SegdistillError:
             f"Out of memory. {told[0].strip()}",
             "Use a smaller data.batch_size, data.crop or data.size, optim.accumulate=2, or a smaller network.",
         )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return ResourceError("The disk is full.", "Free some space, or write elsewhere.")
     if isinstance(error, OSError) and error.filename is not None:
         return UsageError(f"{error.filename}: {error.strerror}.", "Check that path.")
     return SegdistillError(f"Internal error. {text}", "Run it again with --debug for the traceback.")

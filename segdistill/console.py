@@ -27,8 +27,8 @@ class Terminal:
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         self.quiet = quiet
         self.verbose = verbose
-        self.err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else UNFOLDED)
-        self.out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+        self.err = Console(stderr=True, highlight=False, width=None if sys.stderr and sys.stderr.isatty() else UNFOLDED)
+        self.out = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 140)
 
     def say(self, text: str) -> None:
         """Print one event."""

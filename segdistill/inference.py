@@ -203,8 +203,10 @@ def infer(
             try:
                 writing.result()
                 done += 1
-            except OSError as error:
-                failed.append(Failure(prediction.job.image, f"Its output cannot be written: {error.strerror}."))
+            except (OSError, UsageError) as error:
+                reason = error.what if isinstance(error, UsageError) else f"{error.strerror}."
+                image = prediction.job.image
+                failed.append(Failure(image, f"What comes of {image} cannot be written: {reason}"))
             count(1)
     return Summary(done, tuple(failed), perf_counter() - started, apart)
 

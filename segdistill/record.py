@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -98,6 +99,8 @@ def run_folder(setting: Setting, path: Path, kind: str) -> Iterator[RunFolder | 
         yield None
         return
     inner = kind in ("baseline", "seed")
+    if inner and path.is_symlink():
+        raise UsageError(f"{path} is a link: what is written there would lie outside.", "Remove it.")
     resume = options.resume and (not inner or (path / "config.toml").exists())
     with open_run(path, resume=resume, overwrite=options.overwrite) as folder:
         if resume:
@@ -151,9 +154,10 @@ def cpu_name() -> str:
 
 def log_of(folder: RunFolder) -> Callable[[str], None]:
     """Return what appends a line with the time to the run's log, where the run's folder is a dot."""
+    own = re.compile(rf"(?<![\w./-]){re.escape(str(folder.path))}(?![\w.-])")
 
     def write(text: str) -> None:
-        line = text.replace(str(folder.path), ".")
+        line = own.sub(".", text)
         folder.append("train.log", f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}")
 
     return write
@@ -178,6 +182,7 @@ def finished(setting: Setting, path: Path) -> Outcome | None:
         seed = int(folder.name[5:]) if folder.name.startswith("seed-") else None
         if seed is not None:
             _refuse_changes(folder, replace(setting, config=setting.config.changed(seed=seed)))
+    verify_file(path, "model.safetensors")
     setting.place.talk.say(f"Already finished: {path}")
     return Outcome(path, _json(path, "scores.json"), _json(path, "gain.json"))
 
@@ -188,10 +193,8 @@ def described(gain: Verdict) -> dict[str, Any]:
 
 
 def _json(path: Path, name: str) -> Any:
-    if not (path / name).exists():
-        return None
     verify_file(path, name)
-    return _table(path / name)
+    return _table(path / name) if (path / name).exists() else None
 
 
 def finish(folder: RunFolder, setting: Setting, rows: list[Row], gain: Verdict | None = None) -> None:
@@ -259,7 +262,9 @@ def _refuse_changes(folder: Path, setting: Setting) -> None:
 def _matters_to_bits(environment: dict[str, Any]) -> dict[str, Any]:
     """Return what the last digits of a run depend on beside its settings."""
     place = {key: environment.get(key) for key in ("device", "precision", "threads", "processes")}
-    return place | {name: own for name, own in environment.get("versions", {}).items() if not name.startswith("onnx")}
+    versions = environment.get("versions")
+    own = versions if isinstance(versions, dict) else {}
+    return place | {name: version for name, version in own.items() if not name.startswith("onnx")}
 
 
 def _table(path: Path) -> dict[str, Any]:

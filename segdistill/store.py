@@ -148,10 +148,21 @@ class RunFolder:
         return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
 
     def truncate_lines(self, name: str, keep: int) -> None:
-        """Cut a log back to its first `keep` lines: what a resumed run has not done yet."""
+        """Cut a log back to its first `keep` lines: what a resumed run has not done yet.
+
+        Raises:
+            ModelError: if it has fewer, or is no text.
+        """
         path = self / name
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        except ValueError:
+            lines = []
+        if len(lines) < keep:
+            raise ModelError(
+                f"{path} is damaged: its first {keep} lines are not there.", "Restore it, or start a new run."
+            )
         if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             write_atomic(path, "".join(lines[:keep]))
 
     def close(self) -> None:
@@ -208,6 +219,8 @@ def check_folder(path: Path, *, resume: bool, overwrite: bool) -> None:
         raise UsageError(f"{path} is a file, not a folder.", "Choose another --out.")
     if ours := os.path.lexists(path / ".lock"):
         os.close(_lock(path))
+    if (path / "checkpoints").is_symlink() and not overwrite:
+        raise UsageError(f"{path / 'checkpoints'} is a link: what is written there would lie outside.", "Remove it.")
     if resume and not (path / "config.toml").exists():
         raise UsageError(f"There is no run to resume in {path}.", "Leave out --resume to start one.")
     if not resume and _holds_files(path, besides_a_start=ours):
@@ -263,8 +276,10 @@ def verify_file(folder: Path, name: str) -> None:
         return
     try:
         expected = json.loads(manifest.read_text(encoding="utf-8"))["files"].get(name, {}).get("sha256")
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise ModelError(f"{manifest} is damaged.", "Delete it to use the run without that check.") from None
+    if expected is not None and not (folder / name).is_file():
+        raise ModelError(f"{folder / name} is gone, and the manifest names it.", "Restore the file, or train again.")
     if expected is not None and (found := sha256_of(folder / name)) != expected:
         raise ModelError(
             f"{folder / name} is damaged: its sha256 is {found}, the manifest says {expected}.",

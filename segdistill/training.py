@@ -135,6 +135,8 @@ def _run_stage(
     own = state if state is not None and state["training"]["stage"] == job.stage.name else None
     done = 0 if own is None else int(own["training"]["step"])
     stage, config = job.stage, job.config
+    if done > stage.optim.steps:
+        raise ModelError(f"The last checkpoint is of step {done} of {stage.optim.steps}.", "Start a new run.")
     with place.talk.progress(job.title, stage.optim.steps, done) as advance:
         recorder = Recorder(job, folder, place, advance, stopped, command, check)
         recorder.load(state, resume=resume, same_stage=own is not None)
@@ -328,6 +330,20 @@ def in_progress(folder: RunFolder, stage: Stage) -> bool:
     return state is not None and bool(state["training"]["stage"] == stage.name)
 
 
+def _is_whole(state: Any) -> bool:
+    """Whether a state has what a training's has: only a forged one with a digest of its own has not."""
+    parts = {"stage": str, "step": int, "weights": dict, "optimizer": dict}
+    own = state.get("training") if isinstance(state, dict) else None
+    return (
+        isinstance(own, dict)
+        and all(isinstance(own.get(name), kind) for name, kind in parts.items())
+        and isinstance(state.get("lines"), int)
+        and isinstance(state.get("seconds"), float)
+        and own["step"] >= 0
+        and state["lines"] >= 0
+    )
+
+
 def load_last(folder: RunFolder, talk: Talk) -> dict[str, Any] | None:
     """Return the newest undamaged state of a run, saying so where it is not the last; None where none was saved."""
     problem: ModelError | None = None
@@ -336,6 +352,8 @@ def load_last(folder: RunFolder, talk: Talk) -> dict[str, Any] | None:
             continue
         try:
             state = load_state(folder / name)
+            if not _is_whole(state):
+                raise ModelError(f"{folder / name} is no state of a training.", "Start a new run.")
         except ModelError as error:
             problem = error
             talk.warn(error.what)

@@ -155,6 +155,33 @@ def test_a_label_map_in_colours_is_refused(tmp_path: Path, mode: str) -> None:
 def test_a_label_map_in_jpeg_is_refused_because_jpeg_changes_ids(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="compression"):
         read_label(write(tmp_path / "label.jpg", ids()))
+    several = tmp_path / "label.png"
+    Image.fromarray(ids()).save(several, "MPO", save_all=True, append_images=[Image.fromarray(ids())])
+    with pytest.raises(DataError, match="compression"):
+        read_label(several)
+    assert read_image(several).shape[:2] == ids().shape  # as phones write photographs
+
+
+def test_four_bits_in_which_white_is_0_are_refused(tmp_path: Path) -> None:
+    # one row of the ids 1, 2, 3, 4: a TIFF of 4 bits per pixel, its photometric interpretation WhiteIsZero
+    tags = [(256, 3, 4), (257, 3, 1), (258, 3, 4), (259, 3, 1), (262, 3, 0), (273, 4, 8), (277, 3, 1), (279, 4, 2)]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    path = tmp_path / "label.tif"
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    path.write_bytes(struct.pack("<2sHI", b"II", 42, 10) + b"\x12\x34" + directory)
+    with pytest.raises(DataError, match="white as 0"):
+        read_label(path)
+    path.write_bytes(path.read_bytes().replace(struct.pack("<HHII", 262, 3, 1, 0), struct.pack("<HHII", 262, 3, 1, 1)))
+    assert read_label(path).tolist() == [[1, 2, 3, 4]]
+
+
+@pytest.mark.promise("D8")
+def test_a_file_of_more_bytes_than_its_pixels_could_have_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.webp"
+    path.write_bytes(b"RIFF\xf8\xff\xff\xbeWEBPVP8 ")
+    os.truncate(path, 3 * 2**30)
+    with pytest.raises(DataError, match="3,221,225,472 bytes"):
+        read_image(path)
 
 
 def test_a_label_map_in_a_tiff_is_read_unless_jpeg_has_changed_its_ids(tmp_path: Path) -> None:
@@ -239,7 +266,7 @@ def test_another_format_behind_an_image_s_name_is_refused(tmp_path: Path, start:
 def test_of_a_file_that_is_no_image_the_first_bytes_are_read_and_no_more(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.touch()
-    os.truncate(path, 1 << 40)  # a terabyte that is nothing but a hole
+    os.truncate(path, 1 << 29)  # half a gigabyte that is nothing but a hole
     with pytest.raises(DataError, match="begins with the bytes 00 00 00 00 00 00 00 00"):
         read_image(path)
 

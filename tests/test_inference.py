@@ -172,6 +172,19 @@ def test_a_damaged_image_is_left_out_and_told_and_the_others_are_done(tmp_path: 
     assert sum(counted) == 10
 
 
+@pytest.mark.promise("E8")
+def test_an_output_that_cannot_be_written_is_told_with_its_image_and_the_others_are_done(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    for seed in range(3):
+        save(source / f"{seed}.jpg", seed, (40, 60))
+    (out / "1.png").mkdir(parents=True)
+    inputs = find_inputs(str(source), out)
+    summary = infer(strongest_colour, info(), inputs, out, overwrite=True)
+    assert (summary.done, [failure.path for failure in summary.failed]) == (2, [source / "1.jpg"])
+    assert f"What comes of {source}/1.jpg cannot be written: {out}/1.png" in summary.failed[0].reason
+    assert files(out) == ["0.png", "2.png"]
+
+
 @pytest.mark.promise("E9")
 def test_what_is_there_is_replaced_only_when_asked(tmp_path: Path) -> None:
     save(tmp_path / "in/a.png", 1)

@@ -121,7 +121,8 @@ def save_without_end(folder: str, first: int, saved: Connection) -> None:
     with open_run(Path(folder), resume=True, overwrite=False) as run:
         saved.send(("start", 0))
         for step in count(first):
-            state = {"training": {"step": step}, "weights": torch.full((500_000,), float(step))}
+            own = {"stage": "s", "step": step, "weights": {"a": torch.full((500_000,), float(step))}, "optimizer": {}}
+            state = {"training": own, "lines": 0, "seconds": 0.0}
             save_state(run / "checkpoints/last", state, keep_previous=True)
             saved.send(("last", step))
             save_model(run / "checkpoints/best", network, INFO.model_copy(update={"steps": step}))

@@ -315,6 +315,19 @@ def test_links_in_the_way_are_replaced_and_never_followed(victim: Path, camvid: 
 
 
 @pytest.mark.promise("S7")
+def test_a_run_does_not_go_on_into_folders_that_are_links(victim: Path, camvid: Path) -> None:
+    line = f"{CAMVID.replace('camvid:data', f'camvid:{camvid}')} --out run"
+    succeeds(line)
+    for own in ("manifest.json", "model.safetensors"):
+        Path("run", own).unlink()
+    shutil.move("run/checkpoints", "kept")
+    before = contents(victim)
+    Path("run/checkpoints").symlink_to(victim)
+    refused(f"{line} --resume", "run/checkpoints is a link")
+    assert contents(victim) == before
+
+
+@pytest.mark.promise("S7")
 def test_a_log_that_is_a_link_is_not_written_to(victim: Path, tmp_path: Path) -> None:
     (tmp_path / "train.log").symlink_to(victim / "file")
     folder = RunFolder(tmp_path, os.open(tmp_path, os.O_RDONLY))

@@ -304,9 +304,12 @@ def test_a_log_is_cut_back_to_what_is_done(tmp_path: Path) -> None:
             folder.append("metrics.jsonl", line)
         folder.truncate_lines("metrics.jsonl", 2)
         folder.append("metrics.jsonl", "other")
-        folder.truncate_lines("absent.jsonl", 2)
+        folder.truncate_lines("absent.jsonl", 0)
         assert (folder / "metrics.jsonl").read_text() == "one\ntwo\nother\n"
         assert not (folder / "absent.jsonl").exists()
+        for name in ("metrics.jsonl", "absent.jsonl"):
+            with pytest.raises(ModelError, match=f"{name} is damaged: its first 4 lines are not there"):
+                folder.truncate_lines(name, 4)
 
 
 @pytest.mark.promise("C3")

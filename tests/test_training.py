@@ -284,15 +284,61 @@ def test_the_last_state_that_is_whole_is_found(tmp_path: Path) -> None:
         assert load_last(folder, Silence()) is None
         last, previous, listener = folder / "checkpoints/last", folder / "checkpoints/last.prev", Listener()
         for step in (1, 2):
-            save_state(last, {"training": {"step": step}}, keep_previous=True)
-        assert load_last(folder, listener) == {"training": {"step": 2}}
+            save_state(last, a_state(step), keep_previous=True)
+        assert load_last(folder, listener) == a_state(2)
         assert not listener.heard
         last.unlink()  # killed between two renames
-        assert load_last(folder, listener) == {"training": {"step": 1}}
+        assert load_last(folder, listener) == a_state(1)
         assert "last.prev, step 1" in listener.heard[0]
         previous.write_bytes(b"?")
         with pytest.raises(ModelError, match=r"last\.prev is damaged"):
             load_last(folder, listener)
+
+
+def a_state(step: int) -> dict[str, Any]:
+    return {"training": {"stage": "s", "step": step, "weights": {}, "optimizer": {}}, "lines": 0, "seconds": 0.5}
+
+
+@pytest.mark.promise("S3")
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {},
+        [1],
+        a_state(-5),
+        a_state(1) | {"lines": "x"},
+        a_state(1) | {"training": {"step": 1}},
+        {"training": a_state(1)},
+    ],
+)
+def test_a_state_of_something_else_is_passed_over_whatever_its_digest(forged: Any, tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", resume=False, overwrite=False) as folder:
+        save_state(folder / "checkpoints/last", a_state(1))
+        save_state(folder / "checkpoints/last", forged, keep_previous=True)
+        assert load_last(folder, Listener()) == a_state(1)
+        (folder / "checkpoints/last.prev").unlink()
+        with pytest.raises(ModelError, match="is no state of a training"):
+            load_last(folder, Listener())
+
+
+def test_a_state_beyond_the_last_step_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    stopped(a_job(configuration()), path, Listener(at=4, action=terminate))
+    state = load_state(path / "checkpoints/last")
+    state["training"]["step"] = 10**12
+    save_state(path / "checkpoints/last", state)
+    with pytest.raises(ModelError, match=f"of step {10**12} of {STEPS}"):
+        run(a_job(configuration()), path)
+
+
+@pytest.mark.promise("C3")
+def test_a_log_that_lacks_what_the_checkpoint_counts_on_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    stopped(a_job(configuration()), path, Listener(at=4, action=terminate))
+    for content in (b"", b"\xff\xfe\n"):
+        (path / "metrics.jsonl").write_bytes(content)
+        with pytest.raises(ModelError, match=r"metrics\.jsonl is damaged: its first 1 lines are not there"):
+            run(a_job(configuration()), path)
 
 
 # Signals

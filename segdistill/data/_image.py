@@ -18,6 +18,8 @@ FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 """Only these parsers of Pillow ever see a file, whatever its name says."""
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 100_000_000
+MAX_BYTES = 8 * MAX_PIXELS
+"""Of a file: more than the pixels could have without any compression."""
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)  # we refuse the file, so no line on stderr
@@ -57,14 +59,16 @@ def read_label(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
         DataError: as `read_image`; also for colours, and for JPEG, which changes ids.
     """
     with _opened(path) as file:
-        if file.format == "JPEG" or file.info.get("compression") in ("jpeg", "tiff_jpeg"):
+        if file.format in ("JPEG", "MPO") or file.info.get("compression") in ("jpeg", "tiff_jpeg"):
             raise DataError(f"{path} has JPEG's compression, which changes class ids.", "Write label maps as PNG.")
         if file.mode not in _LABEL_MODES:
             raise DataError(
                 f"{path} holds colours (mode {file.mode}), not class ids: it would take a colour map to read them.",
                 "Convert label maps to one channel of ids, 8 or 16 bits, or to indices of a palette.",
             )
-        factor = next((factor for raw, factor in _STRETCHED.items() if raw in str(file.tile)), 1)
+        if any(f"'{raw}I'" in str(file.tile) for raw in _STRETCHED):
+            raise DataError(f"{path} counts white as 0, in less than 8 bits.", "Write label maps as PNG.")
+        factor = next((factor for raw, factor in _STRETCHED.items() if f"'{raw}'" in str(file.tile)), 1)
         _turn(file)
         ids: npt.NDArray[np.uint8 | np.uint16] = np.array(file, np.uint16 if "16" in file.mode else np.uint8)
         return ids if factor == 1 else ids // factor
@@ -104,6 +108,8 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Open an image after a look at its header; what goes wrong inside is the file's fault."""
     try:
         # Opened here, because a TIFF that Pillow opens itself may be mapped into memory, and then it is not turned.
+        if (size := path.stat().st_size) > MAX_BYTES:  # some parsers read a file whole before they look at it
+            raise DataError(f"{path} has {size:,} bytes.", f"The limit is {MAX_BYTES:,}.")
         with _Bounded(path) as raw, Image.open(raw, formats=FORMATS) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{file.width} x {file.height} pixels")

@@ -1,11 +1,12 @@
 """Files of weights that others wrote: read without running any code of theirs, and compared with what a network has."""
 
+import io
 import re
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import safetensors.torch
 import torch
@@ -122,12 +123,28 @@ def _is_plain(tensor: Tensor, most: int) -> bool:
     return dense and tensor.numel() * tensor.element_size() <= most
 
 
-def _unpickled(file: Path) -> Any:
-    if zipfile.is_zipfile(file):  # PyTorch writes what it packs as it is: only others could make it a bomb
-        with zipfile.ZipFile(file) as archive:
+def check_unpacked(content: BinaryIO, file: Path) -> None:
+    """Refuse what would grow while it is read: PyTorch packs nothing, only others could make it a bomb.
+
+    Args:
+        content: of a pickle; it is read from its start again.
+        file: it comes from, for the message.
+
+    Raises:
+        ModelError: if it is an archive of more than its own size.
+    """
+    size = content.seek(0, io.SEEK_END)
+    if zipfile.is_zipfile(content):
+        with zipfile.ZipFile(content) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > file.stat().st_size:
+        if unpacked > size:
             raise ModelError(f"{file} is packed: {unpacked} bytes would come out of it.", "Save it with torch.save.")
+    content.seek(0)
+
+
+def _unpickled(file: Path) -> Any:
+    with file.open("rb") as content:
+        check_unpacked(content, file)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pickles by other versions; whether it can be read is all that counts
         return torch.load(file, map_location="cpu", weights_only=True)
