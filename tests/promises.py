@@ -1,10 +1,11 @@
 """Run the tests that prove our promises, and write what they reported into the README's table.
 
-    python tests/promises.py [--quick | --rows]
+    python tests/promises.py [--quick | --rows | --only TEST ...]
 
 promises.toml says what is promised, @pytest.mark.promise("C3") which tests prove it. The slow ones among them, marked
 `reliability`, kill, fill and starve in 100 rounds, unless SEGDISTILL_TEST_ROUNDS says otherwise. --quick leaves their
-results as they stand; --rows leaves all of them, and brings only promises and tests up to date.
+results as they stand, --only FILE::TEST those of all others. --rows leaves all of them, and brings only promises and
+tests up to date.
 """
 
 import argparse
@@ -121,16 +122,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="run the quick tests only")
     parser.add_argument("--rows", action="store_true", help="run nothing, bring promises and tests up to date")
+    parser.add_argument("--only", nargs="+", default=[], metavar="TEST", help="run these, as the table names them")
     arguments = parser.parse_args()
     before, reports, code = section(), Reports(), 0
     runs, results = before[:2], written(before)
     if not arguments.rows:
         rounds = os.environ.setdefault("SEGDISTILL_TEST_ROUNDS", "100")
         marked = "promise and not reliability" if arguments.quick else "promise"
-        code = pytest.main(["-m", marked, str(TESTS)], [reports])
+        chosen = [str(TESTS / test) for test in arguments.only] or [str(TESTS)]
+        code = pytest.main(["-m", marked, *chosen], [reports])
         place = f"{date.today()}, {cpu_name()}, torch {torch.__version__}"
-        runs = [f"Quick tests: {place}.", runs[1] if arguments.quick else f"Slow tests, {rounds} rounds: {place}."]
-        ran = [proof.test for proof in proofs() if not (arguments.quick and proof.slow)]
+        if not arguments.only:
+            runs = [f"Quick tests: {place}.", runs[1] if arguments.quick else f"Slow tests, {rounds} rounds: {place}."]
+        ran = arguments.only or [proof.test for proof in proofs() if not (arguments.quick and proof.slow)]
         results |= {test: reports.result(test) for test in ran}
     write([run.strip() for run in runs], results)
     return code
