@@ -19,7 +19,9 @@ from test_training import camvid, untrained_teacher
 
 from segdistill.checkpoint import load_state
 
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux names the processes of a process")
+LINUX = pytest.mark.skipif(
+    sys.platform != "linux", reason="the loader processes to kill are found in /proc, which only Linux has"
+)
 
 
 def checkpoints(folder: Path) -> dict[str, str]:
@@ -74,7 +76,9 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_later_the_run_goes_on(worksh
 
 @pytest.mark.reliability
 @pytest.mark.promise("R4")
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits memory so")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux enforces RLIMIT_AS; macOS takes it and gives memory all the same"
+)
 @pytest.mark.parametrize(
     ("setting", "workers"), [("crop=[8192,8192]", 0), ("size=[8192,8192]", 0), ("size=[8192,8192]", 1)]
 )

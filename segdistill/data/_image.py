@@ -107,9 +107,9 @@ class _Bounded(io.BufferedReader):
 def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Open an image after a look at its header; what goes wrong inside is the file's fault."""
     try:
-        # Opened here, because a TIFF that Pillow opens itself may be mapped into memory, and then it is not turned.
         if (size := path.stat().st_size) > MAX_BYTES:  # some parsers read a file whole before they look at it
             raise DataError(f"{path} has {size:,} bytes.", f"The limit is {MAX_BYTES:,}.")
+        # Opened here, because a TIFF that Pillow opens itself may be mapped into memory, and then it is not turned.
         with _Bounded(path) as raw, Image.open(raw, formats=FORMATS) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{file.width} x {file.height} pixels")

@@ -46,7 +46,7 @@ class ESPNetC(SegNetwork):
         self.halved: nn.Module = nn.AvgPool2d(3, stride=2, padding=1)
 
     def ship(self) -> None:
-        """Have no odd numbers of channels where convolutions meet, and average by a convolution."""
+        """Have whole blocks of channels where convolutions meet, and average by a convolution."""
         super().ship()
         for module in self.modules():
             if isinstance(module, Pyramid):
