@@ -21,7 +21,7 @@ from segdistill.config import LabelCodes, NetworkConfig, Size, Strict
 from segdistill.errors import CheckError, ModelError, UsageError
 from segdistill.networks import SegNetwork, blank_network, build_network
 from segdistill.networks._weights import check_header, check_unpacked, mismatch
-from segdistill.store import sync, verify_file, write_atomic
+from segdistill.store import verify_file, write_atomic
 
 FORMAT = 1
 """Of both kinds of file."""
@@ -216,12 +216,12 @@ def save_state(path: Path, state: dict[str, Any], *, keep_previous: bool = False
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getvalue()
-    new = path.with_name(f".{path.name}.new.tmp")  # whole before the names change: a full disk costs neither old one
-    write_atomic(new, STATE_MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
-    if keep_previous and path.exists():
-        path.replace(path.with_name(f"{path.name}.prev"))
-    new.replace(path)
-    sync(path.parent)
+
+    def keep() -> None:  # only now, so that a full disk costs neither old one
+        if keep_previous and path.exists():
+            path.replace(path.with_name(f"{path.name}.prev"))
+
+    write_atomic(path, STATE_MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload, before=keep)
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from segdistill.checkpoint import ModelInfo, weights_digest
 from segdistill.errors import ModelError
 from segdistill.networks._weights import check_header
 from segdistill.setting import Setting
-from segdistill.store import PREPARED, write_atomic
+from segdistill.store import prepared_in, write_atomic
 from segdistill.types import Stage
 
 
@@ -55,7 +55,7 @@ def load(path: Path, stage: Stage) -> float:
 
 def seconds_in(run: Path) -> float:
     """Return the seconds that what is kept in a run's folder took to train, there or elsewhere."""
-    return sum(float(_header(path).get("seconds", 0)) for path in run.glob(PREPARED))
+    return sum(float(_header(path).get("seconds", 0)) for path in prepared_in(run))
 
 
 def _header(path: Path) -> dict[str, str]:

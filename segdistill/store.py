@@ -9,9 +9,10 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,10 @@ OWN_FILES = (
     *("checkpoints/last", "checkpoints/last.prev", "checkpoints/best"),
 )
 """What a run writes, and so all that `--overwrite` may delete."""
-PREPARED = "autoencoder*.safetensors"
+PREPARED = re.compile(r"autoencoder(-of-map-\d+)?(-\d+)?\.safetensors")
 """So does it, for terms that have something trained beforehand and name it."""
+MARK = b"segdistill "
+"""What the lock of a run's folder begins with, before the process's number: other programs have a .lock too."""
 NAME = 60
 """Letters of a file's name in that of the temporary file that is written first."""
 STALE = 10.0
@@ -50,8 +53,13 @@ BEFORE_IT_BEGINS = ("data.json", "environment.json", "config.toml")
 """What a run writes first, in this order: without the last one there is nothing to continue and nothing to lose."""
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
+def write_atomic(path: Path, content: bytes | str, before: Callable[[], object] = lambda: None) -> None:
     """Write a file so that a reader sees the old one or the new one whole, whatever happens in between.
+
+    Args:
+        path: where.
+        content: what.
+        before: called when the new file is on the disk and has not its name yet.
 
     Raises:
         ResourceError: if it does not fit on the disk; the old file is untouched.
@@ -65,6 +73,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fchmod(file.fileno(), 0o666 & ~_umask())
             os.fsync(file.fileno())
+        before()
         os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:
@@ -79,8 +88,7 @@ def sweep(targets: Iterable[Path]) -> None:
         folders.setdefault(target.parent, set()).add(target.name[:NAME])
     for folder, names in folders.items():
         for stray in folder.glob(".*.tmp"):
-            own = stray.name[1:].rpartition(".")[0].rpartition(".")[0] in names
-            if own and time.time() - stray.lstat().st_mtime > STALE:  # another process may be writing just now
+            if _owner(stray) in names and time.time() - stray.lstat().st_mtime > STALE:  # another process may be writing just now
                 stray.unlink(missing_ok=True)
 
 
@@ -196,12 +204,13 @@ def open_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[RunFolder
         raise _explain(error, path) from error
     folder = RunFolder(path, descriptor)
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        mark = MARK + b"%d" % os.getpid()
+        os.pwrite(descriptor, mark, 0)
+        os.ftruncate(descriptor, len(mark))
         if overwrite:
             _clear(path)
         (path / "checkpoints").mkdir(exist_ok=True)
-        for stray in [*_half_written(path, (*OWN_FILES, PREPARED)), *(path / "checkpoints").glob(".*.tmp")]:
+        for stray in _half_written(path):
             stray.unlink()
         yield folder
     finally:
@@ -217,8 +226,9 @@ def check_folder(path: Path, *, resume: bool, overwrite: bool) -> None:
     """
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file, not a folder.", "Choose another --out.")
-    if ours := os.path.lexists(path / ".lock"):
+    if os.path.lexists(path / ".lock"):
         os.close(_lock(path))
+    ours = _is_run(path)
     if (path / "checkpoints").is_symlink() and not overwrite:
         raise UsageError(f"{path / 'checkpoints'} is a link: what is written there would lie outside.", "Remove it.")
     if resume and not (path / "config.toml").exists():
@@ -237,7 +247,7 @@ def _holds_files(path: Path, *, besides_a_start: bool) -> bool:
     """Whether there are files in a folder or below, other than its lock and what a run that never began has left."""
     started: set[Path] = set()
     if besides_a_start and not (path / "config.toml").exists():
-        started = {*(path / name for name in BEFORE_IT_BEGINS), *_half_written(path, BEFORE_IT_BEGINS)}
+        started = {*(path / name for name in BEFORE_IT_BEGINS), *_half_written(path)}
     return any(  # the first is enough, and what cannot be read is passed over: the folder may be / itself
         name != ".lock" and Path(folder, name) not in started
         for folder, folders, names in os.walk(path)
@@ -245,9 +255,25 @@ def _holds_files(path: Path, *, besides_a_start: bool) -> bool:
     )
 
 
-def _half_written(path: Path, names: Iterable[str]) -> list[Path]:
-    """Return the temporary files that are left where a process was killed while it wrote one of these."""
-    return [stray for name in names for stray in path.glob(f".{name}.*.tmp")]
+def _is_run(path: Path) -> bool:
+    """Whether a run has written in a folder, so that what is called like its files is its own."""
+    try:
+        with open(os.open(path / ".lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as lock:
+            return lock.read(len(MARK)) == MARK
+    except OSError:
+        return False
+
+
+def _half_written(path: Path) -> list[Path]:
+    """Return the temporary files that are left where a process was killed while it wrote one of a run's."""
+    own = {path / name for name in OWN_FILES}
+    strays = [*path.glob(".*.tmp"), *(path / "checkpoints").glob(".*.tmp")]
+    return [one for one in strays if one.parent / _owner(one) in own or PREPARED.fullmatch(_owner(one))]
+
+
+def _owner(stray: Path) -> str:
+    """Return the name of the file that a temporary one was to become."""
+    return stray.name[1:].rpartition(".")[0].rpartition(".")[0]
 
 
 def _lock(path: Path) -> int:
@@ -256,7 +282,7 @@ def _lock(path: Path) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        holder = os.pread(descriptor, 64, 0).decode(errors="replace").strip()
+        holder = os.pread(descriptor, 64, 0).removeprefix(MARK).decode(errors="replace").strip()
         os.close(descriptor)
         raise UsageError(
             f"Another run is at work in {path} (process {holder or 'unknown'}).",
@@ -296,17 +322,23 @@ def next_folder(parent: Path, stem: str) -> Path:
 def _clear(path: Path) -> None:
     """Delete what an earlier run wrote, and only that. Links in the folder are removed, not followed."""
     seeds = [entry for entry in path.glob("seed-*") if entry.name[5:].isdigit()]
-    for folder in [*(run / "baseline" for run in (*seeds, path)), *seeds, path]:
-        for own in (folder, folder / "checkpoints"):
-            if own.is_symlink() and own != path:
-                own.unlink()
-        for name in _own_files(folder):
-            if os.path.lexists(folder / name) and not (folder / name).is_dir():
-                (folder / name).unlink()
+    for inner in (path / "checkpoints", path / "baseline", *seeds):
+        if inner.is_symlink():
+            inner.unlink()
+        elif _is_run(inner):
+            _clear(inner)
+    for name in _own_files(path):
+        if os.path.lexists(path / name) and not (path / name).is_dir():
+            (path / name).unlink()
+
+
+def prepared_in(folder: Path) -> list[Path]:
+    """Return the files of what terms had trained beforehand."""
+    return sorted(path for path in folder.glob("*.safetensors") if PREPARED.fullmatch(path.name))
 
 
 def _own_files(folder: Path) -> list[str]:
-    return [*OWN_FILES, *sorted(path.name for path in folder.glob(PREPARED))]
+    return [*OWN_FILES, *(path.name for path in prepared_in(folder))]
 
 
 def _umask() -> int:

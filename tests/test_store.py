@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from commands import contents, process
+from commands import contents, files, process
 
 from segdistill.errors import ModelError, ResourceError, UsageError
 from segdistill.store import (
@@ -190,7 +190,7 @@ def test_a_second_run_in_a_folder_is_refused_with_the_first_one_s_process(tmp_pa
         holder.wait()
     (path / ".lock").write_text("a longer text than a process's number")
     with open_run(path, resume=False, overwrite=False):
-        assert (path / ".lock").read_text() == str(os.getpid())
+        assert (path / ".lock").read_text() == f"segdistill {os.getpid()}"
 
 
 def test_a_lock_is_free_again_after_an_error(tmp_path: Path) -> None:
@@ -238,28 +238,39 @@ def test_where_no_run_is_nothing_can_be_resumed(tmp_path: Path) -> None:
 
 @pytest.mark.promise("S8")
 def test_overwrite_removes_what_a_run_wrote_and_keeps_everything_else(tmp_path: Path) -> None:
-    run = run_in(tmp_path / "run")
+    run = run_in(tmp_path / "run", *OWN_FILES, "autoencoder.safetensors", "autoencoder-of-map-3-2.safetensors")
     run_in(run / "baseline")
-    for foreign in ("notes.txt", ".config.tmp", "checkpoints/mine.bin", "baseline/notes.txt"):
-        (run / foreign).write_text("mine")
-    for stray in (".config.toml.k3x2.tmp", ".autoencoder-1.safetensors.k3x2.tmp"):
+    run_in(run / "seed-1")
+    run_in(run / "seed-1/baseline")
+    (run / "seed-7/checkpoints").mkdir(parents=True)
+    foreign = [
+        *("notes.txt", ".config.tmp", "autoencoder_mine.safetensors", "autoencoder-best.safetensors"),
+        *("checkpoints/mine.bin", "checkpoints/.mine.tmp", "checkpoints/.last-week.x.tmp", "baseline/notes.txt"),
+        *("seed-7/README.md", "seed-7/config.toml", "seed-7/checkpoints/last"),
+    ]
+    for name in foreign:
+        (run / name).write_text("mine")
+    strays = (".config.toml.k3x2.tmp", ".autoencoder-2.safetensors.k3x2.tmp", "checkpoints/.last.k3x2.tmp")
+    for stray in strays:
         (run / stray).write_text("left by a killed run")
     with open_run(run, resume=False, overwrite=True):
-        left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
-    assert left == {
-        *(".lock", "baseline/.lock", "notes.txt", ".config.tmp", "checkpoints/mine.bin", "baseline/notes.txt")
-    }
+        left = files(run)
+    assert left == {".lock", "baseline/.lock", "seed-1/.lock", "seed-1/baseline/.lock", *foreign}
 
 
 @pytest.mark.promise("S8")
-def test_overwrite_refuses_a_folder_that_no_run_has_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lock", [None, "", "1234"], ids=["no lock", "an empty lock", "another program's lock"])
+def test_overwrite_refuses_a_folder_that_no_run_has_written(lock: str | None, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
+    if lock is not None:
+        (tmp_path / ".lock").write_text(lock)
+    before = contents(tmp_path)
     with (
         pytest.raises(UsageError, match="no run that --overwrite could replace"),
         open_run(tmp_path, resume=False, overwrite=True),
     ):
         raise AssertionError
-    assert os.listdir(tmp_path) == ["README.md"]
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.promise("S7")
@@ -268,9 +279,14 @@ def test_overwrite_removes_links_and_does_not_follow_them(tmp_path: Path) -> Non
     (outside / "checkpoints").mkdir(parents=True)
     for name in ("README.md", "config.toml", "last", "checkpoints/last", ".last.x.tmp"):
         (outside / name).write_text("mine")
+    run_in(outside / "baseline", "config.toml")
     run = run_in(tmp_path / "run", "config.toml")
     (run / "checkpoints").rmdir()
-    for name, target in (("checkpoints", "."), ("baseline", "."), ("metrics.jsonl", "README.md"), ("data.json", "no")):
+    links = {
+        **dict.fromkeys(("checkpoints", "baseline", "seed-1"), "."),
+        **{"metrics.jsonl": "README.md", "data.json": "no"},
+    }
+    for name, target in links.items():
         (run / name).symlink_to(outside / target)
     before = contents(outside)
     with open_run(run, resume=False, overwrite=True) as folder:
