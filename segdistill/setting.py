@@ -120,7 +120,7 @@ def init_weights_used(options: Options) -> str:
 
 
 def _read_files(data: DataSource, talk: Talk) -> dict[str, str]:
-    """Read every file, warn of what is unusual, and return what identifies the labels."""
+    """Read every file, warn of what is unusual, and return what identifies them."""
     images = sum(len(split.names) for split in data.splits.values())
     shown = talk if images > MANY and not data.generated else Silence()
     with shown.progress(f"reading {data.name}", images) as advance:

@@ -88,7 +88,9 @@ def sweep(targets: Iterable[Path]) -> None:
         folders.setdefault(target.parent, set()).add(target.name[:NAME])
     for folder, names in folders.items():
         for stray in folder.glob(".*.tmp"):
-            if _owner(stray) in names and time.time() - stray.lstat().st_mtime > STALE:  # another process may be writing just now
+            if (
+                _owner(stray) in names and time.time() - stray.lstat().st_mtime > STALE
+            ):  # another process may be writing just now
                 stray.unlink(missing_ok=True)
 
 

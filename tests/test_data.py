@@ -102,6 +102,9 @@ class Drawn:
         ramp = np.arange(height * width, dtype=np.uint8).reshape(height, width)
         return Sample(np.full((height, width, 3), index % 256, np.uint8), ramp, f"{index}.png")
 
+    def digest(self, index: int) -> bytes:
+        return b"%d" % index
+
 
 def config(**changes: object) -> DataConfig:
     return DataConfig.model_validate({"crop": (6, 8), "batch_size": 4} | changes)
@@ -517,6 +520,21 @@ def test_the_fingerprint_follows_the_files_and_not_their_place(tmp_path: Path) -
     for folder in ("val", "valannot"):
         (tmp_path / "a" / folder / "00.png").rename(tmp_path / "a" / folder / "renamed.png")
     assert fingerprint("a") != before
+
+
+@pytest.mark.promise("D13")
+def test_an_image_of_another_content_and_the_same_length_is_other_data(tmp_path: Path) -> None:
+    camvid(tmp_path)
+    folder = tmp_path / "train"
+    for path in [*folder.iterdir()]:
+        path.unlink()
+        write(path.with_suffix(".bmp"), np.zeros((12, 16, 3), np.uint8))
+    source = load_data(f"camvid:{tmp_path}")
+    before = check_files(source, ["train", "val"]).contents
+    write(folder / "01.bmp", np.full((12, 16, 3), 7, np.uint8))
+    after = check_files(source, ["train", "val"]).contents
+    assert load_data(f"camvid:{tmp_path}").fingerprint == source.fingerprint, "names and lengths are as before"
+    assert (after["train"] == before["train"], after["val"] == before["val"]) == (False, True)
 
 
 @pytest.mark.promise("D13")

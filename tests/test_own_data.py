@@ -314,7 +314,7 @@ def test_a_network_is_trained_and_scored_on_it() -> None:
 
 
 @pytest.mark.promise("C5", "D13")
-def test_a_run_does_not_go_on_with_labels_of_other_content() -> None:
+def test_a_run_does_not_go_on_with_images_or_labels_of_other_content() -> None:
     text = CLASSES + SPLITS.replace('labels = "labels/train"', 'labels = ["a.bmp", "b.bmp"]').replace(
         'images = "images/train"', 'images = ["images/train/0.png", "images/train/1.png"]'
     )
@@ -322,11 +322,19 @@ def test_a_run_does_not_go_on_with_labels_of_other_content() -> None:
     data = own(text, label)
     for name in "ab":
         write(Path(f"yard/{name}.bmp"), label)
+    image = Path("yard/images/train/0.png")
+    shape = np.asarray(Image.open(image)).shape
+    Image.fromarray(np.full(shape, 100, np.uint8)).save(image, format="BMP")  # known by its content, not its name
     line = f"train-teacher --teacher {NETWORK} {SMALL} --out run --data {data}"
     succeeds(line)
-    assert "Already finished" in succeeds(f"{line} --resume").err
-    write(Path("yard/a.bmp"), label[::-1])
-    refused(f"{line} --resume", "The data set has changed since this run began.")
+    for path, other, before in (
+        (Path("yard/a.bmp"), label[::-1], label),
+        (image, np.full(shape, 101, np.uint8), np.full(shape, 100, np.uint8)),
+    ):
+        assert "Already finished" in succeeds(f"{line} --resume").err
+        Image.fromarray(other).save(path, format="BMP")
+        refused(f"{line} --resume", "The data set has changed since this run began.")
+        Image.fromarray(before).save(path, format="BMP")
 
 
 def test_files_that_take_a_while_to_read_are_counted_on_the_way() -> None:

@@ -45,6 +45,9 @@ class Patches:
         image = COLORS.numpy()[label] + rng.normal(0, 10, (48, 48, 3))
         return Sample(image.clip(0, 255).astype(np.uint8), label, self.names[index])
 
+    def digest(self, index: int) -> bytes:
+        return b"%d" % index
+
 
 class Nearest(SegNetwork):
     """Answers with the class whose colour is nearest."""

@@ -52,6 +52,13 @@ class Split(Protocol):
             DataError: if it cannot be used, with the file's name and what was found.
         """
 
+    def digest(self, index: int) -> bytes:
+        """Return a digest of what is stored as one sample's image: unlike its pixels, the same under any decoder.
+
+        Raises:
+            DataError: if it cannot be read.
+        """
+
 
 @dataclass(frozen=True)
 class Joined:
@@ -71,9 +78,18 @@ class Joined:
 
     def read(self, index: int) -> Sample:
         """Read one sample; see `Split`."""
+        split, own = self._place(index)
+        return split.read(own)
+
+    def digest(self, index: int) -> bytes:
+        """Identify one image; see `Split`."""
+        split, own = self._place(index)
+        return split.digest(own)
+
+    def _place(self, index: int) -> tuple[Split, int]:
         for split in self.splits:
             if index < len(split.names):
-                return split.read(index)
+                return split, index
             index -= len(split.names)
         raise IndexError(index)
 
@@ -92,7 +108,7 @@ class DataSource:
     generated: bool = False
     """The images are drawn, not read: there are no files that could be damaged."""
     contents: Mapping[str, str] = field(default_factory=dict)
-    """A digest of the label maps of each split that was read; see `Census`."""
+    """A digest of the images and label maps of each split that was read; see `Census`."""
 
     @property
     def fingerprint(self) -> str:

@@ -45,7 +45,7 @@ class Census:
     sizes: dict[str, Counter[tuple[int, int]]]
     """Per split: how many images have which height and width."""
     contents: dict[str, str]
-    """Per split: a digest of all label maps, in order; other decoders give the same, which is not true of images."""
+    """Per split: a digest of all images' files and of all label maps' ids, in order."""
     twins: tuple[Twins, ...]
     errors: tuple[DataError, ...]
     """One for each pair that cannot be used; the counts leave it out."""
@@ -88,6 +88,7 @@ class Census:
 
 class _Look(NamedTuple):
     name: str
+    stored: bytes  # a digest of its file
     counts: npt.NDArray[np.int64]  # (256,)
     size: tuple[int, int]
     image: bytes  # a digest of its pixels
@@ -146,7 +147,7 @@ def take_census(
                     continue
                 totals[name] += look.counts
                 sizes[name][look.size] += 1
-                content.update(look.label)
+                content.update(look.stored + look.label)
                 doubtful += [look.name] if look.doubtful else []
                 void += [look.name] if look.counts[IGNORE] == look.size[0] * look.size[1] else []
                 owner, twin = owners.setdefault(look.image, (name, look.name))
@@ -175,13 +176,14 @@ def take_census(
 
 def _look(split: Split, index: int) -> _Look | DataError:
     try:
-        sample = split.read(index)
+        sample, stored = split.read(index), split.digest(index)
     except DataError as error:
         return error
     # In float32, which is exact up to 16 million pixels of a class; np.bincount would copy the label as int64.
     counts = cv2.calcHist([sample.label], [0], None, [256], [0, 256]).ravel().astype(np.int64)
     height, width = sample.label.shape
-    return _Look(sample.name, counts, (height, width), _digest(sample.image), _digest(sample.label), sample.doubtful)
+    image, label = _digest(sample.image), _digest(sample.label)
+    return _Look(sample.name, stored, counts, (height, width), image, label, sample.doubtful)
 
 
 def _digest(pixels: Pixels) -> bytes:

@@ -84,6 +84,10 @@ class FolderSplit:
         doubtful = orientation > 1 and not told_by_sizes
         return Sample(image, self._classes(label, label_path), self.names[index], doubtful)
 
+    def digest(self, index: int) -> bytes:
+        """Identify an image; see `Split`."""
+        return _digest(self.root / self.names[index])
+
     def _classes(self, label: Ids, path: Path) -> npt.NDArray[np.uint8]:
         classes = cv2.LUT(label, self.ids[:256]) if label.dtype == np.uint8 else self.ids[label]
         if classes.min(initial=0) < 0:
@@ -109,6 +113,10 @@ class ImageFolder:
         """Read an image; see `Split`."""
         image = read_image(self.root / self.names[index])
         return Sample(image, np.full(image.shape[:2], UNLABELED, np.uint8), self.names[index])
+
+    def digest(self, index: int) -> bytes:
+        """Identify an image; see `Split`."""
+        return _digest(self.root / self.names[index])
 
 
 def image_folder(path: str) -> ImageFolder:
@@ -309,6 +317,11 @@ def _image_folder(root: Path, place: str, files: Sequence[tuple[str, int]]) -> I
 def _no_images(path: Path) -> DataError:
     endings = ", ".join(sorted(SUFFIXES))
     return DataError(f"{path} has no images.", f"A folder has files ({endings}), a list their names, one per line.")
+
+
+def _digest(path: Path) -> bytes:
+    with _readable(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _fingerprint(files: Iterable[tuple[str, int]]) -> str:

@@ -38,6 +38,10 @@ class Part:
             return sample
         return replace(sample, label=np.full_like(sample.label, UNLABELED), doubtful=False)
 
+    def digest(self, index: int) -> bytes:
+        """Identify one image; see `Split`."""
+        return self.split.digest(self.indices[index])
+
 
 def mixture(data: DataSource, config: DataConfig, *, unlabeled: bool = True) -> DataSource:
     """Return the data as a training sees it: what is mixed in is the split `AUXILIARY`.
