@@ -189,6 +189,8 @@ def model_path(model: Path) -> Path:
         )
     if model.is_file():
         return model
+    if not model.is_dir():
+        raise UsageError(f"{model} is neither a file nor a folder.", "Give a run's folder or a model file.")
     file = model / "model.safetensors"
     if not file.is_file():
         raise UsageError(f"{model} holds no model.safetensors.", "The run is not finished: continue it with --resume.")

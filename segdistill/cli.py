@@ -3,10 +3,10 @@
 `--help` must come at once, so what takes long to import (torch, pydantic, rich) is imported where it is used.
 """
 
-import errno
 import json
 import os
 import shlex
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +17,7 @@ from typer.core import TyperCommand
 
 from segdistill import __version__
 from segdistill.errors import CheckError, DataError, ResourceError, SegdistillError, Stopped, UsageError, nearest
+from segdistill.signals import at_once
 
 if TYPE_CHECKING:
     from segdistill.config import RunConfig
@@ -883,7 +884,8 @@ def main() -> None:
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
     try:
-        app()
+        with at_once(signal.SIGTERM):
+            app()
     except SystemExit as end:
         if end.code == 130:  # what typer makes of a KeyboardInterrupt
             open_terminal().warn("Interrupted.")
@@ -904,6 +906,8 @@ def _word(text: str | Path) -> str:
 
 def _explain(error: Exception) -> SegdistillError:
     """Return the error to show for an exception that nothing else expected."""
+    from segdistill.store import disk_full
+
     text = f"{type(error).__name__}: {error}"
     told = [line for line in text.splitlines() if any(sign in line for sign in OUT_OF_MEMORY)]
     if told:
@@ -911,8 +915,8 @@ def _explain(error: Exception) -> SegdistillError:
             f"Out of memory. {told[0].strip()}",
             "Use a smaller data.batch_size, data.crop or data.size, optim.accumulate=2, or a smaller network.",
         )
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return ResourceError("The disk is full.", "Free some space, or write elsewhere.")
+    if isinstance(error, OSError) and (full := disk_full(error)):
+        return full
     if isinstance(error, OSError) and error.filename is not None:
         return UsageError(f"{error.filename}: {error.strerror}.", "Check that path.")
     return SegdistillError(f"Internal error. {text}", "Run it again with --debug for the traceback.")

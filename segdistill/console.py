@@ -3,7 +3,8 @@
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,13 +22,33 @@ UNFOLDED = 10_000
 """Columns where there is no terminal: a name in a log stays in one piece, so that it can be searched for."""
 
 
+class Stderr:
+    """Takes what is said, as long as somebody listens: a training does not end because a terminal is gone."""
+
+    def write(self, text: str) -> int:
+        """Write, or lose the text."""
+        with suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or lose what is left."""
+        with suppress(OSError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
 class Terminal:
     """Speaks to a person: a bar on a terminal, a line now and then elsewhere, with `verbose` a line per step."""
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         self.quiet = quiet
         self.verbose = verbose
-        self.err = Console(stderr=True, highlight=False, width=None if sys.stderr and sys.stderr.isatty() else UNFOLDED)
+        seen = bool(sys.stderr) and sys.stderr.isatty()
+        heard = cast(IO[str], Stderr()) if sys.stderr else None  # none where fd 2 was closed
+        self.err = Console(stderr=True, file=heard, highlight=False, width=None if seen else UNFOLDED)
         self.out = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 140)
 
     def say(self, text: str) -> None:

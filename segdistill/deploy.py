@@ -21,7 +21,7 @@ from segdistill.latency import measure, torch_subject
 from segdistill.metrics import Scores
 from segdistill.networks import build_network
 from segdistill.prediction import predictor
-from segdistill.store import seal, sweep
+from segdistill.store import check_writable, seal, sweep
 from segdistill.submission import plan_submission, write_submission
 from segdistill.talk import Talk
 
@@ -206,6 +206,7 @@ def export_model(
         raise UsageError(f"{file} exists.", "Add --overwrite, or choose another --output.")
     if not file.parent.is_dir():
         raise UsageError(f"There is no folder {file.parent}.", "Make it first, or choose another --output.")
+    check_writable(file.parent)
     where = resolve_device("cpu" if device == "auto" else device)
     network, info = load_model(path)
     _check_plain(path, info)

@@ -23,6 +23,7 @@ from segdistill.data import DataSource
 from segdistill.errors import ModelError, UsageError
 from segdistill.metrics import Scores
 from segdistill.setting import Setting, init_weights_used, weights_used
+from segdistill.signals import at_once
 from segdistill.store import RunFolder, open_run, seal, verify_file, write_atomic, write_json
 
 
@@ -102,7 +103,7 @@ def run_folder(setting: Setting, path: Path, kind: str) -> Iterator[RunFolder | 
     if inner and path.is_symlink():
         raise UsageError(f"{path} is a link: what is written there would lie outside.", "Remove it.")
     resume = options.resume and (not inner or (path / "config.toml").exists())
-    with open_run(path, resume=resume, overwrite=options.overwrite) as folder:
+    with open_run(path, resume=resume, overwrite=options.overwrite) as folder, at_once(continued_by=options.again):
         if resume:
             _refuse_changes(path, setting)
             (folder / "manifest.json").unlink(missing_ok=True)  # it is not finished until it is sealed again
@@ -111,10 +112,9 @@ def run_folder(setting: Setting, path: Path, kind: str) -> Iterator[RunFolder | 
             write_json(folder / "data.json", describe_data(setting.data))
             write_json(folder / "environment.json", {"kind": kind, **environment(setting)})
             write_atomic(folder / "config.toml", tomli_w.dumps(folder_config(setting)))
-        if resume and setting.options.baseline:
-            write_json(
-                folder / "environment.json", _table(path / "environment.json") | {"baseline": setting.options.baseline}
-            )
+        if resume:  # a baseline and seeds may be added
+            added = {"baseline": options.baseline, "seeds": options.seeds}
+            write_json(folder / "environment.json", _table(path / "environment.json") | added)
         yield folder
 
 
@@ -138,6 +138,7 @@ def environment(setting: Setting) -> dict[str, Any]:
         "weights": weights_used(setting.options),
         "init_weights": init_weights_used(setting.options),
         "baseline": setting.options.baseline,
+        "seeds": setting.options.seeds,
     }
 
 
@@ -219,8 +220,10 @@ def results(setting: Setting, rows: list[Row]) -> dict[str, dict[str, Any]]:
 
 
 def refuse_other_teacher(folder: Path, info: ModelInfo) -> None:
-    """Refuse to continue a run under another teacher."""
+    """Refuse to continue a run under another teacher, or under one that may be another."""
     path = folder / "teacher.json"
+    if not path.exists() and any((folder / name).exists() for name in ("checkpoints/last", "model.safetensors")):
+        raise ModelError(f"{path} is gone: nothing says which teacher the run began with.", "Start a new run.")
     if path.exists() and (before := _table(path).get("sha256")) != info.sha256:
         raise UsageError(
             f"The teacher has changed since this run began: its weights had the sha256 {before}, now {info.sha256}.",
@@ -238,8 +241,10 @@ def _refuse_changes(folder: Path, setting: Setting) -> None:
     now, place = _flat(folder_config(setting)), environment(setting)
     for key, flag in (("weights", "--pretrained or --backbone-weights"), ("init_weights", "--init-weights")):
         before[flag], now[flag] = place_before.get(key, "none"), place[key]
-    if place_before.get("baseline") and place["baseline"]:
-        before["--baseline"], now["--baseline"] = place_before["baseline"], place["baseline"]
+    if place_before.get("baseline"):  # one may be added
+        before["--baseline"], now["--baseline"] = place_before["baseline"], place["baseline"] or "none"
+    if isinstance(seeds := place_before.get("seeds"), int) and seeds > place["seeds"]:  # and so may seeds
+        before["--seeds"], now["--seeds"] = seeds, place["seeds"]
     changed = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
     if changed:
         lines = "\n".join(f"  {key}: {before.get(key)} -> {now.get(key)}" for key in changed)

@@ -46,7 +46,7 @@ from segdistill.talk import Logged, Talk, duration
 from segdistill.teacher_check import check_teacher, other_sizes
 from segdistill.teachers import RUNS, adopted, find_teacher, is_given, open_teacher
 from segdistill.terms import Pair, build_terms
-from segdistill.training import Job, Preparation, in_progress, load_last, prepare, score, train, training_stream
+from segdistill.training import Job, Preparation, load_last, prepare, score, stage_reached, train, training_stream
 from segdistill.types import Objective, Stage, Term
 
 OVERWHELMING = 20
@@ -303,10 +303,16 @@ def _prepare(
                 place.talk.say(f"{stage.name}: would be trained first, {stage.optim.steps} steps, unless found.")
                 continue
             key = preparations.key_of(setting, stage, teacher[1])
-            runs = [path]
-            if not (folder is not None and options.resume and in_progress(folder, stage)):
+            reached = None if folder is None or not options.resume else stage_reached(folder)
+            reached, runs = distributed.same_for_all(reached), [path]
+            if reached not in (stage.name, "student"):
                 runs += [path.parent, *sorted(RUNS.glob("*/")), *sorted(path.parent.glob("*/"))]
             found = distributed.same_for_all(preparations.find(stage.name, key, runs))
+            if found is None and reached == "student":
+                raise ModelError(
+                    f"{path / stage.name}.safetensors is gone or damaged, and the student was trained with it.",
+                    "Restore it, or start a new run.",
+                )
             if found is None:
                 place.talk.say(f"{stage.name}: trained first, {stage.optim.steps} steps, and kept for this teacher.")
                 job = Preparation(stage, setting.config, setting.data)

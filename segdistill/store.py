@@ -152,28 +152,26 @@ class RunFolder:
         if (self / name).exists():
             sync(self / name)
 
-    def count_lines(self, name: str) -> int:
-        """Return how many lines a log has; none where there is none."""
+    def lines(self, name: str) -> list[bytes]:
+        """Return the lines of a log with their ends; none where there is none."""
         path = self / name
-        return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
+        return path.read_bytes().splitlines(keepends=True) if path.exists() else []
 
-    def truncate_lines(self, name: str, keep: int) -> None:
+    def truncate_lines(self, name: str, keep: int, sha256: str | None) -> None:
         """Cut a log back to its first `keep` lines: what a resumed run has not done yet.
 
         Raises:
-            ModelError: if it has fewer, or is no text.
+            ModelError: if it has fewer, or others than this digest says, where there is one.
         """
-        path = self / name
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        except ValueError:
-            lines = []
-        if len(lines) < keep:
+        path, lines = self / name, self.lines(name)
+        kept = b"".join(lines[:keep])
+        if len(lines) < keep or sha256 not in (None, hashlib.sha256(kept).hexdigest()):
             raise ModelError(
-                f"{path} is damaged: its first {keep} lines are not there.", "Restore it, or start a new run."
+                f"{path} is damaged: its first {keep} lines are not those that the run wrote.",
+                "Restore it, or start a new run.",
             )
-        if path.exists():
-            write_atomic(path, "".join(lines[:keep]))
+        if lines:
+            write_atomic(path, kept)
 
     def close(self) -> None:
         """Release the lock."""
@@ -303,9 +301,12 @@ def verify_file(folder: Path, name: str) -> None:
     if not manifest.is_file():
         return
     try:
-        expected = json.loads(manifest.read_text(encoding="utf-8"))["files"].get(name, {}).get("sha256")
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        expected = files.get(name, {}).get("sha256")
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise ModelError(f"{manifest} is damaged.", "Delete it to use the run without that check.") from None
+    if expected is None and (folder / name).exists():
+        raise ModelError(f"{folder / name} is not the run's: {manifest} does not name it.", "Train again.")
     if expected is not None and not (folder / name).is_file():
         raise ModelError(f"{folder / name} is gone, and the manifest names it.", "Restore the file, or train again.")
     if expected is not None and (found := sha256_of(folder / name)) != expected:
@@ -343,6 +344,31 @@ def _own_files(folder: Path) -> list[str]:
     return [*OWN_FILES, *(path.name for path in prepared_in(folder))]
 
 
+def disk_full(error: OSError, path: Path | None = None) -> ResourceError | None:
+    """Return what to tell of an error if it says that there is no space."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return None
+    where = f" while writing {path}" if path else ""
+    return ResourceError(
+        f"The disk is full (or a quota or size limit is reached){where}: {error.strerror}.",
+        "What was there before is untouched. Free some space, then give the command again; a training takes --resume.",
+    )
+
+
+def check_writable(folder: Path) -> None:
+    """Try whether a file can be written in a folder.
+
+    Raises:
+        UsageError: if not.
+        ResourceError: if there is no space.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _explain(error, folder) from error
+
+
 def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
@@ -350,11 +376,8 @@ def _umask() -> int:
 
 
 def _explain(error: OSError, path: Path) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return ResourceError(
-            f"The disk is full (or a quota or size limit is reached) while writing {path}: {error.strerror}.",
-            "What was there before is untouched. Free some space, then run the same command with --resume.",
-        )
+    if full := disk_full(error, path):
+        return full
     kinds = (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
     if isinstance(error, kinds) or error.errno in (errno.EROFS, errno.ELOOP):
         return UsageError(f"{path} cannot be written: {error.strerror}.", "Choose another folder.")

@@ -1,15 +1,11 @@
 """One training from its first step to its model file: logs, validation, checkpoints, signals, exact resume."""
 
+import hashlib
 import json
 import math
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +20,7 @@ from segdistill.label_codes import with_labels
 from segdistill.metrics import Scores
 from segdistill.networks import SegNetwork
 from segdistill.prediction import predictor
+from segdistill.signals import stop, stop_signals
 from segdistill.store import RunFolder
 from segdistill.talk import Advance, Silence, Talk
 from segdistill.types import Batch, Stage
@@ -96,7 +93,7 @@ def train(job: Job, folder: RunFolder | None, place: Workplace, *, resume: bool,
         command: what continues the run, for messages.
     """
     check = Check(job, folder, place)
-    with stop_signals() as stopped:
+    with stop_signals(alone=distributed.world_size() == 1) as stopped:
         recorder = _run_stage(job, folder, place, resume, command, stopped, check)
         scores = check.scores or check.score(place.exact())
         if folder is not None:
@@ -114,7 +111,7 @@ def prepare(job: Preparation, folder: RunFolder | None, place: Workplace, *, res
 
     Args: as `train`; the weights are the caller's to keep.
     """
-    with stop_signals() as stopped:
+    with stop_signals(alone=distributed.world_size() == 1) as stopped:
         recorder = _run_stage(job, folder, place, resume, command, stopped)
         _stop_late(stopped, job, place, command)
     return recorder.seconds
@@ -190,7 +187,6 @@ class Recorder:
     ) -> None:
         self.job, self.folder, self.place, self.advance = job, folder, place, advance
         self.stopped, self.command, self.check = stopped, command, check
-        self.lines = 0
         self.seconds = 0.0
         """Spent in steps, without validation and checkpoints."""
         self.unvalidated = False
@@ -205,10 +201,8 @@ class Recorder:
             if self.check is not None:
                 self.check.best, self.check.best_step = state["best"], state["best_step"]
         if self.folder is not None and resume:
-            self.lines = 0 if state is None else state["lines"]
-            self.folder.truncate_lines("metrics.jsonl", self.lines)
-        elif self.folder is not None:  # behind the stages before
-            self.lines = self.folder.count_lines("metrics.jsonl")
+            keep, digest = (0, None) if state is None else (state["lines"], state.get("lines_sha256"))
+            self.folder.truncate_lines("metrics.jsonl", keep, digest)
 
     def __call__(self, report: Report) -> None:
         """Handle one step; called on every process."""
@@ -263,7 +257,9 @@ class Recorder:
     def _save(self, training: Training) -> None:
         if self.folder is None:
             return
-        own = {"lines": self.lines, "seconds": self.seconds, "unvalidated": self.unvalidated}
+        lines = self.folder.lines("metrics.jsonl")
+        own = {"lines": len(lines), "lines_sha256": hashlib.sha256(b"".join(lines)).hexdigest()}
+        own |= {"seconds": self.seconds, "unvalidated": self.unvalidated}
         if self.check is not None:
             own |= {"best": self.check.best, "best_step": self.check.best_step}
         self.folder.sync("metrics.jsonl")  # a state counts on the lines that it names
@@ -275,7 +271,6 @@ class Recorder:
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         entry = {"stage": self.job.stage.name, "step": step, **finite}
         self.folder.append("metrics.jsonl", json.dumps(entry))
-        self.lines += 1
 
 
 class Check:
@@ -324,10 +319,10 @@ class _InterruptedError(Exception):
     """A signal came during a validation."""
 
 
-def in_progress(folder: RunFolder, stage: Stage) -> bool:
-    """Whether a run was stopped in this stage."""
+def stage_reached(folder: RunFolder) -> str | None:
+    """Return the stage that a run was stopped in; None where it has saved nothing yet."""
     state = load_last(folder, Silence())
-    return state is not None and bool(state["training"]["stage"] == stage.name)
+    return None if state is None else str(state["training"]["stage"])
 
 
 def _is_whole(state: Any) -> bool:
@@ -397,37 +392,3 @@ def score(
     finally:
         network.train(training)
     return gather_scores(scores, place.device)
-
-
-def stop(number: int | None, when: str, command: str) -> Stopped:
-    """Return what ends the run; `number` is None where only another process got the signal."""
-    number = number or signal.SIGTERM
-    what = f"Stopped by {signal.Signals(number).name} {when}; everything is saved."
-    return Stopped(what, f"Continue with: {command}", number)
-
-
-@contextmanager
-def stop_signals() -> Iterator[Callable[[], int | None]]:
-    """Turn SIGINT and SIGTERM into a flag that a loop asks for; a second signal ends the process at once.
-
-    That is like a kill, which a run survives at any moment: an exception could be raised where Python ignores it, such
-    as in the start of a loader process. Under torchrun the second one does nothing: of one Ctrl-C, each process gets a
-    signal from the terminal and another from torchrun, which kills what does not end by itself.
-    """
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-
-    def catch(number: int, frame: FrameType | None) -> None:
-        if caught and distributed.world_size() == 1:
-            os.write(2, b"\nStopped at once. --resume goes on from the last checkpoint.\n")
-            os._exit(128 + number)
-        caught.append(number)
-
-    before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: caught[0] if caught else None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,6 +1,7 @@
 """The commands before anything is trained: help, exit codes, messages read aloud, and that nothing is written."""
 
 import json
+import os
 import shlex
 import signal
 import sys
@@ -240,6 +241,12 @@ def test_a_full_disk_leaves_the_old_file_and_is_told_without_a_traceback(tmp_pat
 def test_a_mistake_in_the_line_is_named_and_nothing_is_written(line: str, expected: str, tmp_path: Path) -> None:
     refused(line, expected)
     assert not files(tmp_path)
+
+
+def test_what_is_no_file_and_no_folder_is_no_model(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # who opened it would wait for ever
+    for line in ("evaluate pipe", "export pipe", "infer pipe . --out labels"):
+        refused(line, "pipe is neither a file nor a folder")
 
 
 def test_a_preset_is_not_copied_over_a_file(tmp_path: Path) -> None:

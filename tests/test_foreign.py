@@ -474,6 +474,8 @@ def test_a_graph_of_ours_gives_the_logits_of_its_network_and_its_classes(tmp_pat
     assert (info.classes, info.size, info.network.network) == (own.classes, (32, 48), "onnx:model.onnx")
     assert notes == ()
     assert (teacher(image).features, countable_macs(teacher, (32, 48)), count_parameters(teacher)) == ((), None, 0)
+    with pytest.raises(UsageError, match="has one output"):
+        open_(f"onnx:{tmp_path}/model.onnx:logits")
 
 
 @pytest.mark.parametrize(("batch", "size"), [(1, (32, 48)), ("n", ("h", "w")), ("n", (32, 48)), (1, ("h", "w"))])

@@ -1,6 +1,10 @@
 """What stands around a distillation in the commands: unlabelled images, the plain twin, several seeds, preparations."""
 
 import json
+import os
+import shlex
+import signal
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +13,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from commands import SMALL, contents, refused, segdistill, write_camvid
+from commands import SMALL, contents, halve, refused, segdistill, write_camvid
 from PIL import Image
 from safetensors import safe_open
 
-from segdistill import training
+from segdistill import report, training
 from segdistill.checkpoint import load_state, read_info
 from segdistill.config import DataConfig
 from segdistill.data import AUXILIARY, load_data, mixture
@@ -56,13 +60,13 @@ def distil(camvid: Path, teacher: Path | str, words: str, preset: str = "tsl") -
     return result
 
 
-def stop_after(steps: int) -> Callable[[training.Recorder, Report], None]:
-    """Return what stops a training after so many steps of a stage, as a signal would."""
+def stop_after(steps: int, stage: str = "") -> Callable[[training.Recorder, Report], None]:
+    """Return what stops a training after so many steps of a stage, of the first one or this, as a signal would."""
     asked = training.Recorder.__call__
 
     def call(self: training.Recorder, report: Report) -> None:
         asked(self, report)
-        if report.step == steps:
+        if report.step == steps and stage in ("", self.job.stage.name):
             self._save(report.training)
             raise Stopped("Stopped.", "Resume.", 15)
 
@@ -216,6 +220,49 @@ def test_a_run_stopped_in_the_auto_encoder_ends_in_the_same_bits(
         assert Path("whole/run", name).read_bytes() == Path("parts/run", name).read_bytes()
 
 
+@pytest.mark.promise("C3", "C4")
+@pytest.mark.parametrize("damage", [Path.unlink, halve])
+def test_a_student_does_not_go_on_without_the_auto_encoder_that_it_was_trained_with(
+    damage: Callable[[Path], None], camvid: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"distill --preset ka --teacher {teacher} --student resnet18-half --data camvid:{camvid} {SMALL} --out run"
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Recorder, "__call__", stop_after(1, "student"))
+        assert segdistill(line).code == 143
+    state = Path("run/checkpoints/last").read_bytes()
+    damage(Path("run/autoencoder.safetensors"))
+    refused(f"{line} --resume", "run/autoencoder.safetensors is gone or damaged", code=5)
+    assert Path("run/checkpoints/last").read_bytes() == state
+
+
+@pytest.mark.promise("C5", "T4")
+def test_a_run_that_has_lost_the_name_of_its_teacher_takes_no_other(
+    camvid: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"distill --preset tsl --teacher {teacher} --student resnet18-half --data camvid:{camvid} {SMALL} --out run"
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Recorder, "__call__", stop_after(1))
+        assert segdistill(line).code == 143
+    Path("run/teacher.json").unlink()
+    refused(f"{line} --resume", "run/teacher.json is gone", code=5)
+
+
+@pytest.mark.promise("R1")
+def test_a_signal_between_the_trainings_says_how_to_go_on(
+    camvid: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    line = f"distill --preset tsl --teacher {teacher} --student resnet18-half --data camvid:{camvid} {SMALL} --out run"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "_exit", sys.exit)
+        patch.setattr(report, "draw_comparison", lambda *words: os.kill(os.getpid(), signal.SIGTERM))
+        assert segdistill(line).code == 143
+    said = capfd.readouterr().err
+    assert said.startswith("\nStopped by SIGTERM. Continue with: ")
+    assert shlex.split(said)[-len(shlex.split(line)) - 2 :] == ["segdistill", *shlex.split(line), "--resume"]
+    assert not Path("run/manifest.json").exists()
+    assert segdistill(f"{line} --resume").code == 0
+
+
 # Label assistance
 
 
@@ -305,6 +352,7 @@ def test_several_seeds_go_on_where_the_first_was_stopped(
         patch.setattr(training.Recorder, "__call__", stop_after(1))
         assert segdistill(f"{line} --out parts").code == 143
     assert not Path("parts/seed-1").exists()
+    refused(f"{line.replace('--seeds 2', '')} --out parts --resume", "--seeds: 2 -> 1")
     assert segdistill(f"{line} --out parts --resume").code == 0
     for name in ("model.safetensors", "seed-1/model.safetensors"):
         assert Path("whole", name).read_bytes() == Path("parts", name).read_bytes()
@@ -328,6 +376,7 @@ def test_another_kind_of_baseline_or_other_first_weights_are_another_run(camvid:
     line = f"distill --preset tsl --teacher {teacher} --student resnet18-half --data camvid:{camvid} {SMALL} --out run"
     assert segdistill(f"{line} --baseline steps").code == 0
     refused(f"{line} --baseline time --resume", "--baseline: steps -> time")
+    refused(f"{line} --resume", "--baseline: steps -> none")
     refused(f"{line} --baseline steps --init-weights run --resume", "--init-weights: none ->")
 
 

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -343,6 +344,35 @@ def test_a_file_that_a_finished_run_has_lost_is_named(name: str, student: Path, 
         refused(f"{DISTILL} --baseline steps --resume --out {student}", f"{name} is gone, and the manifest", code=5)
     finally:
         aside.rename(student / name)
+
+
+@pytest.mark.promise("C3")
+def test_a_manifest_that_names_nothing_makes_no_run_finished(student: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(student, tmp_path / "run")
+    (run / "manifest.json").write_text('{"schema": 1, "files": {}}')
+    (run / "scores.json").write_text('{"distilled": {"miou": 0.99}}')
+    refused(f"{DISTILL} --baseline steps --resume --out {run}", "is not the run's", code=5)
+    refused(f"evaluate {run} --data streets", "model.safetensors is not the run's", code=5)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="this system has no folder that nobody can write in")
+def test_an_export_into_a_folder_that_takes_no_file_is_refused_before_the_work(student: Path) -> None:
+    begun = time.monotonic()
+    refused(f"export {student} --data streets --output /proc/self/a.onnx", "/proc/self cannot be written")
+    assert time.monotonic() - begun < 3
+
+
+def test_a_training_goes_on_when_nobody_listens_any_more(camvid: Path, tmp_path: Path) -> None:
+    line = f"train-teacher --teacher {NETWORK} --data camvid:{camvid} {SMALL} --out run --verbose"
+    words = [sys.executable, "-m", "segdistill", *shlex.split(line)]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as training:
+        assert training.stderr is not None
+        training.stderr.readline()
+        training.stderr.close()
+        assert training.stdout is not None
+        assert b"Run: run" in training.stdout.read()
+    assert training.returncode == 0
+    assert (tmp_path / "run/manifest.json").exists()
 
 
 @pytest.mark.promise("S1")

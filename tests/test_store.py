@@ -1,5 +1,6 @@
 """A run's folder: files are old or new and never half, one run at a time, and only its own files are touched."""
 
+import hashlib
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from segdistill.store import (
     OWN_FILES,
     RunFolder,
     check_folder,
+    check_writable,
     next_folder,
     open_run,
     seal,
@@ -314,18 +316,22 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "victim").read_text() == "mine"
 
 
+@pytest.mark.promise("C3")
 def test_a_log_is_cut_back_to_what_is_done(tmp_path: Path) -> None:
+    two = hashlib.sha256(b"one\ntwo\n").hexdigest()
     with open_run(tmp_path / "run", resume=False, overwrite=False) as folder:
         for line in ("one", "two", "three"):
             folder.append("metrics.jsonl", line)
-        folder.truncate_lines("metrics.jsonl", 2)
+        assert folder.lines("metrics.jsonl") == [b"one\n", b"two\n", b"three\n"]
+        folder.truncate_lines("metrics.jsonl", 2, two)
         folder.append("metrics.jsonl", "other")
-        folder.truncate_lines("absent.jsonl", 0)
+        folder.truncate_lines("metrics.jsonl", 3, None)
+        folder.truncate_lines("absent.jsonl", 0, None)
         assert (folder / "metrics.jsonl").read_text() == "one\ntwo\nother\n"
-        assert not (folder / "absent.jsonl").exists()
-        for name in ("metrics.jsonl", "absent.jsonl"):
-            with pytest.raises(ModelError, match=f"{name} is damaged: its first 4 lines are not there"):
-                folder.truncate_lines(name, 4)
+        assert (folder.lines("absent.jsonl"), (folder / "absent.jsonl").exists()) == ([], False)
+        for name, keep, digest in (("metrics.jsonl", 4, None), ("absent.jsonl", 1, None), ("metrics.jsonl", 3, two)):
+            with pytest.raises(ModelError, match=f"{name} is damaged: its first {keep} lines are not those"):
+                folder.truncate_lines(name, keep, digest)
 
 
 @pytest.mark.promise("C3")
@@ -344,6 +350,24 @@ def test_a_manifest_holds_every_file_of_the_run_and_finds_a_flipped_bit(tmp_path
     for part in (str(run / "config.toml"), before, sha256_of(run / "config.toml")):
         assert part in caught.value.what
     assert caught.value.exit_code == 5
+
+
+@pytest.mark.promise("C3")
+def test_a_file_that_the_manifest_does_not_name_is_not_the_run_s(tmp_path: Path) -> None:
+    run = run_in(tmp_path / "run", "config.toml")
+    seal(run)
+    verify_file(run, "model.safetensors")
+    (run / "model.safetensors").write_text("from elsewhere")
+    with pytest.raises(ModelError, match=r"model\.safetensors is not the run's"):
+        verify_file(run, "model.safetensors")
+
+
+def test_a_folder_that_takes_no_file_is_told_before_the_work(tmp_path: Path) -> None:
+    check_writable(tmp_path)
+    assert not os.listdir(tmp_path)
+    for folder in (tmp_path / "none", Path("/proc/self")):
+        with pytest.raises(UsageError, match="cannot be written"):
+            check_writable(folder)
 
 
 def test_without_a_manifest_there_is_nothing_to_compare(tmp_path: Path) -> None:

@@ -67,6 +67,8 @@ def load(where: str, wanted: InputConfig | None, device: torch.device) -> Loaded
         notes = ("this onnxruntime knows no CUDA: the teacher computes on the CPU. onnxruntime-gpu is faster.",)
     content, metadata = read_graph(path)
     if "segdistill" in metadata:
+        if output:
+            raise UsageError(f"{path} has one output: it is one that segdistill wrote.", f"Leave out :{output}.")
         exported = OnnxModel(path, device)
         if wanted is not None:
             notes += ("teacher.input changes nothing: the graph normalises its images itself.",)

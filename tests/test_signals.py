@@ -1,0 +1,96 @@
+"""Signals: a loop is asked to stop, all else ends at once, and nothing is swallowed."""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from commands import process
+
+from segdistill.signals import at_once, stop_signals
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.promise("R1")
+def test_the_first_signal_is_noted_and_the_next_one_of_either_kind_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    before = signal.getsignal(signal.SIGINT)
+    with stop_signals() as caught:
+        assert caught() is None
+        send(signal.SIGTERM)
+        assert caught() == signal.SIGTERM
+        assert capfd.readouterr().err == ""
+        with pytest.raises(SystemExit) as end:
+            send(signal.SIGINT)
+        assert end.value.code == 130
+        assert "Stopped at once. --resume goes on from the last checkpoint." in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.promise("R1")
+def test_under_torchrun_one_interrupt_is_two_signals_and_the_first_counts() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stop_signals(alone=False) as caught:
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+            send(number)
+        assert caught() == signal.SIGINT
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_training_in_another_thread_leaves_signals_to_the_main_one() -> None:
+    seen: list[object] = []
+
+    def inside() -> None:
+        with stop_signals() as caught, at_once():
+            seen.append((caught(), signal.getsignal(signal.SIGTERM)))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    assert seen == [(None, before)]
+
+
+WAITS = """
+import os, signal, sys, time
+from segdistill.signals import at_once, stop_signals
+with at_once(continued_by="segdistill again"):
+    with stop_signals():
+        pass
+    if os.fork() == 0:
+        os.kill(os.getpid(), int(sys.argv[1]))  # a loader process: it says nothing
+    os.wait()
+    try:
+        os.kill(os.getpid(), int(sys.argv[1]))
+        time.sleep(60)
+    except BaseException:
+        time.sleep(60)
+"""
+
+
+@pytest.mark.promise("R1")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_where_nothing_is_to_be_saved_a_signal_ends_the_process_and_says_how_to_go_on(number: signal.Signals) -> None:
+    done = process(sys.executable, "-c", WAITS, str(int(number)))
+    assert (done.code, done.err) == (128 + number, f"\nStopped by {number.name}. Continue with: segdistill again\n")
+
+
+def test_a_signal_ends_a_process_whose_terminal_is_gone() -> None:
+    closed = WAITS.replace("with at_once", "os.close(2)\nwith at_once", 1)
+    assert process(sys.executable, "-c", closed, str(int(signal.SIGTERM))).code == 143
+
+
+@pytest.mark.promise("R1")
+def test_any_command_ends_with_143_when_it_is_told_to(tmp_path: Path) -> None:
+    program = "import os, signal, sys\nfrom segdistill import cli, doctor\n"
+    program += "doctor.examine = lambda: os.kill(os.getpid(), signal.SIGTERM)\n"
+    program += "sys.argv = ['segdistill', 'doctor']\ncli.main()\n"
+    done = process(sys.executable, "-c", program, cwd=tmp_path)
+    assert (done.code, done.err) == (143, "\nStopped by SIGTERM.\n")
