@@ -179,7 +179,7 @@ def quickstart(
     result = quickstart(out, options, steps, terminal)
     failures = result.exported.pop("failures")
     show_export(terminal, result.exported)
-    show_outcome(terminal, result.outcome, as_json=False)
+    show_outcome(terminal, result.outcome, as_json=False, exported=True)
     terminal.result(f"Labels:  {out / 'labels'} ({result.images_per_second:.1f} images per second)")
     terminal.result(f"Picture: {result.outcome.folder / 'picture.png'}")
     if failures:
@@ -407,7 +407,7 @@ def show_config(config: "RunConfig") -> None:
     typer.echo(tomli_w.dumps(config.to_dict()), nl=False)
 
 
-def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool) -> None:
+def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool, exported: bool = False) -> None:
     """Print the table of what was trained, and what to do next; of several processes, one speaks."""
     from segdistill.distributed import is_main
     from segdistill.report import SEES_LABELS
@@ -441,7 +441,8 @@ def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool) -> 
         if outcome.gain is not None:
             terminal.result(outcome.gain["sentence"])
         terminal.result(f"Run: {outcome.folder}")
-        if not all("note" in result for result in outcome.results.values()):  # what sees labels has no export
+        # what sees labels has no export
+        if not exported and not all("note" in result for result in outcome.results.values()):
             terminal.say(f"Next: segdistill export {_word(outcome.folder)}")
     return None
 
