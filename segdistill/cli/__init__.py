@@ -1,0 +1,56 @@
+"""The command line: flags to configuration, results to stdout.
+
+`--help` must come at once, so what takes long to import (torch, pydantic, rich) is imported where it is used.
+"""
+
+import signal
+import sys
+
+from segdistill.cli import _listing, _models, _training  # noqa: F401  # it is these that register the commands
+from segdistill.cli._app import app
+from segdistill.cli._show import open_terminal
+from segdistill.errors import ResourceError, SegdistillError, Stopped, UsageError
+from segdistill.signals import at_once
+
+OUT_OF_MEMORY = (
+    *("out of memory", "can't allocate memory", "Cannot allocate memory"),
+    *("Insufficient memory", "Unable to allocate", "bad_alloc", "MemoryError"),
+)
+"""How PyTorch and the system, then OpenCV, NumPy and others say it: of an error in a loader process, text is left."""
+
+
+def main() -> None:
+    """Run the command line and turn errors into a panel and an exit code; tracebacks only with --debug."""
+    debug = "--debug" in sys.argv
+    sys.argv = [word for word in sys.argv if word != "--debug"]
+    try:
+        with at_once(signal.SIGTERM):
+            app()
+    except SystemExit as end:
+        if end.code == 130:  # what typer makes of a KeyboardInterrupt
+            open_terminal().warn("Interrupted.")
+        raise
+    except Exception as error:
+        known = error if isinstance(error, SegdistillError) else _explain(error)
+        if debug and not isinstance(error, Stopped):
+            raise
+        open_terminal().error(known)
+        sys.exit(known.exit_code)
+
+
+def _explain(error: Exception) -> SegdistillError:
+    """Return the error to show for an exception that nothing else expected."""
+    from segdistill.store import disk_full
+
+    text = f"{type(error).__name__}: {error}"
+    told = [line for line in text.splitlines() if any(sign in line for sign in OUT_OF_MEMORY)]
+    if told:
+        return ResourceError(
+            f"Out of memory. {told[0].strip()}",
+            "Use a smaller data.batch_size, data.crop or data.size, optim.accumulate=2, or a smaller network.",
+        )
+    if isinstance(error, OSError) and (full := disk_full(error)):
+        return full
+    if isinstance(error, OSError) and error.filename is not None:
+        return UsageError(f"{error.filename}: {error.strerror}.", "Check that path.")
+    return SegdistillError(f"Internal error. {text}", "Run it again with --debug for the traceback.")

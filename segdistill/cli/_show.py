@@ -1,0 +1,103 @@
+"""What commands print: tables of results, and words that can be copied into the next line."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from segdistill.console import Terminal
+    from segdistill.record import Outcome
+
+
+def open_terminal(*, quiet: bool = False, verbose: bool = False) -> "Terminal":
+    """Return what talks to the user."""
+    from segdistill.console import Terminal
+
+    return Terminal(quiet=quiet, verbose=verbose)
+
+
+def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool, exported: bool = False) -> None:
+    """Print the table of what was trained, and what to do next; of several processes, one speaks."""
+    from segdistill.distributed import is_main
+    from segdistill.report import SEES_LABELS
+
+    if not is_main():
+        return None
+    if as_json:
+        return typer.echo(json.dumps(outcome.to_json(), indent=2))
+    if outcome.dry_run:
+        return terminal.result("Dry run: nothing was written.")
+    costs = {"parameters": 1e6, "macs": 1e9}
+    header = ["", "network", "mIoU %", "best", "pixel acc. %", "parameters M", "GMACs"]
+    rows = [
+        [
+            name,
+            result["network"],
+            *(percent(result[key]) for key in ("miou", "best_miou", "pixel_accuracy")),
+            *("-" if result[key] is None else f"{result[key] / unit:.2f}" for key, unit in costs.items()),
+        ]
+        for name, result in outcome.results.items()
+    ]
+    if rows:
+        images = next(iter(outcome.results.values()))["images"]
+        terminal.table(f"{images} validation images, weights of the last step", header, rows)
+        for role, entry in outcome.spread().items():
+            terminal.result(
+                f"{role}: mIoU {100 * entry['mean']:.2f} %, spread {100 * entry['std']:.2f} over {entry['seeds']} seeds"
+            )
+        if any("note" in result for result in outcome.results.values()):
+            terminal.result(f"- : {SEES_LABELS}")
+        if outcome.gain is not None:
+            terminal.result(outcome.gain["sentence"])
+        terminal.result(f"Run: {outcome.folder}")
+        # what sees labels has no export
+        if not exported and not all("note" in result for result in outcome.results.values()):
+            terminal.say(f"Next: segdistill export {quoted(outcome.folder)}")
+    return None
+
+
+def show_export(terminal: "Terminal", result: dict[str, Any]) -> None:
+    """Print the checks and the latencies of an export."""
+    check = result["check"]
+    terminal.table(
+        f"{result['file']}: opset {result['opset']}, checked on {check['images']} images",
+        ["check", "found", "limit"],
+        [
+            ["largest difference of logits", f"{check['max_abs_diff']:.2g}", "1e-4 of the largest"],
+            ["pixels with the same label", f"{100 * check['label_agreement']:.4f} %", ">= 99.9 %"],
+            [
+                "mIoU in PyTorch, in onnxruntime",
+                f"{percent(check['miou_torch'])}, {percent(check['miou_onnx'])}",
+                "0.1 apart",
+            ],
+        ],
+    )
+    latencies = {name: entry for name, entry in result["latency_ms"].items() if entry is not None}
+    names = {"teacher": "teacher, PyTorch", "student": "student, PyTorch", "onnxruntime": "student, onnxruntime"}
+    rows = [
+        [
+            names[name],
+            *("-" if entry[key] is None else f"{entry[key]:.1f}" for key in ("first", "p50", "p90", "p99")),
+            f"{1000 / entry['p50']:.1f}",
+            str(entry["n"]),
+        ]
+        for name, entry in latencies.items()
+    ]
+    threads = next(iter(latencies.values()))["threads"]
+    size = "x".join(map(str, result["size"]))
+    title = f"Milliseconds per image at {size}, batch 1, fp32, {threads} threads, measured in turns"
+    terminal.table(title, ["", "first", "p50", "p90", "p99", "fps", "runs"], rows)
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction in percent, or a dash for none."""
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def quoted(text: str | Path) -> str:
+    """Return a path as it is typed, whatever it begins with and whatever is in it."""
+    path = str(text)
+    return shlex.quote(f"./{path}" if path.startswith("-") else path)
