@@ -101,7 +101,8 @@ class LabelCodes(Strict):
     """How a label-assisted teacher sees the label: as a number per class, in a further channel (Qiu et al. 2024)."""
 
     scale: Positive = 1.75
-    """Multiplies the channel, so that it deviates somewhat more than the normalised image beside it."""
+    """Multiplies the channel, so that it deviates somewhat more than an image beside it that ImageNet's deviation
+    divides; where another one does, it divides the channel too."""
     noise: Annotated[float, Field(ge=0)] = 0.2
     """Deviation of the pixel noise while it teaches, in distances between two codes."""
     training_noise: Annotated[float, Field(ge=0)] = 0.3

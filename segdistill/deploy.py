@@ -22,7 +22,7 @@ from segdistill.metrics import Scores
 from segdistill.networks import build_network
 from segdistill.prediction import predictor
 from segdistill.store import check_writable, seal, sweep
-from segdistill.submission import plan_submission, write_submission
+from segdistill.submission import COUNTS, plan_submission, write_submission
 from segdistill.talk import Talk
 
 BATCH = 4
@@ -136,6 +136,8 @@ def evaluate_model(
     tiled: bool = False,
 ) -> Evaluation:
     """Score a model on a split, at the labels' own size, and write a benchmark's label maps where asked for."""
+    if submission is not None and split not in COUNTS:
+        raise UsageError(f"--submission is of --split test or val, not {split}.", "The server scores test.")
     opened = open_model(model, device, precision)
     data = data_of(model, opened.info, given, talk)
     images = data.split(split)
@@ -168,6 +170,8 @@ def evaluate_model(
             scores = write_submission(opened.predict, batches, targets, lambda count: advance(count, ""))
         else:
             scores = evaluate(opened.predict, batches, len(data.classes), lambda count: advance(count, ""))
+    if targets and len(targets) != COUNTS[split]:
+        talk.warn(f"These are {len(targets)} of Cityscapes' {COUNTS[split]} {split} images: its server wants them all.")
     return Evaluation(opened, data, split, scores, submission, count_void, comparison)
 
 

@@ -23,7 +23,7 @@ from segdistill.engine import fit
 from segdistill.errors import CheckError, ModelError, UsageError
 from segdistill.first_step import pulls
 from segdistill.foreign import is_foreign
-from segdistill.label_codes import build_teacher, freeze
+from segdistill.label_codes import build_teacher, check_kind, freeze
 from segdistill.metrics import Scores
 from segdistill.networks import SegNetwork, build_network, load_backbone, resolve
 from segdistill.networks._base import count_parameters, countable_macs
@@ -40,7 +40,7 @@ from segdistill.record import (
     run_folder,
     versions,
 )
-from segdistill.setting import Options, Setting, prepared, with_out
+from segdistill.setting import Options, Setting, prepared, with_files_read, with_out
 from segdistill.store import RunFolder, next_folder, write_json
 from segdistill.talk import Logged, Talk, duration
 from segdistill.teacher_check import check_teacher, other_sizes
@@ -63,6 +63,7 @@ def train_teacher(config: RunConfig, options: Options, talk: Talk) -> Outcome:
             next_folder(RUNS, f"train-teacher-{config.preset}-{config.teacher.network}")
         )
         _start(setting, config.teacher)  # weights that do not fit are told before there is a folder
+        setting = with_files_read(setting)
         return finished(setting, out) or _teacher_run(replace(setting, options=with_out(options, out)), out)
 
 
@@ -79,6 +80,8 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
     opened = open_teacher(teacher, config, options, talk) if is_given(teacher) else None
     if opened is None:
         _check_unmapped(config)
+    else:
+        check_kind(opened[1], config)
     config = _with_start(config, options.init_weights)
     with prepared(config, options, talk, unlabeled=True) as setting:
         out = options.out or distributed.same_for_all(
@@ -92,12 +95,15 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
             if options.resume:
                 refuse_other_teacher(out, opened[1])
         setting = replace(setting, config=config, options=with_out(options, out))
-        if outcome := finished(setting, out):
-            return outcome
         if given is not None:
             _distillation(setting, student, given)
-            if not options.resume:
-                _check_teacher(setting, *given)
+        if config.teacher.label_codes is not None and (config.data.unlabeled or config.data.labeled < 1):
+            setting.place.talk.warn("A label-assisted teacher has nothing to say of images without labels.")
+        setting = with_files_read(setting)
+        if outcome := finished(setting, out):
+            return outcome
+        if given is not None and not options.resume:
+            _check_teacher(setting, *given)
         with run_folder(setting, out, "student") as folder:
             network, info = given or _obtain_teacher(setting, teacher)
             if given is None and not options.resume:

@@ -14,7 +14,7 @@ from segdistill.checkpoint import model_path
 from segdistill.config import RunConfig
 from segdistill.data import DataSource, check_files, load_data, mixture
 from segdistill.engine import resolve_device, resolve_precision
-from segdistill.errors import UsageError
+from segdistill.errors import DataError, UsageError
 from segdistill.store import check_folder, sha256_of
 from segdistill.talk import Silence, Talk
 from segdistill.terms import check_terms
@@ -22,6 +22,8 @@ from segdistill.training import Workplace
 
 MANY = 300
 """Images that take a moment to read."""
+FEW = 16
+"""Pairs of a split that tell at once of a mistake that is in all of them."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Setting:
 
 @contextmanager
 def prepared(config: RunConfig, options: Options, talk: Talk, *, unlabeled: bool) -> Iterator[Setting]:
-    """Check everything that can be checked before networks are built: flags, device, terms, data.
+    """Check everything that can be checked before networks are built and files are read: flags, device, terms, data.
 
     Args:
         config: resolved.
@@ -86,11 +88,17 @@ def prepared(config: RunConfig, options: Options, talk: Talk, *, unlabeled: bool
         for warning in data.warnings:
             talk.warn(warning)
         _check_batch(config, device)
-        contents: dict[str, str] = {}
-        if distributed.is_main():
-            contents = _read_files(data, talk)
-        data = replace(data, contents=distributed.same_for_all(contents))
         yield Setting(config, options, data, place)
+
+
+def with_files_read(setting: Setting) -> Setting:
+    """Read every file of the data, warn of what is unusual, and return a setting whose data is known by its content.
+
+    Raises:
+        DataError: naming the files that cannot be used; where many of them cannot, after the first few.
+    """
+    contents = _read_files(setting.data, setting.place.talk) if distributed.is_main() else {}
+    return replace(setting, data=replace(setting.data, contents=distributed.same_for_all(contents)))
 
 
 def default_workers() -> int:
@@ -122,7 +130,13 @@ def init_weights_used(options: Options) -> str:
 def _read_files(data: DataSource, talk: Talk) -> dict[str, str]:
     """Read every file, warn of what is unusual, and return what identifies them."""
     images = sum(len(split.names) for split in data.splits.values())
-    shown = talk if images > MANY and not data.generated else Silence()
+    many = images > MANY and not data.generated
+    if many:
+        try:
+            check_files(data, data.splits, at_most=FEW)
+        except DataError as error:
+            raise DataError(error.what, f"{error.fix}\n`segdistill data check` reads every file.".lstrip()) from None
+    shown = talk if many else Silence()
     with shown.progress(f"reading {data.name}", images) as advance:
         census = check_files(data, data.splits, lambda count: advance(count, ""))
     for warning in census.warnings:

@@ -24,6 +24,8 @@ from segdistill.types import Batch
 
 SIZE = (1024, 2048)
 """Of every image of Cityscapes, height and width."""
+COUNTS = {"val": 500, "test": 1525}
+"""Images of the splits that a submission can be of."""
 UNLABELED = 0
 """The id, in helpers/labels.py, of what a network with a void output takes for void."""
 MOST = 5

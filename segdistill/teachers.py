@@ -13,7 +13,6 @@ from segdistill.config import RunConfig, read_toml
 from segdistill.engine import resolve_device
 from segdistill.errors import UsageError
 from segdistill.foreign import is_foreign, load_foreign, uri
-from segdistill.label_codes import check_kind
 from segdistill.networks import SegNetwork
 from segdistill.record import describe_data
 from segdistill.setting import Options, Setting, weights_used
@@ -50,10 +49,9 @@ def adopted(setting: Setting, network: SegNetwork, info: ModelInfo) -> tuple[Run
     """Return a given teacher, made to speak of the classes of the data, and the configuration that says what it is.
 
     Raises:
-        UsageError: if it is of the other kind than the configuration's, or of other classes without a class map.
+        UsageError: if it is of other classes, without a class map.
     """
     config, data, talk = setting.config, setting.data, setting.place.talk
-    check_kind(info, config)
     table = config.teacher.class_map
     if table is not None:
         table = resolve_class_map(table, info.classes, data.classes)

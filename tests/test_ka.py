@@ -385,6 +385,8 @@ def test_averages_are_those_of_what_lies_inside_the_map() -> None:
 
 
 def test_affinity_of_too_many_positions_is_that_of_averages_and_says_so() -> None:
+    value(coarse := alone(AffinityOptions(max_positions=4)), STUDENT[..., ::2, ::2], CODE)
+    assert coarse.notes[-1] == "affinity: 4x4 positions are averaged to 2x2, for its memory's sake", "those of the code"
     term, free = alone(AffinityOptions(max_positions=4)), alone(AffinityOptions())
     halves = (F.avg_pool2d(STUDENT, 2), F.avg_pool2d(CODE, 2))
     torch.testing.assert_close(value(term, STUDENT, CODE), losses.affinity(*halves))

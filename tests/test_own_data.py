@@ -384,6 +384,20 @@ def test_the_check_of_damaged_data_still_counts_the_rest_and_names_every_file_in
     entry = json.loads(result.out)
     assert [Path(error.split()[0]).parts[-2:] for error in entry["errors"]] == [("train", "0.png"), ("val", "0.png")]
     assert entry["splits"]["val"]["pixels"] == {"ground": 2, "plant": 2, "tool": 3}
+    shown = segdistill(f"data check {data}")
+    assert (shown.code, "2 pairs cannot be used" in shown.err) == (3, True)
+    assert "tool  " in shown.out
+    assert "Sizes, height x width:" in shown.out
+
+
+def test_what_is_to_be_done_is_told_of_every_kind_of_mistake() -> None:
+    data = own()
+    halve(Path("yard/images/train/0.png"))
+    write(Path("yard/labels/val/0.png"), np.full((2, 4), 200, np.uint8))
+    write(Path("yard/labels/val/1.png"), np.zeros((2, 4, 3), np.uint8))
+    told = segdistill(f"data check {data}").err
+    for part in ("under [ids], with a class", "a data.toml, whose [colors] says"):
+        assert part in told
 
 
 def test_an_image_that_is_also_held_out_is_told_and_one_that_two_trainings_share_is_not() -> None:

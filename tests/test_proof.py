@@ -17,7 +17,7 @@ from commands import SMALL, contents, halve, refused, segdistill, write_camvid
 from PIL import Image
 from safetensors import safe_open
 
-from segdistill import report, training
+from segdistill import report, setting, training
 from segdistill.checkpoint import load_state, read_info
 from segdistill.config import DataConfig
 from segdistill.data import AUXILIARY, load_data, mixture
@@ -148,6 +148,7 @@ def test_the_gain_has_an_interval_and_a_verdict(camvid: Path, teacher: Path) -> 
         "--baseline steps --out run --resume"
     )
     assert again.code == 0
+    assert " ".join(again.out.split()).endswith(gain["sentence"]), "the last line"
     assert gain["sentence"] in again.out.replace("\n", " ")
 
 
@@ -288,6 +289,49 @@ def test_a_label_assisted_teacher_teaches_a_plain_student_and_its_score_is_never
     assert exported.code == 0, exported.err
     (image,) = onnx.load("run/model.onnx").graph.input
     assert image.type.tensor_type.shape.dim[1].dim_value == 3
+
+
+def test_images_without_labels_are_told_where_the_teacher_needs_labels(camvid: Path, photos: Path) -> None:
+    line = f"distill --preset lad {NETS} --data camvid:{camvid} {SMALL} --dry-run"
+    warning = "A label-assisted teacher has nothing to say of images without labels."
+    for more in (f"--unlabeled {photos}", "--set data.labeled=0.5"):
+        assert warning in segdistill(f"{line} {more}").err
+    assert warning not in segdistill(line).err
+
+
+@pytest.mark.parametrize(
+    ("preset", "more", "expected"),
+    [
+        ("lad", "", "This teacher is plain"),
+        ("tsl", "--data streets", "classes"),
+        ("tsl", "--init-weights gone", "There is no gone"),
+        ("ka", "--set terms.affinity.teacher_layer=9", "has no feature map 9"),
+    ],
+)
+def test_what_is_wrong_with_a_teacher_is_told_before_the_files_are_read(
+    preset: str, more: str, expected: str, camvid: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*words: object, **options: object) -> None:
+        raise AssertionError("a hundred thousand files would have been read")
+
+    monkeypatch.setattr(setting, "check_files", read)
+    line = (
+        f"distill --preset {preset} --teacher {teacher} --student resnet18-half --data camvid:{camvid} {SMALL} {more}"
+    )
+    refused(line, expected)
+
+
+def test_a_mistake_in_all_files_is_told_after_a_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_camvid(tmp_path / "many", train=40, val=20)
+    for path in (data / "trainannot").iterdir():
+        Image.fromarray(np.full((48, 64), 77, np.uint8)).save(path)
+    monkeypatch.setattr(setting, "MANY", 50)
+    told = segdistill(f"train-teacher --teacher pspnet18 --data camvid:{data} {SMALL} --out run")
+    assert told.code == 3
+    assert "77 (3072 px)" in told.err
+    assert "20 pairs cannot be used" in told.err, "every second one was looked at"
+    assert "`segdistill data check` reads every file." in told.err
+    assert not Path("run").exists()
 
 
 def test_a_teacher_of_the_other_kind_is_refused(camvid: Path, teacher: Path) -> None:

@@ -183,7 +183,8 @@ def test_test_images_have_no_labels_and_so_no_scores(cityscapes: Path, model: Pa
     line = f"evaluate {model} --data cityscapes:{cityscapes} --split test --workers 0"
     result = succeeds(f"{line} --submission out")
     assert result.out == "No labels, no scores.\n"
-    assert "Label maps: out. The server takes them in one .zip file." in result.err
+    assert "Label maps: out. Cityscapes' server takes those of test, in one .zip file." in result.err
+    assert "These are 1 of Cityscapes' 1525 test images: its server wants them all." in result.err
     assert files(Path("out")) == {f"{name}_labelIds.png" for name in TEST}
     assert "cityscapes's test split has 1 images here; it usually has 1525." in result.err
     again = json.loads(succeeds(f"{line} --submission out --overwrite --json").out)
@@ -215,6 +216,11 @@ def test_a_submission_is_refused_before_anything_is_computed(cityscapes: Path, m
     for extra, expected in (("", "mine is not empty"), ("--overwrite", "no part of this submission: notes.txt")):
         refused(f"evaluate {model} --data cityscapes:{cityscapes} --submission mine --workers 0 {extra}", expected)
     assert contents(tmp_path) == before
+
+
+def test_the_training_images_are_no_submission(cityscapes: Path, model: Path) -> None:
+    refused(f"evaluate {model} --data cityscapes:{cityscapes} --split train --submission out", "not train")
+    assert not Path("out").exists()
 
 
 def test_only_cityscapes_has_that_server(camvid: Path) -> None:

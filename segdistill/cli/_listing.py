@@ -95,16 +95,17 @@ def data_check(
         terminal.warn(warning)
     if json_:
         typer.echo(json.dumps(census.to_json(source), indent=2))
-    if census.error is not None:
-        raise census.error
-    if not json_:
+    else:
         shares = {name: pixels / max(pixels.sum(), 1) for name, pixels in census.pixels.items()}
         rows = [
             [name, *(f"{100 * share[i]:.2f}" for share in shares.values())] for i, name in enumerate(source.classes)
         ]
         counts = ", ".join(f"{count} {name}" for name, count in images.items())
         terminal.table(f"{source.name}: {counts}; share of pixels in %", ["class", *shares], rows)
-        terminal.result(f"Sizes, height x width: {census.sizes_in_words()}")
+        if sizes := census.sizes_in_words():
+            terminal.result(f"Sizes, height x width: {sizes}")
+    if census.error is not None:
+        raise census.error
     if preview is not None:
         labelled = [name for name in images if census.pixels[name].any()]
         names = report.draw_preview(preview, source, labelled or [*images])

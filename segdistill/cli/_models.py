@@ -78,7 +78,7 @@ def evaluate(
         *(model, data, split, device, str(precision), workers, terminal, submission, overwrite, count_void, tiled)
     )
     if submission is not None:
-        terminal.say(f"Label maps: {submission}. The server takes them in one .zip file.")
+        terminal.say(f"Label maps: {submission}. Cityscapes' server takes those of test, in one .zip file.")
     if json_:
         return typer.echo(json.dumps(result.to_json(), indent=2))
     if not result.scored:

@@ -50,12 +50,12 @@ def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool, exp
             )
         if any("note" in result for result in outcome.results.values()):
             terminal.result(f"- : {SEES_LABELS}")
-        if outcome.gain is not None:
-            terminal.result(outcome.gain["sentence"])
         terminal.result(f"Run: {outcome.folder}")
         # what sees labels has no export
         if not exported and not all("note" in result for result in outcome.results.values()):
             terminal.say(f"Next: segdistill export {quoted(outcome.folder)}")
+        if outcome.gain is not None:
+            terminal.result(outcome.gain["sentence"])
     return None
 
 

@@ -58,7 +58,8 @@ class Census:
             return self.errors[0] if self.errors else None
         more = f"\n... and {len(self.errors) - MOST} more" if len(self.errors) > MOST else ""
         found = "\n".join(error.what for error in self.errors[:MOST])
-        return DataError(f"{len(self.errors)} pairs cannot be used:\n{found}{more}", self.errors[0].fix)
+        cures = dict.fromkeys(error.fix for error in self.errors[:MOST] if error.fix)
+        return DataError(f"{len(self.errors)} pairs cannot be used:\n{found}{more}", "\n".join(cures))
 
     def sizes_in_words(self) -> str:
         """Return the sizes of all images with their numbers, the frequent ones first."""
@@ -97,21 +98,27 @@ class _Look(NamedTuple):
 
 
 def check_files(
-    source: DataSource, splits: Iterable[str], on_image: Callable[[int], None] = lambda count: None
+    source: DataSource,
+    splits: Iterable[str],
+    on_image: Callable[[int], None] = lambda count: None,
+    at_most: int | None = None,
 ) -> Census:
     """Take the census of some splits; see `take_census`.
 
     Raises:
         DataError: naming the files that cannot be used, all of them up to ten.
     """
-    census = take_census(source, splits, on_image)
+    census = take_census(source, splits, on_image, at_most)
     if census.error is not None:
         raise census.error
     return census
 
 
 def take_census(
-    source: DataSource, splits: Iterable[str], on_image: Callable[[int], None] = lambda count: None
+    source: DataSource,
+    splits: Iterable[str],
+    on_image: Callable[[int], None] = lambda count: None,
+    at_most: int | None = None,
 ) -> Census:
     """Decode every pair of some splits, in parallel; of generated ones a few, for the counts.
 
@@ -119,6 +126,7 @@ def take_census(
         source: the data set.
         splits: names of its splits.
         on_image: called with the number of images done.
+        at_most: about how many pairs of a split, evenly spread; all if None.
 
     Returns:
         What the splits hold, with warnings about classes never seen, images that are in two of them, images that may
@@ -137,7 +145,8 @@ def take_census(
             split = source.split(name)
             totals[name], sizes[name] = np.zeros(256, np.int64), Counter()
             content = hashlib.sha256()
-            every = max(1, len(split.names) // ENOUGH) if source.generated else 1
+            enough = at_most or (ENOUGH if source.generated else len(split.names))
+            every = max(1, len(split.names) // max(1, enough))
             indices = range(0, len(split.names), every)
             parts = (indices[start : start + AT_ONCE] for start in range(0, len(indices), AT_ONCE))
             for look in (look for part in parts for look in pool.map(partial(_look, split), part)):

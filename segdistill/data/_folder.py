@@ -68,6 +68,8 @@ class FolderSplit:
     ids: IdTable
     fingerprint: str
     decode: Callable[[Path], Ids] = read_label
+    advice: str = ""
+    """What to do about an id that is no class's, after those that are."""
 
     def read(self, index: int) -> Sample:
         """Read a pair; see `Split`."""
@@ -96,7 +98,7 @@ class FolderSplit:
             more = f" and {len(found) - 5} more ids" if len(found) > 5 else ""
             raise DataError(
                 f"{path} has class ids that this data set has not: {listed}{more}.",
-                f"Allowed ids: {_ranges(np.flatnonzero(self.ids >= 0))}.",
+                f"Allowed ids: {_ranges(np.flatnonzero(self.ids >= 0))}. {self.advice}".rstrip(),
             )
         return classes.astype(np.uint8)
 

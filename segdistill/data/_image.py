@@ -64,7 +64,8 @@ def read_label(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
         if file.mode not in _LABEL_MODES:
             raise DataError(
                 f"{path} holds colours (mode {file.mode}), not class ids: it would take a colour map to read them.",
-                "Convert label maps to one channel of ids, 8 or 16 bits, or to indices of a palette.",
+                "Convert label maps to one channel of ids, 8 or 16 bits, or to indices of a palette; or describe the "
+                "data in a data.toml, whose [colors] says which class each colour is.",
             )
         if any(f"'{raw}I'" in str(file.tile) for raw in _STRETCHED):
             raise DataError(f"{path} counts white as 0, in less than 8 bits.", "Write label maps as PNG.")

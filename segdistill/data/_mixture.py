@@ -8,7 +8,7 @@ import numpy as np
 
 from segdistill.config import DataConfig
 from segdistill.data._base import AUXILIARY, UNLABELED, DataSource, Joined, Sample, Split
-from segdistill.data._folder import image_folder
+from segdistill.data._folder import ImageFolder, image_folder
 from segdistill.errors import UsageError
 
 
@@ -56,7 +56,9 @@ def mixture(data: DataSource, config: DataConfig, *, unlabeled: bool = True) -> 
         DataError: if a folder has no image.
     """
     splits = {name: split for name, split in data.splits.items() if name in ("train", "val")}
-    extra = [data.split(name) for name in config.auxiliary]
+    extra: list[Split] = [data.split(name) for name in config.auxiliary]
+    if not unlabeled:
+        extra = [split for split in extra if not isinstance(split, ImageFolder)]
     if config.labeled < 1:
         train = data.split("train")
         images = range(len(train.names))

@@ -43,6 +43,7 @@ from segdistill.data.voc import colors
 from segdistill.errors import DataError, UsageError, nearest
 from segdistill.types import IGNORE
 
+ID_ADVICE = 'Others belong under [ids], with a class or "ignore", or in the list `ignore`.'
 MAX_BYTES = 1 << 23
 """Enough for lists of fifty thousand pairs."""
 MOST_CLASSES = 250
@@ -242,7 +243,7 @@ def _split(root: Path, pairs: _Pairs, own: _DataFile) -> FolderSplit:
     if own.colors is None:
         ignored = (IGNORE,) if own.ignore is None else own.ignore
         table = dict.fromkeys(ignored, IGNORE) | {i: index.get(name, IGNORE) for i, name in own.by_id.items()}
-        split = paired(root, images, labels, id_table(table))
+        split = replace(paired(root, images, labels, id_table(table)), advice=ID_ADVICE)
     else:
         table = {r << 16 | g << 8 | b: index.get(name, IGNORE) for (r, g, b), name in sorted(own.colors.items())}
         decode = ColorMap(np.array([*table], np.int32), np.array([*table.values()], np.uint8))

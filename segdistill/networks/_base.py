@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from segdistill.config import InputConfig
+from segdistill.config import IMAGENET_STD, InputConfig
 from segdistill.types import SegOutput
 
 
@@ -32,8 +32,9 @@ class Backbone(nn.Module):
 class SegNetwork(nn.Module):
     """A segmentation network from RGB images in 0..255 to a `SegOutput`; subclasses write `segment`.
 
-    Channels beyond the third (a label-assisted teacher has them) are taken as they are. What it wants of its images
-    and how its maps are enlarged is not part of the state dict: the model file's header carries it.
+    Channels beyond the third (a label-assisted teacher has them) are brought to the scale of the colours: they are
+    divided by the colours' mean deviation over ImageNet's. What it wants of its images and how its maps are enlarged
+    is not part of the state dict: the model file's header carries it.
     """
 
     mean: Tensor
@@ -63,6 +64,7 @@ class SegNetwork(nn.Module):
         self.align_corners = align_corners
         self.mean[:, :3] = torch.tensor(images.mean).view(1, 3, 1, 1)
         self.std[:, :3] = torch.tensor([deviation * images.divide for deviation in images.std]).view(1, 3, 1, 1)
+        self.std[:, 3:] = images.divide * sum(images.std) / sum(IMAGENET_STD)
 
     def forward(self, image: Tensor) -> SegOutput:
         """Segment images (B, 3, H, W), RGB in 0..255, of any size."""

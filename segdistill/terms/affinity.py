@@ -41,9 +41,10 @@ class Affinity(LatentTerm):
     def forward(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
         """Return the mean over images."""
         adapted = self.adapter(student.features[-1])
-        pooled, code = (bounded(x, self.max_positions) for x in (adapted, self.latent(teacher)))
-        self.averaged = averaged("affinity", adapted, pooled)
-        return losses.affinity(pooled, code)
+        latent = self.latent(teacher)
+        own, code = (bounded(x, self.max_positions) for x in (adapted, latent))
+        self.averaged = averaged("affinity", adapted, own) or averaged("affinity", latent, code)
+        return losses.affinity(own, code)
 
 
 def build(options: Options, pair: Pair) -> Term:

@@ -41,9 +41,9 @@ class CrossImage(Term):
 
     def forward(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
         """Return the mean over valid positions of the step."""
-        full = student.features[-1]
-        own, target = (bounded(x, self.options.max_positions) for x in (full, teacher.features[-1]))
-        self.averaged = averaged("cross-image", full, own)
+        maps = student.features[-1], teacher.features[-1]
+        own, target = (bounded(x, self.options.max_positions) for x in maps)
+        self.averaged = averaged("cross-image", maps[0], own) or averaged("cross-image", maps[1], target)
         valid, share = compared_at(batch, own.shape[-2:])
         return losses.cross_image(own, target, self.options.temperature, valid) * share
 
