@@ -22,22 +22,25 @@ UNFOLDED = 10_000
 """Columns where there is no terminal: a name in a log stays in one piece, so that it can be searched for."""
 
 
-class Stderr:
+class Heard:
     """Takes what is said, as long as somebody listens: a training does not end because a terminal is gone."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
 
     def write(self, text: str) -> int:
         """Write, or lose the text."""
         with suppress(OSError):
-            sys.stderr.write(text)
+            self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Flush, or lose what is left."""
         with suppress(OSError):
-            sys.stderr.flush()
+            self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stderr, name)
+        return getattr(self._stream, name)
 
 
 class Terminal:
@@ -47,7 +50,7 @@ class Terminal:
         self.quiet = quiet
         self.verbose = verbose
         seen = bool(sys.stderr) and sys.stderr.isatty()
-        heard = cast(IO[str], Stderr()) if sys.stderr else None  # none where fd 2 was closed
+        heard = cast(IO[str], Heard(sys.stderr)) if sys.stderr else None  # none where fd 2 was closed
         self.err = Console(stderr=True, file=heard, highlight=False, width=None if seen else UNFOLDED)
         self.out = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 140)
 

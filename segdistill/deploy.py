@@ -21,7 +21,7 @@ from segdistill.latency import measure, torch_subject
 from segdistill.metrics import Scores
 from segdistill.networks import build_network
 from segdistill.prediction import predictor
-from segdistill.store import check_writable, seal, sweep
+from segdistill.store import check_writable, seal_one, sweep
 from segdistill.submission import COUNTS, plan_submission, write_submission
 from segdistill.talk import Talk
 
@@ -246,8 +246,8 @@ def export_model(
     gate = speed_gate(latencies["onnxruntime"], min_fps=min_fps, max_ms=max_ms)
     if gate is not None and not gate.passed:
         failures = [*failures, f"the speed gate: {gate.limit}, measured {latencies['onnxruntime'].p50:.2f} ms"]
-    if model.is_dir() and file.parent == model and (model / "manifest.json").exists():
-        seal(model)
+    if model.is_dir() and file == model / "model.onnx" and (model / "manifest.json").exists():
+        seal_one(model, file.name)
     result = export_report(file, (image.shape[2], image.shape[3]), check, latencies, gate)
     return result | {"failures": failures}
 

@@ -37,12 +37,13 @@ def keep(path: Path, stage: Stage, key: str, seconds: float) -> None:
     write_atomic(path, safetensors.torch.save(weights, {"segdistill-stage": json.dumps(header)}))
 
 
-def find(name: str, key: str, runs: Iterable[Path]) -> Path | None:
-    """Return a file of that stage in one of the runs' folders; damaged and other ones are passed over."""
+def find(name: str, key: str | None, runs: Iterable[Path]) -> Path | None:
+    """Return a file of that stage, with that key or any, in one of the runs' folders; damaged ones are passed over."""
     for run in runs:
         path = run / f"{name}.safetensors"
         header = _header(path)
-        if header.get("key") == key and weights_digest(safetensors.torch.load_file(path)) == header.get("sha256"):
+        known = "key" in header and key in (None, header["key"])
+        if known and weights_digest(safetensors.torch.load_file(path)) == header.get("sha256"):
             return path
     return None
 

@@ -103,9 +103,13 @@ def run_folder(setting: Setting, path: Path, kind: str) -> Iterator[RunFolder | 
     if inner and path.is_symlink():
         raise UsageError(f"{path} is a link: what is written there would lie outside.", "Remove it.")
     resume = options.resume and (not inner or (path / "config.toml").exists())
-    with open_run(path, resume=resume, overwrite=options.overwrite) as folder, at_once(continued_by=options.again):
+
+    def check() -> None:
         if resume:
-            _refuse_changes(path, setting)
+            _refuse_changes(path, setting, kind)
+
+    with open_run(path, resume=resume, overwrite=options.overwrite, check=check) as folder:
+        if resume:
             (folder / "manifest.json").unlink(missing_ok=True)  # it is not finished until it is sealed again
         else:
             # in the order of BEFORE_IT_BEGINS
@@ -115,7 +119,8 @@ def run_folder(setting: Setting, path: Path, kind: str) -> Iterator[RunFolder | 
         if resume:  # a baseline and seeds may be added
             added = {"baseline": options.baseline, "seeds": options.seeds}
             write_json(folder / "environment.json", _table(path / "environment.json") | added)
-        yield folder
+        with at_once(continued_by=options.again):
+            yield folder
 
 
 def folder_config(setting: Setting) -> dict[str, Any]:
@@ -170,7 +175,7 @@ def describe_data(data: DataSource) -> dict[str, Any]:
     return {"name": data.name, "classes": list(data.classes), "images": counts, "sha256": data.fingerprint}
 
 
-def finished(setting: Setting, path: Path) -> Outcome | None:
+def finished(setting: Setting, path: Path, kind: str) -> Outcome | None:
     """Return the results of a run that has come to its end, if that is what `--resume` was given; write nothing."""
     options = setting.options
     seeds = range(setting.config.seed + 1, setting.config.seed + options.seeds)
@@ -178,12 +183,15 @@ def finished(setting: Setting, path: Path) -> Outcome | None:
     wanted += [folder / "baseline" for folder in wanted] if options.baseline else []
     if not options.resume or not all((folder / "manifest.json").exists() for folder in wanted):
         return None
-    _refuse_changes(path, setting)
+    _refuse_changes(path, setting, kind)
     for folder in wanted[1:]:
         seed = int(folder.name[5:]) if folder.name.startswith("seed-") else None
         if seed is not None:
-            _refuse_changes(folder, replace(setting, config=setting.config.changed(seed=seed)))
+            _refuse_changes(folder, replace(setting, config=setting.config.changed(seed=seed)), "seed")
     verify_file(path, "model.safetensors")
+    verify_file(path, "scores.json")
+    if not (path / "scores.json").exists():
+        raise ModelError(f"{path / 'scores.json'} is gone.", "Restore the file, or train again.")
     setting.place.talk.say(f"Already finished: {path}")
     return Outcome(path, _json(path, "scores.json"), _json(path, "gain.json"))
 
@@ -222,7 +230,8 @@ def results(setting: Setting, rows: list[Row]) -> dict[str, dict[str, Any]]:
 def refuse_other_teacher(folder: Path, info: ModelInfo) -> None:
     """Refuse to continue a run under another teacher, or under one that may be another."""
     path = folder / "teacher.json"
-    if not path.exists() and any((folder / name).exists() for name in ("checkpoints/last", "model.safetensors")):
+    begun = ("checkpoints/last", "checkpoints/last.prev", "model.safetensors")
+    if not path.exists() and any((folder / name).exists() for name in begun):
         raise ModelError(f"{path} is gone: nothing says which teacher the run began with.", "Start a new run.")
     if path.exists() and (before := _table(path).get("sha256")) != info.sha256:
         raise UsageError(
@@ -231,13 +240,18 @@ def refuse_other_teacher(folder: Path, info: ModelInfo) -> None:
         )
 
 
-def _refuse_changes(folder: Path, setting: Setting) -> None:
-    """Refuse to continue a run with other settings, weights, baseline or data; warn where bits may differ."""
+def _refuse_changes(folder: Path, setting: Setting, kind: str) -> None:
+    """Refuse to continue a run of another kind, with other settings or data; warn where bits may differ."""
     try:
         before = _flat(read_toml(folder / "config.toml"))
     except UsageError as error:
         raise ModelError(f"The run in {folder} cannot be continued: {error.what}", "Start a new one.") from None
     data_before, place_before = _table(folder / "data.json"), _table(folder / "environment.json")
+    if place_before.get("kind") != kind:
+        raise UsageError(
+            f"{folder} holds a run of another kind: {place_before.get('kind')}, not {kind}.",
+            "Give the command that began it, or another --out.",
+        )
     now, place = _flat(folder_config(setting)), environment(setting)
     for key, flag in (("weights", "--pretrained or --backbone-weights"), ("init_weights", "--init-weights")):
         before[flag], now[flag] = place_before.get(key, "none"), place[key]

@@ -14,7 +14,7 @@ from segdistill.checkpoint import ModelInfo
 from segdistill.data import DataSource, Joined, to_size
 from segdistill.data._base import Pixels
 from segdistill.engine import predict_labels, resolve_precision
-from segdistill.errors import UsageError
+from segdistill.errors import ModelError, UsageError
 from segdistill.metrics import Scores
 from segdistill.networks import SegNetwork
 from segdistill.prediction import predictor
@@ -138,8 +138,11 @@ def draw_curves(metrics: Path, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    entries = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    training = [entry for entry in entries if "loss" in entry and entry["stage"] == entries[-1]["stage"]]
+    try:
+        entries = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+        training = [entry for entry in entries if "loss" in entry and entry["stage"] == entries[-1]["stage"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise ModelError(f"{metrics} is gone or damaged.", "Restore it, or start a new run.") from None
     validation = [entry for entry in entries if "miou" in entry]
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -64,7 +64,7 @@ def train_teacher(config: RunConfig, options: Options, talk: Talk) -> Outcome:
         )
         _start(setting, config.teacher)  # weights that do not fit are told before there is a folder
         setting = with_files_read(setting)
-        return finished(setting, out) or _teacher_run(replace(setting, options=with_out(options, out)), out)
+        return finished(setting, out, "teacher") or _teacher_run(replace(setting, options=with_out(options, out)), out)
 
 
 def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Outcome:
@@ -100,7 +100,7 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
         if config.teacher.label_codes is not None and (config.data.unlabeled or config.data.labeled < 1):
             setting.place.talk.warn("A label-assisted teacher has nothing to say of images without labels.")
         setting = with_files_read(setting)
-        if outcome := finished(setting, out):
+        if outcome := finished(setting, out, "student"):
             return outcome
         if given is not None and not options.resume:
             _check_teacher(setting, *given)
@@ -301,6 +301,9 @@ def _prepare(
 ) -> None:
     """Train or find what the terms need beforehand, and keep it in the run's folder; a dry run goes without."""
     place, options = setting.place, setting.options
+    reached = None if folder is None or not options.resume else stage_reached(folder)
+    reached = distributed.same_for_all(reached)
+    settled = reached is not None  # what comes before the stage that was reached
     for term in objective.terms.values():
         assert isinstance(term, Term)
         torch.manual_seed(setting.config.seed)
@@ -309,14 +312,14 @@ def _prepare(
                 place.talk.say(f"{stage.name}: would be trained first, {stage.optim.steps} steps, unless found.")
                 continue
             key = preparations.key_of(setting, stage, teacher[1])
-            reached = None if folder is None or not options.resume else stage_reached(folder)
-            reached, runs = distributed.same_for_all(reached), [path]
-            if reached not in (stage.name, "student"):
+            settled, runs = settled and reached != stage.name, [path]
+            if reached != stage.name and not settled:
                 runs += [path.parent, *sorted(RUNS.glob("*/")), *sorted(path.parent.glob("*/"))]
-            found = distributed.same_for_all(preparations.find(stage.name, key, runs))
-            if found is None and reached == "student":
+            # the run's own may have been trained in another precision, which was told
+            found = distributed.same_for_all(preparations.find(stage.name, None if settled else key, runs))
+            if found is None and settled:
                 raise ModelError(
-                    f"{path / stage.name}.safetensors is gone or damaged, and the student was trained with it.",
+                    f"{path / stage.name}.safetensors is gone or damaged, and the run has gone on with it.",
                     "Restore it, or start a new run.",
                 )
             if found is None:
@@ -346,6 +349,8 @@ def _run(
         job.network.load_state_dict(network.state_dict())
         place.talk.say(f"{name}: already trained")
         state = None if folder is None else load_last(folder, place.talk)
+        if folder is not None and state is not None:
+            folder.truncate_lines("metrics.jsonl", state["lines"], state.get("lines_sha256"))
         seconds = distributed.same_for_all(None if state is None else state["seconds"])
         return _row(name, job.network, info, _score(setting, job.network, info), setting, path, seconds)
     before(setting)
@@ -415,6 +420,10 @@ def _obtain_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]
             network = build_teacher(setting.config.teacher, len(setting.data.classes))
             return network, _info(setting, setting.config.teacher, "teacher", 0)
         own = replace(options, out=path, resume=found is not None, overwrite=False)
+        own = replace(own, baseline=None, seeds=1, init_weights=None)  # which are the student's
+        if found is not None:  # begun for another student, perhaps
+            begun = RunConfig.model_validate(read_toml(path / "config.toml"))
+            setting = replace(setting, config=begun.changed(**{"data.name": setting.config.data.name}))
         _teacher_run(replace(setting, options=own), path)
     network, info = load_model(model_path(path))
     return network.to(setting.place.device), info

@@ -181,17 +181,32 @@ class RunFolder:
 
 def seal(folder: Path) -> None:
     """Write the manifest: size and sha256 of each file the run wrote. A folder with a manifest is finished."""
-    files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
-        for name in _own_files(folder)
-        if name != "manifest.json" and (folder / name).is_file()
-    }
+    names = [name for name in _own_files(folder) if name != "manifest.json" and (folder / name).is_file()]
+    files = {name: _entry(folder / name) for name in names}
     write_json(folder / "manifest.json", {"schema": 1, "files": files})
 
 
+def seal_one(folder: Path, name: str) -> None:
+    """Write a file that was added to a finished run into its manifest; the others stay as they were sealed."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    write_json(folder / "manifest.json", manifest | {"files": manifest["files"] | {name: _entry(folder / name)}})
+
+
+def _entry(path: Path) -> dict[str, int | str]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
 @contextmanager
-def open_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[RunFolder]:
+def open_run(
+    path: Path, *, resume: bool, overwrite: bool, check: Callable[[], object] = lambda: None
+) -> Iterator[RunFolder]:
     """Create or reopen a run's folder and hold its lock.
+
+    Args:
+        path: the folder.
+        resume: go on in it.
+        overwrite: delete what a run has left in it.
+        check: called with the lock held, before anything else is written; raises if the folder is not to be used.
 
     Raises:
         UsageError: as `check_folder`.
@@ -204,14 +219,14 @@ def open_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[RunFolder
         raise _explain(error, path) from error
     folder = RunFolder(path, descriptor)
     try:
+        check()
         mark = MARK + b"%d" % os.getpid()
         os.pwrite(descriptor, mark, 0)
         os.ftruncate(descriptor, len(mark))
         if overwrite:
             _clear(path)
         (path / "checkpoints").mkdir(exist_ok=True)
-        for stray in _half_written(path):
-            stray.unlink()
+        _sweep(path)
         yield folder
     finally:
         folder.close()
@@ -226,9 +241,11 @@ def check_folder(path: Path, *, resume: bool, overwrite: bool) -> None:
     """
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file, not a folder.", "Choose another --out.")
-    if os.path.lexists(path / ".lock"):
-        os.close(_lock(path))
     ours = _is_run(path)
+    inner = [folder for folder in _inner(path) if overwrite and ours and _is_run(folder)]
+    for folder in (path, *inner):
+        if os.path.lexists(folder / ".lock"):
+            os.close(_lock(folder))
     if (path / "checkpoints").is_symlink() and not overwrite:
         raise UsageError(f"{path / 'checkpoints'} is a link: what is written there would lie outside.", "Remove it.")
     if resume and not (path / "config.toml").exists():
@@ -248,7 +265,8 @@ def _holds_files(path: Path, *, besides_a_start: bool) -> bool:
     started: set[Path] = set()
     if besides_a_start and not (path / "config.toml").exists():
         started = {*(path / name for name in BEFORE_IT_BEGINS), *_half_written(path)}
-    return any(  # the first is enough, and what cannot be read is passed over: the folder may be / itself
+    foreign = not besides_a_start and (path / ".lock").is_file() and (path / ".lock").stat().st_size > 0
+    return foreign or any(  # the first is enough; what cannot be read is passed over: the folder may be / itself
         name != ".lock" and Path(folder, name) not in started
         for folder, folders, names in os.walk(path)
         for name in (*names, *(inner for inner in folders if os.path.islink(os.path.join(folder, inner))))
@@ -324,15 +342,26 @@ def next_folder(parent: Path, stem: str) -> Path:
 
 def _clear(path: Path) -> None:
     """Delete what an earlier run wrote, and only that. Links in the folder are removed, not followed."""
-    seeds = [entry for entry in path.glob("seed-*") if entry.name[5:].isdigit()]
-    for inner in (path / "checkpoints", path / "baseline", *seeds):
+    for inner in (path / "checkpoints", *_inner(path)):
         if inner.is_symlink():
             inner.unlink()
         elif _is_run(inner):
             _clear(inner)
+    _sweep(path)
     for name in _own_files(path):
         if os.path.lexists(path / name) and not (path / name).is_dir():
             (path / name).unlink()
+
+
+def _inner(path: Path) -> list[Path]:
+    """Return where a run has runs of its own."""
+    seeds = [entry for entry in path.glob("seed-*") if re.fullmatch(r"seed-(0|[1-9]\d*)", entry.name)]
+    return [path / "baseline", *seeds]
+
+
+def _sweep(path: Path) -> None:
+    for stray in _half_written(path):
+        stray.unlink()
 
 
 def prepared_in(folder: Path) -> list[Path]:

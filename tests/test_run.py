@@ -39,7 +39,7 @@ from test_export import sealed
 
 from segdistill import deploy
 from segdistill.checkpoint import load_model, load_state, read_info, save_model
-from segdistill.config import InputConfig, load_preset
+from segdistill.config import InputConfig, load_preset, read_toml
 from segdistill.record import versions
 from segdistill.store import open_run, sha256_of
 
@@ -373,6 +373,31 @@ def test_a_training_goes_on_when_nobody_listens_any_more(camvid: Path, tmp_path:
         assert b"Run: run" in training.stdout.read()
     assert training.returncode == 0
     assert (tmp_path / "run/manifest.json").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="this system has no terminals")
+def test_a_training_goes_on_when_its_terminal_is_gone(camvid: Path, tmp_path: Path) -> None:
+    line = f"train-teacher --teacher {NETWORK} --data camvid:{camvid} {SMALL} --out run".replace(
+        "--steps 2", "--steps 9"
+    )
+    words = [sys.executable, "-m", "segdistill", *shlex.split(line)]
+    ours, theirs = os.openpty()
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=theirs, stdin=theirs) as training:
+        os.close(theirs)
+        while b"camvid" not in os.read(ours, 1000):
+            pass
+        os.close(ours)
+    assert training.returncode == 0
+    assert (tmp_path / "run/manifest.json").exists()
+
+
+@pytest.mark.promise("C5")
+def test_a_run_of_another_kind_is_not_taken_over(student: Path) -> None:
+    before = contents(student)
+    table = read_toml(student / "config.toml")
+    line = f"train-teacher --preset {student / 'config.toml'} --data streets --resume --workers 0 --out {student}"
+    refused(line, "holds a run of another kind: student, not teacher")
+    assert (contents(student), table["preset"]) == (before, "skd")
 
 
 @pytest.mark.promise("S1")

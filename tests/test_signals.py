@@ -87,6 +87,15 @@ def test_a_signal_ends_a_process_whose_terminal_is_gone() -> None:
     assert process(sys.executable, "-c", closed, str(int(signal.SIGTERM))).code == 143
 
 
+def test_a_command_whose_descriptors_are_closed_opens_no_file_in_their_place(tmp_path: Path) -> None:
+    program = "import os, sys\nfrom segdistill import cli, doctor\n"
+    program += "doctor.examine = lambda: open('free', 'w').write(str(os.open('.', os.O_RDONLY))) and []\n"
+    program += "sys.argv = ['segdistill', 'doctor']\n"
+    done = process("sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, program + "cli.main()\n", cwd=tmp_path)
+    assert done.code == 0
+    assert int((tmp_path / "free").read_text()) > 2
+
+
 @pytest.mark.promise("R1")
 def test_any_command_ends_with_143_when_it_is_told_to(tmp_path: Path) -> None:
     program = "import os, signal, sys\nfrom segdistill import cli, doctor\n"

@@ -26,6 +26,7 @@ from segdistill.store import (
     next_folder,
     open_run,
     seal,
+    seal_one,
     sha256_of,
     verify_file,
     write_atomic,
@@ -190,7 +191,7 @@ def test_a_second_run_in_a_folder_is_refused_with_the_first_one_s_process(tmp_pa
         assert contents(path) == before
         holder.send_signal(signal.SIGKILL)
         holder.wait()
-    (path / ".lock").write_text("a longer text than a process's number")
+    (path / ".lock").write_text("segdistill 1234567890123")
     with open_run(path, resume=False, overwrite=False):
         assert (path / ".lock").read_text() == f"segdistill {os.getpid()}"
 
@@ -245,19 +246,28 @@ def test_overwrite_removes_what_a_run_wrote_and_keeps_everything_else(tmp_path: 
     run_in(run / "seed-1")
     run_in(run / "seed-1/baseline")
     (run / "seed-7/checkpoints").mkdir(parents=True)
+    run_in(run / "seed-01", "notes.txt")
     foreign = [
         *("notes.txt", ".config.tmp", "autoencoder_mine.safetensors", "autoencoder-best.safetensors"),
         *("checkpoints/mine.bin", "checkpoints/.mine.tmp", "checkpoints/.last-week.x.tmp", "baseline/notes.txt"),
-        *("seed-7/README.md", "seed-7/config.toml", "seed-7/checkpoints/last"),
+        *("seed-7/README.md", "seed-7/config.toml", "seed-7/checkpoints/last", "seed-01/README.md"),
     ]
     for name in foreign:
         (run / name).write_text("mine")
     strays = (".config.toml.k3x2.tmp", ".autoencoder-2.safetensors.k3x2.tmp", "checkpoints/.last.k3x2.tmp")
-    for stray in strays:
+    for stray in (*strays, "baseline/checkpoints/.last.k3x2.tmp"):
         (run / stray).write_text("left by a killed run")
     with open_run(run, resume=False, overwrite=True):
         left = files(run)
-    assert left == {".lock", "baseline/.lock", "seed-1/.lock", "seed-1/baseline/.lock", *foreign}
+    assert left == {
+        ".lock",
+        "baseline/.lock",
+        "seed-1/.lock",
+        "seed-1/baseline/.lock",
+        "seed-01/.lock",
+        "seed-01/notes.txt",
+        *foreign,
+    }
 
 
 @pytest.mark.promise("S8")
@@ -273,6 +283,44 @@ def test_overwrite_refuses_a_folder_that_no_run_has_written(lock: str | None, tm
     ):
         raise AssertionError
     assert contents(tmp_path) == before
+
+
+@pytest.mark.promise("S8")
+def test_who_is_refused_has_changed_nothing(tmp_path: Path) -> None:
+    for name in ("config.toml", "README.md", ".README.md.swp.tmp"):
+        (tmp_path / name).write_text("mine")
+    before = contents(tmp_path)
+
+    def refuse() -> None:
+        raise UsageError("no run of ours")
+
+    with (
+        pytest.raises(UsageError, match="no run of ours"),
+        open_run(tmp_path, resume=True, overwrite=False, check=refuse),
+    ):
+        raise AssertionError
+    after = contents(tmp_path)
+    assert after.pop(str(tmp_path / ".lock"))
+    assert (after, (tmp_path / ".lock").read_text()) == (before, "")
+    with pytest.raises(UsageError, match="no run that --overwrite could replace"):
+        check_folder(tmp_path, resume=False, overwrite=True)
+
+
+@pytest.mark.promise("S8", "C10")
+def test_overwrite_waits_for_who_is_at_work_inside(tmp_path: Path) -> None:
+    run = run_in(tmp_path / "run", "config.toml")
+    with (
+        held(run / "seed-1") as holder,
+        pytest.raises(UsageError, match=rf"at work in .*seed-1 \(process {holder.pid}\)"),
+    ):
+        check_folder(run, resume=False, overwrite=True)
+    assert (run / "config.toml").exists()
+
+
+def test_another_program_s_lock_is_a_file_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text("1234")
+    with pytest.raises(UsageError, match="not empty"):
+        check_folder(tmp_path, resume=False, overwrite=False)
 
 
 @pytest.mark.promise("S7")
@@ -360,6 +408,19 @@ def test_a_file_that_the_manifest_does_not_name_is_not_the_run_s(tmp_path: Path)
     (run / "model.safetensors").write_text("from elsewhere")
     with pytest.raises(ModelError, match=r"model\.safetensors is not the run's"):
         verify_file(run, "model.safetensors")
+
+
+@pytest.mark.promise("C3")
+def test_what_is_added_to_a_finished_run_leaves_the_other_seals_as_they_are(tmp_path: Path) -> None:
+    run = run_in(tmp_path / "run", "config.toml", "metrics.jsonl")
+    seal(run)
+    (run / "config.toml").write_text("damaged")
+    (run / "model.onnx").write_text("new")
+    seal_one(run, "model.onnx")
+    verify_file(run, "model.onnx")
+    verify_file(run, "metrics.jsonl")
+    with pytest.raises(ModelError, match=r"config\.toml is damaged"):
+        verify_file(run, "config.toml")
 
 
 def test_a_folder_that_takes_no_file_is_told_before_the_work(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 `--help` must come at once, so what takes long to import (torch, pydantic, rich) is imported where it is used.
 """
 
+import os
 import signal
 import sys
 
@@ -21,6 +22,7 @@ OUT_OF_MEMORY = (
 
 def main() -> None:
     """Run the command line and turn errors into a panel and an exit code; tracebacks only with --debug."""
+    _open_all()
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
     try:
@@ -36,6 +38,15 @@ def main() -> None:
             raise
         open_terminal().error(known)
         sys.exit(known.exit_code)
+
+
+def _open_all() -> None:
+    """Open the null device for descriptors 0 to 2 where they are closed: a file of a run could become one of them."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the first that is free
 
 
 def _explain(error: Exception) -> SegdistillError:
