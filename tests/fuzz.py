@@ -27,7 +27,7 @@ from PIL import Image
 from segdistill.checkpoint import ModelInfo, load_model, load_state, save_model, save_state
 from segdistill.config import NetworkConfig, load_preset, preset_folder, read_class_map
 from segdistill.data import load_data, read_image, read_label
-from segdistill.data.coco_stuff_10k import read_mat
+from segdistill.data.coco_stuff_10k import read_map
 from segdistill.errors import SegdistillError
 from segdistill.export import OnnxModel
 from segdistill.foreign import load_foreign
@@ -247,5 +247,5 @@ READERS = {
     "classes": Reader(".toml", read_class_map, frozenset({2}), lambda: [b'[classes]\n"a b" = "c"\n1 = "ignore"\n']),
     "image": Reader(".png", read_image, frozenset({3}), pictures("RGB", "PNG", "JPEG", "TIFF", "BMP", "WEBP")),
     "label": Reader(".png", read_label, frozenset({3}), pictures("P", "PNG", "TIFF", "BMP")),
-    "matlab": Reader(".mat", read_mat, frozenset({3}), cache(matlab)),
+    "matlab": Reader(".mat", read_map, frozenset({3}), cache(matlab)),
 }

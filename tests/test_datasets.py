@@ -17,7 +17,7 @@ from segdistill.data import DataSource, check_files, load_data
 from segdistill.data._base import UNLABELED
 from segdistill.data._folder import data_source
 from segdistill.data.cityscapes import LABEL_IDS
-from segdistill.data.coco_stuff_10k import read_mat
+from segdistill.data.coco_stuff_10k import read_map
 from segdistill.data.voc import PALETTE, colors
 from segdistill.errors import DataError, UsageError
 from segdistill.types import IGNORE
@@ -83,6 +83,15 @@ def pascal_context(root: Path, split: str, stem: str, ids: list[int]) -> Path:
     picture(root / "JPEGImages" / f"2008_{split}{stem}.jpg", len(ids))
     enlist(root / "ImageSets" / "SegmentationContext" / f"{split}.txt", f"2008_{split}{stem}")
     return label(root / "SegmentationClassContext" / f"2008_{split}{stem}.png", ids)
+
+
+def pascal_context_as_packed(root: Path, split: str, stem: str, ids: list[int]) -> Path:
+    picture(root / "JPEGImages" / f"2008_{split}{stem}.jpg", len(ids))
+    enlist(root / "ImageSets" / "Main" / f"{split}.txt", f"2008_{split}{stem}")
+    path = root / "trainval" / f"2008_{split}{stem}.mat"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    savemat(path, {"LabelMap": np.array([ids], np.uint16)})
+    return path
 
 
 def coco_stuff_10k(root: Path, split: str, stem: str, ids: list[int]) -> Path:
@@ -504,15 +513,16 @@ def test_label_maps_of_matlab_are_counted_and_told_apart_like_others(tmp_path: P
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float64])
 def test_a_matlab_file_is_read_as_scipy_reads_it(kind: type[np.generic], packed: bool, tmp_path: Path) -> None:
     rng, path = np.random.default_rng(0), tmp_path / "a.mat"
     for shape in ((1, 1), (1, 3), (5, 1), (7, 9), (240, 320)):
         others = {"captions": ["a", "b"], "number": 1.5, "Sx": np.zeros(3), "names": np.array([["x"]], object)}
         savemat(path, {**others, "S": rng.integers(0, 183, shape).astype(kind)}, do_compression=packed)
         expected = loadmat(path)["S"]
-        assert read_mat(path).dtype == expected.dtype == kind
-        assert np.array_equal(read_mat(path), expected)
+        assert expected.dtype == kind
+        assert read_map(path).dtype == (np.uint16 if kind is np.float64 else kind)
+        assert np.array_equal(read_map(path), expected)
 
 
 def test_a_damaged_matlab_file_is_refused_with_its_name(tmp_path: Path) -> None:
@@ -521,22 +531,57 @@ def test_a_damaged_matlab_file_is_refused_with_its_name(tmp_path: Path) -> None:
     for damaged in (b"", b"no MATLAB file", whole[: len(whole) // 2], b"MATLAB 7.3 MAT-file" + b" " * 105 + b"\0\2IM"):
         path.write_bytes(damaged)
         with pytest.raises(DataError, match="cannot be read") as caught:
-            read_mat(path)
+            read_map(path)
         assert str(path) in caught.value.what
         assert "v1.1" in caught.value.fix
     path.unlink()
     with pytest.raises(DataError, match="cannot be read"):
-        read_mat(path)
+        read_map(path)
 
 
 def test_a_matlab_file_of_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.mat"
     savemat(path, {"T": np.zeros((2, 3), np.uint16)})
     with pytest.raises(DataError, match="there is no S"):
-        read_mat(path)
-    savemat(path, {"S": np.full((2, 3), 0.5)})
-    with pytest.raises(DataError, match=r"S is double of shape \[2, 3\]"):
-        read_mat(path)
+        read_map(path)
+    savemat(path, {"S": np.full((2, 3), 1, np.int8)})
+    with pytest.raises(DataError, match=r"S is int8 of shape \[2, 3\]"):
+        read_map(path)
+    for strange in (0.5, -1, 65536, np.nan, np.inf, 1e300):
+        savemat(path, {"S": np.array([[1, strange]], float)})
+        with pytest.raises(DataError, match="S has numbers that are no ids"):
+            read_map(path)
     savemat(path, {"S": np.zeros((2, 3, 4), np.uint8)})
     with pytest.raises(DataError, match=r"S is uint8 of shape \[2, 3, 4\]"):
-        read_mat(path)
+        read_map(path)
+
+
+# PASCAL-Context as its authors pack it
+
+
+def test_the_459_classes_of_pascal_contexts_authors_become_the_59(tmp_path: Path) -> None:
+    named = {2: "aeroplane", 9: "bag", 59: "car", 397: "table", 427: "tvmonitor", 440: "wall", 458: "wood"}
+    own = [*named, 0, 1, 3, 459]
+    for split in ("train", "val"):
+        pascal_context_as_packed(tmp_path, split, "0", own)
+        pascal_context_as_packed(tmp_path, split, "1", list(range(1, 460)))
+    source = load("pascal-context", tmp_path)
+    for split in ("train", "val"):
+        few, all_ = (source.split(split).read(i).label[0].tolist() for i in range(2))
+        assert [source.classes[i] for i in few[:7]] == list(named.values())
+        assert few[7:] == [IGNORE] * 4
+        assert [i for i in all_ if i != IGNORE] == list(range(59))
+    path = pascal_context_as_packed(tmp_path, "train", "0", [2, 460])
+    with pytest.raises(DataError, match=r"460 \(1 px\)"):
+        load("pascal-context", tmp_path).split("train").read(0)
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"train0\.mat cannot be read") as caught:
+        load("pascal-context", tmp_path).split("train").read(0)
+    assert "LabelMap" in caught.value.fix
+
+
+def test_converted_label_maps_of_pascal_context_come_before_its_authors(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        pascal_context_as_packed(tmp_path, split, "0", [458, 2])
+        pascal_context(tmp_path, split, "0", [1, 59])
+    assert load("pascal-context", tmp_path).split("val").read(0).label.tolist() == [[0, 58]]

@@ -3,13 +3,17 @@
 import struct
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from segdistill.data._image import MAX_PIXELS
+from segdistill.errors import DataError
+
 HEADER = 128
 MATRIX, COMPRESSED = 14, 15
-NUMBERS = {2: "u1", 4: "u2"}
+NUMBERS = {2: "u1", 4: "u2", 9: "f8"}
 """What the numbers are stored as, by the number of the type."""
 CLASSES = (
     *("none", "cell", "struct", "object", "char", "sparse", "double", "single"),
@@ -18,8 +22,20 @@ CLASSES = (
 """What they are in MATLAB, which may store them as smaller ones."""
 
 
+def read_mat(path: Path, name: str, expected: str) -> npt.NDArray[np.uint8 | np.uint16]:
+    """Read the label map (H, W) in a file, which has that name there.
+
+    Raises:
+        DataError: if it is damaged, or no such file; `expected` says what it should be.
+    """
+    try:
+        return read_matrix(path.read_bytes(), name, 2 * MAX_PIXELS)
+    except (OSError, ValueError, struct.error, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}.", expected) from None
+
+
 def read_matrix(content: bytes, name: str, most: int) -> npt.NDArray[np.uint8 | np.uint16]:
-    """Return a matrix of 8- or 16-bit numbers by its name.
+    """Return a matrix of whole numbers up to 65535 by its name.
 
     Args:
         content: of the file.
@@ -51,13 +67,17 @@ def read_matrix(content: bytes, name: str, most: int) -> npt.NDArray[np.uint8 | 
 def _matrix(
     name: str, kept: str, shape: list[int], parts: list[tuple[int, bytes]], order: str
 ) -> npt.NDArray[np.uint8 | np.uint16]:
-    if kept not in ("uint8", "uint16") or len(shape) != 2 or len(parts) != 1 or parts[0][0] not in NUMBERS:
+    if kept not in ("uint8", "uint16", "double") or len(shape) != 2 or len(parts) != 1 or parts[0][0] not in NUMBERS:
         raise ValueError(f"{name} is {kept} of shape {shape}")
     (kind, data), (height, width) = parts[0], shape
     values = np.frombuffer(data, order + NUMBERS[kind])
     if height < 0 or width < 0 or height * width != len(values):
         raise ValueError(f"{name} has {len(values)} numbers for {height}x{width}")
-    return values.astype(kept).reshape(shape, order="F")
+    with np.errstate(invalid="ignore"):  # what is not finite comes out as something, and is found below
+        ids = values.astype("uint8" if kept == "uint8" else "uint16")
+    if (ids != values).any():
+        raise ValueError(f"{name} has numbers that are no ids")
+    return ids.reshape(shape, order="F")
 
 
 def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:

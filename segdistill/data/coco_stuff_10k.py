@@ -5,21 +5,19 @@ variable S of a MATLAB file and holds COCO's ids, 0 where nothing is labelled. V
 newer format of MATLAB's and refused.
 """
 
-import struct
-import zlib
-from pathlib import Path
+from functools import partial
 
 from segdistill.data._base import DataSource
-from segdistill.data._folder import Ids, data_source, files_in, id_table, layout_root, names_in, paired
-from segdistill.data._image import MAX_PIXELS
-from segdistill.data._matlab import read_matrix
+from segdistill.data._folder import data_source, files_in, id_table, layout_root, names_in, paired
+from segdistill.data._matlab import read_mat
 from segdistill.data.coco_stuff_164k import CLASSES, COCO_IDS, PALETTE
-from segdistill.errors import DataError
 from segdistill.types import IGNORE
 
 LISTS = {"train": "imageLists/train.txt", "val": "imageLists/test.txt"}
 USUAL = {"train": (9000,), "val": (1000,)}
 """Images per split."""
+read_map = partial(read_mat, name="S", expected="Expected a file of cocostuff-10k-v1.1.zip, with S in it.")
+"""Reads a label map."""
 
 
 def load(path: str) -> DataSource:
@@ -34,20 +32,7 @@ def load(path: str) -> DataSource:
     images, labels = files_in(root, "images"), files_in(root, "annotations", suffixes=[".mat"])
     ids = id_table({0: IGNORE} | {id_: i for i, id_ in enumerate(COCO_IDS)})
     splits = {
-        split: paired(root, images, labels, ids, listed=names_in(root, file), decode=read_mat)
+        split: paired(root, images, labels, ids, listed=names_in(root, file), decode=read_map)
         for split, file in LISTS.items()
     }
     return data_source("coco-stuff-10k", CLASSES, PALETTE, splits, USUAL)
-
-
-def read_mat(path: Path) -> Ids:
-    """Read the label map (H, W) in a MATLAB file.
-
-    Raises:
-        DataError: if it is damaged, or no such file.
-    """
-    expected = "Expected a file of cocostuff-10k-v1.1.zip, with the label map S in 8 or 16 bits."
-    try:
-        return read_matrix(path.read_bytes(), "S", 2 * MAX_PIXELS)
-    except (OSError, ValueError, struct.error, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}.", expected) from None
