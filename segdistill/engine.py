@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from segdistill.config import OptimConfig
 from segdistill.distributed import average, gather, rank, sum_across, world_size
-from segdistill.errors import CheckError, UsageError
+from segdistill.errors import CheckError, ModelError, UsageError
 from segdistill.metrics import Scores
 from segdistill.types import Batch, Frozen, Objective, Stage, Step
 
@@ -134,13 +134,25 @@ class Training:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state` was taken."""
+        """Continue exactly where `state` was taken.
+
+        Raises:
+            ModelError: if it was not taken of such a training.
+        """
         teacher = {k: v for k, v in self.trainee.state_dict().items() if k.startswith(self.frozen)}
-        self.trainee.load_state_dict(state["weights"] | teacher)
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.critic_optimizer is not None:
-            self.critic_optimizer.load_state_dict(state["critic_optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        try:
+            self.trainee.load_state_dict(state["weights"] | teacher)
+            _load_optimizer(self.optimizer, state["optimizer"])
+            if self.critic_optimizer is not None:
+                _load_optimizer(self.critic_optimizer, state["critic_optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a forged state leads to; a damaged one does not come this far
+            what = " ".join(str(error).split())[:300]
+            raise ModelError(
+                f"The last checkpoint is not of this training ({type(error).__name__}: {what}).", "Start a new run."
+            ) from None
         self.step = state["step"]
 
 
@@ -321,6 +333,15 @@ def gather_scores(scores: Scores, device: torch.device) -> Scores:
     parts = gather(torch.stack(scores.each) if scores.each else None)  # each alone would be sent with its whole batch
     each = tuple(parts[i % len(parts)][i // len(parts)] for i in range(images))
     return Scores(sum_across(scores.pixels.to(device)).cpu(), images, each)
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimiser's state, whose shapes PyTorch does not compare."""
+    optimizer.load_state_dict(state)
+    for parameter, own in optimizer.state.items():
+        for name, value in own.items():
+            if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                raise ValueError(f"{name} of shape {tuple(value.shape)} for a parameter of {tuple(parameter.shape)}")
 
 
 def build_optimizer(config: OptimConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

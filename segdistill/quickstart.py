@@ -11,6 +11,7 @@ from segdistill.errors import UsageError
 from segdistill.record import Outcome
 from segdistill.report import encode_png
 from segdistill.setting import Options, with_out
+from segdistill.signals import at_once
 from segdistill.store import write_atomic
 from segdistill.talk import Talk
 
@@ -53,15 +54,16 @@ def quickstart(out: Path, options: Options, steps: int | None, talk: Talk) -> Re
 
     teacher, student = out / "teacher", out / "student"
     options = with_out(options, out)
-    run.train_teacher(config, part(teacher), talk)
-    outcome = run.distill(config, str(teacher), part(student), talk)
-    exported = deploy.export_model(student, None, None, None, "cpu", replaced, None, None, 0, talk)
-    images = out / "images"
-    images.mkdir(exist_ok=True)
-    scenes = load_data("streets").split("val")
-    for index in range(min(IMAGES, len(scenes.names))):
-        write_atomic(images / f"scene-{index:03d}.png", encode_png(scenes.read(index).image))
-    summary = deploy.infer_images(
-        *(student / "model.onnx", str(images), out / "labels", "cpu", "fp32", True, replaced, talk)
-    )
+    with at_once(continued_by=options.again):
+        run.train_teacher(config, part(teacher), talk)
+        outcome = run.distill(config, str(teacher), part(student), talk)
+        exported = deploy.export_model(student, None, None, None, "cpu", replaced, None, None, 0, talk)
+        images = out / "images"
+        images.mkdir(exist_ok=True)
+        scenes = load_data("streets").split("val")
+        for index in range(min(IMAGES, len(scenes.names))):
+            write_atomic(images / f"scene-{index:03d}.png", encode_png(scenes.read(index).image))
+        summary = deploy.infer_images(
+            *(student / "model.onnx", str(images), out / "labels", "cpu", "fp32", True, replaced, talk)
+        )
     return Result(out, outcome, exported, summary.images_per_second)

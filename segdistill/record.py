@@ -65,6 +65,10 @@ class Row:
         return own | report.scores_table(self.scores, classes, label_assisted=self.label_assisted)
 
 
+SHOWN = {"network", "images", "miou", "best_miou", "pixel_accuracy", "parameters", "macs"}
+"""What a row of results has at least."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a training command leaves behind."""
@@ -190,10 +194,13 @@ def finished(setting: Setting, path: Path, kind: str) -> Outcome | None:
             _refuse_changes(folder, replace(setting, config=setting.config.changed(seed=seed)), "seed")
     verify_file(path, "model.safetensors")
     verify_file(path, "scores.json")
-    if not (path / "scores.json").exists():
-        raise ModelError(f"{path / 'scores.json'} is gone.", "Restore the file, or train again.")
+    rows, gain = _json(path, "scores.json"), _json(path, "gain.json")
+    if rows is None or not all(isinstance(row, dict) and row.keys() >= SHOWN for row in rows.values()):
+        raise ModelError(f"{path / 'scores.json'} is gone or holds no results.", "Restore the file, or train again.")
+    if gain is not None and "sentence" not in gain:
+        raise ModelError(f"{path / 'gain.json'} holds no verdict.", "Restore the file, or train again.")
     setting.place.talk.say(f"Already finished: {path}")
-    return Outcome(path, _json(path, "scores.json"), _json(path, "gain.json"))
+    return Outcome(path, rows, gain)
 
 
 def described(gain: Verdict) -> dict[str, Any]:

@@ -257,7 +257,11 @@ def check_folder(path: Path, *, resume: bool, overwrite: bool) -> None:
                 "Add --resume to continue that run, --overwrite to replace it, or choose another --out.",
             )
         if not ours:
-            raise UsageError(f"{path} holds files, but no run that --overwrite could replace.", "Choose another --out.")
+            copied = " Of a run that was copied without its .lock file, --resume makes one again."
+            more = copied if (path / "config.toml").exists() else ""
+            raise UsageError(
+                f"{path} holds files, but no run that --overwrite could replace.", f"Choose another --out.{more}"
+            )
 
 
 def _holds_files(path: Path, *, besides_a_start: bool) -> bool:

@@ -199,7 +199,7 @@ class Recorder:
             self.seconds = state["seconds"]
             self.unvalidated = state.get("unvalidated", False)
             if self.check is not None:
-                self.check.best, self.check.best_step = state["best"], state["best_step"]
+                self.check.best, self.check.best_step = _best(state)
         if self.folder is not None and resume:
             keep, digest = (0, None) if state is None else (state["lines"], state.get("lines_sha256"))
             self.folder.truncate_lines("metrics.jsonl", keep, digest)
@@ -337,6 +337,14 @@ def _is_whole(state: Any) -> bool:
         and own["step"] >= 0
         and state["lines"] >= 0
     )
+
+
+def _best(state: dict[str, Any]) -> tuple[float, int]:
+    """Return the best mIoU before a state was taken, and its step."""
+    best, step = state.get("best"), state.get("best_step")
+    if not isinstance(best, float) or not isinstance(step, int):
+        raise ModelError("The last checkpoint does not say what was best so far.", "Start a new run.")
+    return best, step
 
 
 def load_last(folder: RunFolder, talk: Talk) -> dict[str, Any] | None:

@@ -41,7 +41,7 @@ from segdistill import deploy
 from segdistill.checkpoint import load_model, load_state, read_info, save_model
 from segdistill.config import InputConfig, load_preset, read_toml
 from segdistill.record import versions
-from segdistill.store import open_run, sha256_of
+from segdistill.store import open_run, seal_one, sha256_of
 
 RUN_FILES = {
     *("config.toml", "environment.json", "data.json", "scores.json", "train.log", "metrics.jsonl", "manifest.json"),
@@ -353,6 +353,25 @@ def test_a_manifest_that_names_nothing_makes_no_run_finished(student: Path, tmp_
     (run / "scores.json").write_text('{"distilled": {"miou": 0.99}}')
     refused(f"{DISTILL} --baseline steps --resume --out {run}", "is not the run's", code=5)
     refused(f"evaluate {run} --data streets", "model.safetensors is not the run's", code=5)
+
+
+@pytest.mark.promise("C3")
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("scores.json", '{"distilled": {"miou": 0.99}}', "holds no results"),
+        ("scores.json", '{"distilled": 1}', "holds no results"),
+        ("scores.json", "[]", "holds no table"),
+        ("gain.json", "{}", "holds no verdict"),
+    ],
+)
+def test_results_that_are_forged_with_their_digest_are_refused(
+    name: str, content: str, said: str, student: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(student, tmp_path / "run")
+    (run / name).write_text(content)
+    seal_one(run, name)
+    refused(f"{DISTILL} --baseline steps --resume --out {run}", f"{name} ", said, code=5)
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="this system has no folder that nobody can write in")

@@ -103,3 +103,13 @@ def test_any_command_ends_with_143_when_it_is_told_to(tmp_path: Path) -> None:
     program += "sys.argv = ['segdistill', 'doctor']\ncli.main()\n"
     done = process(sys.executable, "-c", program, cwd=tmp_path)
     assert (done.code, done.err) == (143, "\nStopped by SIGTERM.\n")
+
+
+@pytest.mark.promise("R1")
+def test_the_quick_start_says_how_to_go_on_between_its_parts_too(tmp_path: Path) -> None:
+    program = "import os, signal, sys\nfrom segdistill import cli, run\n"
+    program += "run.train_teacher = lambda *given: os.kill(os.getpid(), signal.SIGTERM)\n"
+    program += "sys.argv = ['segdistill', 'quickstart', '--out', 'q']\ncli.main()\n"
+    done = process(sys.executable, "-c", program, cwd=tmp_path)
+    again = "segdistill quickstart --out q --resume"
+    assert (done.code, done.err) == (143, f"\nStopped by SIGTERM. Continue with: {again}\n")

@@ -320,6 +320,33 @@ def test_a_state_of_something_else_is_passed_over_whatever_its_digest(forged: An
             load_last(folder, Listener())
 
 
+@pytest.mark.promise("S3")
+def test_a_state_that_is_forged_in_part_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    stopped(a_job(configuration()), path, Listener(at=4, action=terminate))
+    whole = load_state(path / "checkpoints/last")
+    training = whole["training"]
+    first = next(iter(training["weights"]))
+    momentum = {key: {"momentum_buffer": torch.zeros(3)} for key in training["optimizer"]["state"]}
+    for forged, said in (
+        ({"best": "x"}, "does not say what was best"),
+        ({"best_step": None}, "does not say what was best"),
+        ({"training": {key: value for key, value in training.items() if key != "scaler"}}, "scaler"),
+        ({"training": training | {"weights": training["weights"] | {first: torch.zeros(1)}}}, "size mismatch"),
+        ({"training": training | {"weights": {}}}, "Missing key"),
+        ({"training": training | {"optimizer": {}}}, "not of this training"),
+        (
+            {"training": training | {"optimizer": training["optimizer"] | {"state": momentum}}},
+            "momentum_buffer of shape",
+        ),
+    ):
+        save_state(path / "checkpoints/last", whole | forged)
+        with pytest.raises(ModelError, match=said):
+            run(a_job(configuration()), path)
+    save_state(path / "checkpoints/last", whole)
+    run(a_job(configuration()), path)
+
+
 def test_a_state_beyond_the_last_step_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run"
     stopped(a_job(configuration()), path, Listener(at=4, action=terminate))
