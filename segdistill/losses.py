@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from segdistill.autocast import no_autocast
 from segdistill.errors import ShapeError
 from segdistill.types import IGNORE
 
@@ -40,8 +41,7 @@ def _in_full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
     @wraps(loss)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        device = next(value.device.type for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-        with torch.autocast(device, enabled=False):
+        with no_autocast(next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))):
             return loss(*map(widened, args), **{name: widened(value) for name, value in kwargs.items()})
 
     return wrapped

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segdistill.autocast import no_autocast
 from segdistill.checkpoint import weights_digest
 from segdistill.config import InputConfig, Size, validated
 from segdistill.errors import ModelError, UsageError
@@ -59,7 +60,7 @@ def _mask2former(model: Any, image: Tensor) -> SegOutput:
     The features are the encoder's, then the map from which the masks are read.
     """
     output = model(image, output_hidden_states=True)
-    with torch.autocast(image.device.type, enabled=False):  # bfloat16 would tell few scores apart
+    with no_autocast(image):  # bfloat16 would tell few scores apart
         classes = output.class_queries_logits.float().softmax(2)[:, :, :-1]  # (B, Q, C)
         masks = output.masks_queries_logits.float().sigmoid()  # (B, Q, h, w)
         scores = torch.einsum("bqc,bqhw->bchw", classes, masks)

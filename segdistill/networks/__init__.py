@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from segdistill.config import InputConfig, NetworkConfig, components, find
@@ -67,8 +66,7 @@ def list_networks(size: tuple[int, int], num_classes: int, part: str = "") -> li
         raise UsageError(f"No network's name has {part!r} in it.", nearest(part, network_names()))
     for name in names:
         config = resolve(NetworkConfig(network=name, aux=False))
-        with FakeTensorMode():  # shapes without numbers: nothing is drawn
-            network = build_network(config, num_classes)
+        network = blank_network(config, num_classes)
         macs = count_macs(network, size)
         entry = {"name": name, "output_stride": config.output_stride, "parameters": count_parameters(network)}
         entries.append(entry | {"macs": macs, "flops": 2 * macs})

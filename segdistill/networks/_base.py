@@ -1,12 +1,14 @@
 """What every network has in common: it normalises its own input and returns a `SegOutput`."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from segdistill.config import IMAGENET_STD, InputConfig
@@ -172,12 +174,19 @@ def fcn_head(inputs: int, num_classes: int, dropout: nn.Module) -> nn.Sequential
 def count_macs(network: SegNetwork, size: tuple[int, int]) -> int:
     """Return the multiply-adds of one image (H, W) through the deployed network; FLOPs are twice as many."""
     training = network.training
-    # Fake tensors have shapes and no numbers: nothing is computed. A fake network comes with a mode of its own.
-    mode = detect_fake_mode([*network.buffers()]) or FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, FlopCounterMode(display=False) as counter, torch.no_grad():
+    # Fake tensors have shapes and no numbers: nothing is computed. In a blank network no tensor has numbers.
+    mode = nullcontext() if network.mean.is_meta else FakeTensorMode(allow_non_fake_inputs=True)
+    with mode, FlopCounterMode(display=False) as counter, torch.no_grad(), _NoBatchNorm():
         Deployed(network)(torch.zeros(1, network.mean.shape[1], *size, device=network.mean.device))
     network.train(training)
     return int(counter.get_total_flops()) // 2
+
+
+class _NoBatchNorm(TorchFunctionMode):
+    """Leaves out batch norm, which has no multiply-adds once deployed and, without numbers, takes longest of all."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func is F.batch_norm else func(*args, **(kwargs or {}))
 
 
 def countable_macs(network: SegNetwork, size: tuple[int, int]) -> int | None:

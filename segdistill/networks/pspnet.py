@@ -8,6 +8,7 @@ the fusion: CIRKD has 256 for ResNet-101 since 2025. Images may have any size.
 import torch
 from torch import Tensor, nn
 
+from segdistill.autocast import no_autocast
 from segdistill.config import NetworkConfig
 from segdistill.networks import _resnet
 from segdistill.networks._base import Backbone, SegNetwork, conv_bn_relu, enlarged, fcn_head
@@ -63,7 +64,7 @@ class PyramidPooling(nn.Module):
 
     def forward(self, x: Tensor, *, align_corners: bool = False) -> Tensor:
         """Map (B, inputs, h, w) to (B, width, h, w)."""
-        with torch.autocast(x.device.type, enabled=False):  # means of up to all positions: in float32 at least
+        with no_autocast(x):  # means of up to all positions: in float32 at least
             grids = grid_averages(x.to(torch.promote_types(x.dtype, torch.float32)))
         context = [
             enlarged(branch(grid), x, align_corners=align_corners)

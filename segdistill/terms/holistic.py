@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from segdistill import losses
+from segdistill.autocast import no_autocast
 from segdistill.config import OptimConfig, Strict
 from segdistill.terms import Pair
 from segdistill.types import Batch, SegOutput, Term
@@ -91,14 +92,14 @@ class Holistic(Term):
     def forward(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
         """Return what the student can lower by being taken for the teacher."""
         assert self.critic is not None
-        with torch.autocast(batch.image.device.type, enabled=False):
+        with no_autocast(batch.image):
             score: Tensor = self.critic(critic_input(batch.image, student.logits))
             return -score.mean()
 
     def critic_loss(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
         """Return the critic's loss: the teacher is real, the student is fake."""
         assert self.critic is not None
-        with torch.autocast(batch.image.device.type, enabled=False):
+        with no_autocast(batch.image):
             real = critic_input(batch.image, teacher.logits, student.logits.shape[-2:]).detach()
             fake = critic_input(batch.image, student.logits).detach()
             scores = self.critic(torch.cat([real, fake]))

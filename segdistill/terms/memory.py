@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segdistill import losses
+from segdistill.autocast import no_autocast
 from segdistill.distributed import rank, share_of_step, sum_across, world_size
 from segdistill.terms import Pair
 from segdistill.terms._layers import Layers
@@ -139,7 +140,7 @@ def embeddings(features: Tensor, batch: Batch, num_classes: int, most: int) -> t
         num_classes: C.
         most: pixels of a class and an image; K is that, or h * w where there are fewer.
     """
-    with torch.autocast(features.device.type, enabled=False):
+    with no_autocast(features):
         x = F.normalize(features.float().flatten(2), dim=1).mT  # (B, N, D)
         ids = losses.label_at_size(batch.label, features.shape[-2:]).flatten(1)
         member = ids.unsqueeze(1) == torch.arange(num_classes, device=ids.device).unsqueeze(1)  # (B, C, N)
