@@ -193,7 +193,6 @@ def finished(setting: Setting, path: Path, kind: str) -> Outcome | None:
         if seed is not None:
             _refuse_changes(folder, replace(setting, config=setting.config.changed(seed=seed)), "seed")
     verify_file(path, "model.safetensors")
-    verify_file(path, "scores.json")
     rows, gain = _json(path, "scores.json"), _json(path, "gain.json")
     if rows is None or not all(isinstance(row, dict) and row.keys() >= SHOWN for row in rows.values()):
         raise ModelError(f"{path / 'scores.json'} is gone or holds no results.", "Restore the file, or train again.")

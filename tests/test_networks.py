@@ -256,6 +256,15 @@ def test_networks_cost_what_is_published(
     assert count_macs(blank_network(NetworkConfig(**network), classes), size) == pytest.approx(macs, rel=tolerance)
 
 
+@pytest.mark.parametrize("name", ["pspnet-resnet18-half", "espnet-c"])
+def test_a_network_costs_as_much_with_its_numbers_as_without(name: str) -> None:
+    config = NetworkConfig(network=name)
+    built = make(name)
+    before = {key: tensor.clone() for key, tensor in built.state_dict().items()}
+    assert count_macs(built, (33, 47)) == count_macs(blank_network(config, CLASSES), (33, 47)) > 1e6
+    assert all(torch.equal(tensor, before[key]) for key, tensor in built.state_dict().items())
+
+
 # Options
 
 

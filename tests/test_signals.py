@@ -97,19 +97,15 @@ def test_a_command_whose_descriptors_are_closed_opens_no_file_in_their_place(tmp
 
 
 @pytest.mark.promise("R1")
-def test_any_command_ends_with_143_when_it_is_told_to(tmp_path: Path) -> None:
-    program = "import os, signal, sys\nfrom segdistill import cli, doctor\n"
-    program += "doctor.examine = lambda: os.kill(os.getpid(), signal.SIGTERM)\n"
-    program += "sys.argv = ['segdistill', 'doctor']\ncli.main()\n"
+@pytest.mark.parametrize(
+    ("part", "words", "after"),
+    [
+        ("doctor.examine", "doctor", ""),
+        ("run.train_teacher", "quickstart --out q", " Continue with: segdistill quickstart --out q --resume"),
+    ],
+)
+def test_any_command_ends_with_143_when_it_is_told_to(part: str, words: str, after: str, tmp_path: Path) -> None:
+    program = f"import os, signal, sys\nfrom segdistill import cli, doctor, run\nsys.argv[1:] = {words.split()}\n"
+    program += f"{part} = lambda *given: os.kill(os.getpid(), signal.SIGTERM)\ncli.main()\n"
     done = process(sys.executable, "-c", program, cwd=tmp_path)
-    assert (done.code, done.err) == (143, "\nStopped by SIGTERM.\n")
-
-
-@pytest.mark.promise("R1")
-def test_the_quick_start_says_how_to_go_on_between_its_parts_too(tmp_path: Path) -> None:
-    program = "import os, signal, sys\nfrom segdistill import cli, run\n"
-    program += "run.train_teacher = lambda *given: os.kill(os.getpid(), signal.SIGTERM)\n"
-    program += "sys.argv = ['segdistill', 'quickstart', '--out', 'q']\ncli.main()\n"
-    done = process(sys.executable, "-c", program, cwd=tmp_path)
-    again = "segdistill quickstart --out q --resume"
-    assert (done.code, done.err) == (143, f"\nStopped by SIGTERM. Continue with: {again}\n")
+    assert (done.code, done.err) == (143, f"\nStopped by SIGTERM.{after}\n")
