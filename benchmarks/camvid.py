@@ -1,10 +1,11 @@
 """Every preset on CamVid under one teacher, against the plain student with the same seed, batches and steps.
 
-    python benchmarks/camvid.py camvid:PATH --teacher RUN [--steps 460] [--out DIR] [--only NAME ...] [--json FILE]
+    python benchmarks/camvid.py camvid:PATH --teacher RUN [--steps N] [--out DIR] [--only NAME ...] [--json FILE]
 
 It runs `segdistill` commands one after the other and prints each. Stopped, it goes on where it was when it is called
-again. The preset `canonical` is trained from three seeds, its plain twins too: they show how far seeds alone lie apart,
-and the first of them is what the other presets are compared with. `lad` has a teacher and a plain twin of its own.
+again. Without `--steps` each preset has its own number for CamVid. The preset `canonical` is trained from three seeds,
+its plain twins too: they show how far seeds alone lie apart, and the first of them is what the other presets are
+compared with. `lad` has a teacher and a plain twin of its own.
 """
 
 import argparse
@@ -18,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from segdistill.comparison import compare
-from segdistill.config import preset_names
+from segdistill.config import preset_names, read_toml
 from segdistill.deploy import evaluate_model
 from segdistill.metrics import Scores
-from segdistill.record import cpu_name, versions
 from segdistill.talk import Silence
 
 SEVERAL, SEEDS = "canonical", 3
@@ -29,9 +29,9 @@ SEVERAL, SEEDS = "canonical", 3
 OWN_TEACHER = "lad"
 
 
-def commands(data: str, teacher: Path, out: Path, steps: int, preset: str) -> Iterator[list[str]]:
+def commands(data: str, teacher: Path, out: Path, steps: int | None, preset: str) -> Iterator[list[str]]:
     """Yield the commands that train a preset's student."""
-    common = ["--data", data, "--steps", str(steps), "--workers", "1"]
+    common = ["--data", data, *([] if steps is None else ["--steps", str(steps)]), "--workers", "1"]
     more: list[str] = []
     if preset == OWN_TEACHER:
         teacher, more = out / f"{preset}-teacher", ["--baseline", "steps"]
@@ -66,6 +66,7 @@ def row(preset: str, out: Path, data: str) -> dict[str, Any]:
     results = json.loads((out / preset / "scores.json").read_text(encoding="utf-8"))
     return {
         "preset": preset,
+        "steps": read_toml(out / preset / "config.toml")["optim"]["steps"],
         "teacher": results["teacher"]["miou"],
         "plain": [one.miou for one in plain],
         "distilled": [one.miou for one in distilled],
@@ -97,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="camvid:PATH")
     parser.add_argument("--teacher", type=Path, required=True, help="a finished run of train-teacher")
-    parser.add_argument("--steps", type=int, default=460)
+    parser.add_argument("--steps", type=int, help="of every run; else the presets' own for CamVid")
     parser.add_argument("--out", type=Path, default=Path("runs/camvid"))
     parser.add_argument("--only", nargs="+", choices=preset_names(), default=[], metavar="NAME")
     parser.add_argument("--json", type=Path)
@@ -110,7 +111,8 @@ def main() -> None:
         rows.append(row(preset, args.out, args.data))
         print(table(rows), flush=True)
         if args.json:
-            about = {"steps": args.steps, "device": cpu_name(), "versions": versions()}
+            place = json.loads((args.out / SEVERAL / "environment.json").read_text(encoding="utf-8"))
+            about = {key: place[key] for key in ("device", "precision", "threads", "versions")}
             args.json.write_text(json.dumps(about | {"rows": rows}, indent=2) + "\n", encoding="utf-8")
 
 
