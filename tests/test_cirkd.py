@@ -36,7 +36,7 @@ from segdistill.config import TermConfig, load_preset
 from segdistill.engine import Trainee, fit, probe
 from segdistill.errors import ShapeError
 from segdistill.objectives import Distillation
-from segdistill.terms import Pair, build_terms, cross_image, memory
+from segdistill.terms import Pair, bounded, bounded_mask, build_terms, cross_image, memory
 from segdistill.terms.cross_image import CrossImage
 from segdistill.terms.memory import Memory, Queue, embeddings
 from segdistill.types import IGNORE, Batch, Frozen, SegOutput, Stage, Term
@@ -270,6 +270,15 @@ def test_larger_maps_are_averaged_and_the_term_says_so() -> None:
     torch.testing.assert_close(pooled(output(student), output(teacher), batch), losses.cross_image(own, target))
     assert (whole.notes, len(pooled.notes)) == ((), 1)
     assert "5x7 positions are averaged to 3x4" in pooled.notes[0]
+
+
+def test_averages_are_of_the_positions_that_count() -> None:
+    features = torch.tensor([[[[1.0, 3.0, 10.0], [5.0, 7.0, 20.0], [2.0, 4.0, 9.0]]]])
+    valid = torch.tensor([[[1, 0, 0], [1, 1, 0], [0, 1, 1]]]).bool()
+    assert bounded_mask(valid, 4).tolist() == [[[True, False], [True, True]]]
+    torch.testing.assert_close(bounded(features, 4, valid), torch.tensor([[[[13 / 3, 0.0], [4.0, 9.0]]]]))
+    assert bounded(features, 9, valid) is features
+    assert bounded_mask(valid, 9) is valid
 
 
 def test_void_is_left_out_and_an_unlabelled_image_counts_whole_across_images() -> None:

@@ -64,11 +64,32 @@ def compared_at(batch: Batch, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     return valid, share_of_step(batch, lambda part: losses.at_size(part.compared(), size).sum())
 
 
-def bounded(features: Tensor, most: int) -> Tensor:
-    """Return features (B, D, h, w) average-pooled by the smallest kernel that leaves at most `most` positions."""
-    h, w = features.shape[-2:]
-    side = next(side for side in count(1) if -(-h // side) * -(-w // side) <= most)
-    return features if side == 1 else F.avg_pool2d(features, side, ceil_mode=True)
+def bounded(features: Tensor, most: int, valid: Tensor | None = None) -> Tensor:
+    """Return features (B, D, h, w) average-pooled by the smallest kernel that leaves at most `most` positions.
+
+    Args:
+        features: of any size.
+        most: positions.
+        valid: bool (B, h, w), the positions that are averaged; where a kernel has none there are zeros. Default all.
+    """
+    if (side := _side(features, most)) == 1:
+        return features
+    if valid is None:
+        return F.avg_pool2d(features, side, ceil_mode=True)
+    weight = valid.unsqueeze(1).to(features.dtype)
+    kept, share = (F.avg_pool2d(x, side, ceil_mode=True) for x in (features * weight, weight))
+    return kept / share.clamp(min=1 / side**2)
+
+
+def bounded_mask(valid: Tensor, most: int) -> Tensor:
+    """Return where `bounded` had something to average: (B, h, w) bool from the same."""
+    side = _side(valid, most)
+    return valid if side == 1 else F.max_pool2d(valid.float(), side, ceil_mode=True) > 0
+
+
+def _side(maps: Tensor, most: int) -> int:
+    h, w = maps.shape[-2:]
+    return next(side for side in count(1) if -(-h // side) * -(-w // side) <= most)
 
 
 def averaged(term: str, full: Tensor, pooled: Tensor) -> tuple[str, ...]:

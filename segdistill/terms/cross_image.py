@@ -6,7 +6,8 @@ from pydantic import Field
 from torch import Tensor
 
 from segdistill import losses
-from segdistill.terms import Pair, averaged, bounded, compared_at
+from segdistill.distributed import share_of_step
+from segdistill.terms import Pair, averaged, bounded, bounded_mask
 from segdistill.terms._layers import Layers
 from segdistill.types import Batch, SegOutput, Term
 
@@ -40,12 +41,16 @@ class CrossImage(Term):
         return self.averaged
 
     def forward(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
-        """Return the mean over valid positions of the step."""
-        maps = student.features[-1], teacher.features[-1]
-        own, target = (bounded(x, self.options.max_positions) for x in maps)
+        """Return the mean over the step's valid positions; an average of several is of the valid ones alone."""
+        most, maps = self.options.max_positions, (student.features[-1], teacher.features[-1])
+        own, target = (bounded(x, most, losses.at_size(batch.compared(), x.shape[-2:])) for x in maps)
         self.averaged = averaged("cross-image", maps[0], own) or averaged("cross-image", maps[1], target)
-        valid, share = compared_at(batch, own.shape[-2:])
-        return losses.cross_image(own, target, self.options.temperature, valid) * share
+
+        def positions(part: Batch) -> Tensor:
+            return bounded_mask(losses.at_size(part.compared(), maps[0].shape[-2:]), most)
+
+        share = share_of_step(batch, lambda part: positions(part).sum())
+        return losses.cross_image(own, target, self.options.temperature, positions(batch)) * share
 
 
 def build(options: Options, pair: Pair) -> Term:
