@@ -742,6 +742,14 @@ def test_an_image_smaller_than_the_crop_is_filled_up_with_the_mean_and_its_label
     assert (out[:, 4:] == (124, 116, 104)).all()
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 3)])
+def test_an_image_of_a_pixel_is_scaled_down_all_the_same(shape: tuple[int, int]) -> None:
+    augment = Augment(config(**PLAIN | {"scale": (0.1, 0.5)}))
+    for seed in range(20):
+        image, label = augment(picture(*shape), ids(*shape), seed)
+        assert (image.shape, label.shape) == ((6, 8, 3), (6, 8))
+
+
 def test_training_and_evaluation_bring_images_to_one_size_in_the_same_way() -> None:
     sample = Sample(picture(12, 16), ids(12, 16), "a")
     image, label = Augment(config(**PLAIN, size=(6, 8)))(sample.image, sample.label, 0)
