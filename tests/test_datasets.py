@@ -445,10 +445,30 @@ def test_lists_may_name_files_with_folders_and_label_maps_and_have_empty_lines(t
     assert load("voc", tmp_path).fingerprint == plain
 
 
-def test_a_missing_list_is_refused_by_its_name(tmp_path: Path) -> None:
-    voc(tmp_path, "train", "0", [1])
-    with pytest.raises(DataError, match=r"val\.txt cannot be read: No such file"):
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("voc", "ImageSets/Segmentation/val.txt"),
+        ("pascal-context", "ImageSets/SegmentationContext/val.txt"),
+        ("coco-stuff-10k", "imageLists/test.txt"),
+    ],
+)
+def test_a_split_without_its_list_is_told_and_the_others_are_there(tmp_path: Path, name: str, file: str) -> None:
+    tree(tmp_path, name)
+    (tmp_path / file).unlink()
+    source = load(name, tmp_path)
+    assert list(source.splits) == ["train"]
+    assert f"{name} has no val split here." in source.warnings
+    with pytest.raises(DataError, match="has no val split"):
+        source.split("val")
+
+
+def test_where_all_lists_are_gone_one_is_named_with_what_there_is(tmp_path: Path) -> None:
+    tree(tmp_path, "voc")
+    shutil.rmtree(tmp_path / "ImageSets")
+    with pytest.raises(DataError, match=r"train\.txt cannot be read: No such file") as caught:
         load("voc", tmp_path)
+    assert caught.value.fix == f"{tmp_path} has JPEGImages, SegmentationClass."
 
 
 def test_images_outside_the_lists_are_passed_over(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from segdistill.errors import DataError, UsageError
 Ids = npt.NDArray[np.uint8 | np.uint16]
 IdTable = npt.NDArray[np.int16]
 """One entry per 16-bit id: the class, IGNORE, or -1 where a file must not have that id."""
+MOST_NAMED = 10
+"""Files in a message."""
 
 
 class Files(NamedTuple):
@@ -218,6 +220,16 @@ def files_below(root: Path, folder: str, ending: str) -> Files:
     return Files(f"{folder}/*/*{ending}", found, frozenset().union(*(part.twice for part in parts)))
 
 
+def lists_in(root: Path, files: Mapping[str, str]) -> dict[str, Files]:
+    """Read the lists of a data set's splits, those that are there; see `names_in`.
+
+    Raises:
+        DataError: if none is there, or one cannot be read.
+    """
+    there = {split: file for split, file in files.items() if os.path.lexists(root / file)}
+    return {split: names_in(root, file) for split, file in (there or files).items()}
+
+
 def names_in(root: Path, file: str) -> Files:
     """Read a list of images: one per line, with or without folder and suffix; a label map after it is passed over.
 
@@ -261,8 +273,7 @@ def layout_root(name: str, path: str, *, known_by: Sequence[str], inside: Sequen
     for place in (root, *(root / folder for folder in inside)):
         if any((place / folder).is_dir() for folder in known_by):
             return place
-    has = ", ".join(sorted(entry.name for entry in root.iterdir())[:10]) or "nothing"
-    raise DataError(f"{root} is not laid out as {name} is: it has {has}.", f"Expected {expected}.")
+    raise DataError(f"{root} is not laid out as {name} is: it has {_listing(root)}.", f"Expected {expected}.")
 
 
 def data_source(
@@ -290,8 +301,19 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         place = error.filename or path
-        fix = f"It is a link to {os.readlink(place)}." if os.path.islink(place) else ""
+        fix = f"It is a link to {os.readlink(place)}." if os.path.islink(place) else _nearby(Path(os.fsdecode(place)))
         raise DataError(f"{place} cannot be read: {error.strerror}.", fix) from None
+
+
+def _nearby(path: Path) -> str:
+    """Say what there is in place of a file or folder that is gone; nothing of one that is there."""
+    folder = next((parent for parent in path.parents if parent.is_dir()), path)
+    return "" if path.exists() or folder == path else f"{folder} has {_listing(folder)}."
+
+
+def _listing(folder: Path) -> str:
+    names = sorted(entry.name for entry in folder.iterdir())
+    return ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "") if names else "nothing"
 
 
 def _images_below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, int]]:
@@ -330,10 +352,10 @@ def _fingerprint(files: Iterable[tuple[str, int]]) -> str:
     return hashlib.sha256(os.fsencode("\0".join(f"{name}\0{size}" for name, size in files))).hexdigest()
 
 
-def _some(what: str, names: Iterable[str], most: int = 10) -> str:
+def _some(what: str, names: Iterable[str]) -> str:
     ordered = sorted(names)
     count = "1 file is" if len(ordered) == 1 else f"{len(ordered)} files are"
-    return f"{count} {what}: {', '.join(ordered[:most])}{', ...' if len(ordered) > most else ''}"
+    return f"{count} {what}: {', '.join(ordered[:MOST_NAMED])}{', ...' if len(ordered) > MOST_NAMED else ''}"
 
 
 def _size(pixels: npt.NDArray[np.generic]) -> str:

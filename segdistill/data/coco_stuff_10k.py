@@ -8,7 +8,7 @@ newer format of MATLAB's and refused.
 from functools import partial
 
 from segdistill.data._base import DataSource
-from segdistill.data._folder import data_source, files_in, id_table, layout_root, names_in, paired
+from segdistill.data._folder import data_source, files_in, id_table, layout_root, lists_in, paired
 from segdistill.data._matlab import read_mat
 from segdistill.data.coco_stuff_164k import CLASSES, COCO_IDS, PALETTE
 from segdistill.types import IGNORE
@@ -32,7 +32,7 @@ def load(path: str) -> DataSource:
     images, labels = files_in(root, "images"), files_in(root, "annotations", suffixes=[".mat"])
     ids = id_table({0: IGNORE} | {id_: i for i, id_ in enumerate(COCO_IDS)})
     splits = {
-        split: paired(root, images, labels, ids, listed=names_in(root, file), decode=read_map)
-        for split, file in LISTS.items()
+        split: paired(root, images, labels, ids, listed=names, decode=read_map)
+        for split, names in lists_in(root, LISTS).items()
     }
     return data_source("coco-stuff-10k", CLASSES, PALETTE, splits, USUAL)

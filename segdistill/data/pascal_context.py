@@ -10,7 +10,7 @@ and counts nowhere, and 1..59 are the classes in alphabetical order; 59_labels.t
 from functools import partial
 
 from segdistill.data._base import DataSource
-from segdistill.data._folder import data_source, files_in, id_table, layout_root, names_in, paired
+from segdistill.data._folder import data_source, files_in, id_table, layout_root, lists_in, paired
 from segdistill.data._image import read_label
 from segdistill.data._matlab import read_mat
 from segdistill.data.voc import colors
@@ -48,7 +48,8 @@ def load(path: str) -> DataSource:
         path,
         known_by=[LABELS, OWN_LABELS],
         inside=["VOC2010", "VOCdevkit/VOC2010"],
-        expected=f"VOC2010's JPEGImages/ and ImageSets/ with {OWN_LABELS}/*.mat, or {LABELS}/ of mmsegmentation's",
+        expected=f"VOC2010's JPEGImages/ and ImageSets/ with {OWN_LABELS}/*.mat, or {LABELS}/ of mmsegmentation's. "
+        "59_context_labels/ is not read: its classes have another order",
     )
     images = files_in(root, "JPEGImages")
     if (root / LABELS).is_dir():
@@ -57,7 +58,7 @@ def load(path: str) -> DataSource:
         labels, ids, decode = files_in(root, OWN_LABELS, suffixes=[".mat"]), id_table(OWN), read_own
     lists = next((folder for folder in LISTS if (root / folder).is_dir()), LISTS[0])
     splits = {
-        split: paired(root, images, labels, ids, listed=names_in(root, f"{lists}/{split}.txt"), decode=decode)
-        for split in USUAL
+        split: paired(root, images, labels, ids, listed=names, decode=decode)
+        for split, names in lists_in(root, {split: f"{lists}/{split}.txt" for split in USUAL}).items()
     }
     return data_source("pascal-context", CLASSES, PALETTE, splits, USUAL)

@@ -7,7 +7,7 @@ as semseg, mmsegmentation and others spread them. A label map that is not in the
 """
 
 from segdistill.data._base import DataSource
-from segdistill.data._folder import data_source, files_in, id_table, layout_root, names_in, paired
+from segdistill.data._folder import data_source, files_in, id_table, layout_root, lists_in, paired
 from segdistill.types import IGNORE
 
 CLASSES = (
@@ -47,14 +47,15 @@ def load(path: str) -> DataSource:
         train_labels = files_in(root, AUGMENTED).or_else(labels)  # mmsegmentation's has only what SBD labelled
     else:
         train_list = f"{LISTS}/train.txt"
-        more = f" Papers train on the 10582 images of {LISTS}/trainaug.txt with {AUGMENTED}/, which is not here."
-    train, val = names_in(root, train_list), names_in(root, f"{LISTS}/val.txt")
+        more = f" Papers train on the 10582 images of {LISTS}/trainaug.txt with {AUGMENTED}/; not all of that is here."
+    lists = lists_in(root, {"train": train_list, "val": f"{LISTS}/val.txt"})
     warnings = [f"voc trains on {train_list} with the labels in {train_labels.place}/.{more}"]
-    if leaked := train.found.keys() & val.found.keys():
-        warnings.append(f"{len(leaked)} images of {train_list} are those of val.txt: they are not trained on.")
     images, ids = files_in(root, "JPEGImages"), id_table({i: i for i in range(len(CLASSES))} | {255: IGNORE})
+    if lists.keys() == {"train", "val"} and (leaked := lists["train"].found.keys() & lists["val"].found.keys()):
+        warnings.append(f"{len(leaked)} images of {train_list} are those of val.txt: they are not trained on.")
+        lists["train"] = lists["train"].without(leaked)
     splits = {
-        "train": paired(root, images, train_labels, ids, listed=train.without(leaked)),
-        "val": paired(root, images, labels, ids, listed=val),
+        split: paired(root, images, train_labels if split == "train" else labels, ids, listed=names)
+        for split, names in lists.items()
     }
     return data_source("voc", CLASSES, PALETTE, splits, USUAL, warnings)
