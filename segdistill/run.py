@@ -18,7 +18,7 @@ from segdistill.checkpoint import ModelInfo, load_model, model_path, read_info
 from segdistill.class_map import Mapped
 from segdistill.comparison import Verdict, compare
 from segdistill.config import NetworkConfig, RunConfig, TeacherConfig, read_toml
-from segdistill.data import AUXILIARY
+from segdistill.data import AUXILIARY, load_data, mixture
 from segdistill.engine import fit
 from segdistill.errors import CheckError, ModelError, UsageError
 from segdistill.first_step import pulls
@@ -397,15 +397,17 @@ def _show_first_step(setting: Setting, job: Job) -> None:
 def _obtain_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]:
     """Find the run that trained this network so, or train it."""
     talk, options = setting.place.talk, setting.options
-    labelled = setting.config.changed(**{"data.unlabeled": [], "data.auxiliary": []})
+    labelled = setting.config.changed(**{"data.unlabeled": []})
     names = (labelled.teacher.network, labelled.student.network)
     backbones = {name.partition("-")[2] or name for name in names}
     if options.backbone_weights is not None and len(backbones) > 1:
         talk.warn(f"--backbone-weights are the student's: a {text} trained on the way starts without.")
         options = replace(options, backbone_weights=None)
         setting = replace(setting, options=options)
-    splits = {name: split for name, split in setting.data.splits.items() if name != AUXILIARY}
-    setting = replace(setting, config=labelled, data=replace(setting.data, splits=splits))
+    data = mixture(load_data(labelled.data.name), labelled.data, unlabeled=False)
+    setting = replace(setting, config=labelled, data=replace(data, contents=setting.data.contents))
+    if AUXILIARY in data.splits:  # less than the student's, perhaps
+        setting = with_files_read(setting)
     found = distributed.same_for_all(find_teacher(setting))
     path, trained = found or (
         next_folder(RUNS, f"train-teacher-{setting.config.preset}-{setting.config.teacher.network}"),

@@ -10,6 +10,7 @@ from segdistill import distributed
 from segdistill.checkpoint import ModelInfo, load_model, model_path
 from segdistill.class_map import in_classes_of, meaning_of, resolve_class_map
 from segdistill.config import RunConfig, read_toml
+from segdistill.data import AUXILIARY
 from segdistill.engine import resolve_device
 from segdistill.errors import UsageError
 from segdistill.foreign import is_foreign, load_foreign, uri
@@ -86,13 +87,14 @@ def _sized(info: ModelInfo, config: RunConfig, talk: Talk) -> ModelInfo:
 
 def find_teacher(setting: Setting) -> tuple[Path, bool] | None:
     """Return the newest teacher run under `runs/` with this recipe on this data, and whether it is finished."""
-    wanted, data = teacher_recipe(setting.config.to_dict(), setting.options), describe_data(setting.data)
+    data, mixed = describe_data(setting.data), AUXILIARY in setting.data.splits
+    wanted = teacher_recipe(setting.config.to_dict(), setting.options, mixed=mixed)
     found = []
     for file in RUNS.glob("*/config.toml"):
         folder = file.parent
         try:
             kind = json.loads((folder / "environment.json").read_text())
-            own = teacher_recipe(read_toml(file), setting.options) | {"weights": kind["weights"]}
+            own = teacher_recipe(read_toml(file), setting.options, mixed=mixed) | {"weights": kind["weights"]}
             same = (
                 kind["kind"] == "teacher" and own == wanted and json.loads((folder / "data.json").read_text()) == data
             )
@@ -107,10 +109,11 @@ def find_teacher(setting: Setting) -> tuple[Path, bool] | None:
     return folder, finished
 
 
-def teacher_recipe(table: dict[str, Any], options: Options) -> dict[str, Any]:
-    """Return all of a configuration that a teacher's weights depend on."""
+def teacher_recipe(table: dict[str, Any], options: Options, *, mixed: bool) -> dict[str, Any]:
+    """Return all of a configuration that the weights of a teacher depend on; `mixed` if it sees auxiliary images."""
     config = RunConfig.model_validate(table)
-    data = config.data.model_dump(exclude={"name", "unlabeled", "auxiliary", "auxiliary_share"})
+    unused = {"name", "unlabeled", "auxiliary"} | (set() if mixed else {"auxiliary_share"})
+    data = config.data.model_dump(exclude=unused)
     teacher = config.teacher.model_dump(exclude={"steps", "lr", "aux_weight"})
     recipe = {"teacher": teacher, "data": data, "optim": config.teacher_optim().model_dump()}
     return recipe | {

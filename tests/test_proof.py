@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import sys
 import tomllib
@@ -90,6 +91,22 @@ def test_unlabelled_images_change_the_distilled_student_and_are_named_without_th
     assert json.loads(Path("mixed/data.json").read_text())["images"] == {"train": 4, "val": 12, "auxiliary": 3}
     shipped = ("config.toml", "data.json", "environment.json", "README.md", "model.safetensors")
     assert not [name for name in shipped if str(photos).encode() in Path("mixed", name).read_bytes()]
+
+
+def test_a_teacher_that_saw_auxiliary_labels_is_found_again_by_its_name_and_no_other_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = f"--data camvid:{write_camvid(tmp_path / 'data')} {SMALL} --accept-teacher"
+    shutil.copytree("data/val", "data/test")
+    shutil.copytree("data/valannot", "data/testannot")
+    words, more = f"--preset tsl {data.removesuffix('--accept-teacher')}", "--set 'data.auxiliary=[\"test\"]'"
+    assert segdistill(f"train-teacher --teacher resnet18-half {words} {more}").code == 0
+    line = f"distill --preset tsl --teacher resnet18-half --student resnet18-half {data} --dry-run"
+    assert "trained before, with these settings on this data" in segdistill(f"{line} {more}").err
+    assert "trained before" in segdistill(f"{line} {more} --unlabeled data/train").err, "of no use to a teacher"
+    for other in ("", f"{more} --set data.auxiliary_share=0.25"):
+        assert "so it is trained first" in segdistill(f"{line} {other}").err
 
 
 def test_batches_without_any_label_train_and_their_cross_entropy_is_0(
