@@ -166,6 +166,9 @@ def test_results_as_json_are_alone_on_stdout(camvid: Path) -> None:
 def test_tables_align_numbers_to_the_right_and_words_to_the_left(camvid: Path) -> None:
     shown = segdistill(f"data check camvid:{camvid}").out.splitlines()
     (road,) = (line for line in shown if "road" in line)
+    columns = [[line.split("│")[split].strip() for line in shown if line.count("│") == 4] for split in (2, 3)]
+    assert [abs(sum(map(float, column[:-1])) - 100) < 0.1 for column in columns] == [True, True], "with the ignored"
+    assert [column[-1] for column in columns] == ["12,288", "6,144"], "pixels"
     assert all(cell.startswith(" ") and not cell.endswith("  ") for cell in road.split("│")[2:4])
     assert "│ Structured distillation" in segdistill("presets list").out
 
