@@ -1,14 +1,10 @@
 """Is this machine all right? Versions, devices, and the two installations that are known to be broken."""
 
+import re
 import shutil
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-
-PACKAGES = (
-    *("torch", "torchvision", "albumentations", "opencv-python-headless", "pillow", "numpy"),
-    *("onnx", "onnxscript", "onnxruntime", "safetensors", "pydantic", "typer", "rich", "matplotlib"),
-)
 
 
 @dataclass(frozen=True)
@@ -28,11 +24,20 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at everything a run needs; nothing is imported that could fail without being caught."""
-    findings = [_package(name) for name in PACKAGES]
+    findings = [_package(name) for name in _packages()]
     findings += [_torchvision(), _opencv(), *_devices(), _onnxruntime()]
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     findings.append(Finding("free disk here", f"{free:.1f} GiB", "" if free > 2 else "Runs write some GiB: free some."))
     return findings
+
+
+def _packages() -> list[str]:
+    """Return what this installation of segdistill says that it needs, extras left out."""
+    try:
+        needed = metadata.requires("segdistill") or []
+    except metadata.PackageNotFoundError:
+        return ["segdistill"]
+    return [re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in needed if "extra ==" not in line]
 
 
 def _package(name: str) -> Finding:

@@ -10,27 +10,29 @@ from commands import segdistill
 from segdistill import doctor
 
 
-def write_package(folder: Path, name: str) -> None:
-    """Write what an installer leaves of a package."""
+def write_package(folder: Path, name: str, *needed: str) -> None:
+    """Write what an installer leaves of a package that needs others."""
     info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n" + "".join(f"Requires-Dist: {line}\n" for line in needed)
+    )
 
 
 def test_every_finding_says_what_was_found() -> None:
     findings = doctor.examine()
     assert {finding.name for finding in findings} >= {
-        *doctor.PACKAGES,
-        "cpu",
-        "onnxruntime providers",
-        "free disk here",
+        *("torch", "opencv-python-headless", "scipy", "tomli-w"),
+        *("cpu", "onnxruntime providers", "free disk here"),
     }
     assert all(finding.value for finding in findings)
+    assert "timm" not in {finding.name for finding in findings}, "that is an extra"
     assert "CPUExecutionProvider" in next(f.value for f in findings if f.name == "onnxruntime providers")
 
 
-def test_a_missing_package_is_broken_and_its_cure_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "PACKAGES", ("typer", "no-such-package"))
+def test_a_missing_package_is_broken_and_its_cure_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_package(tmp_path, "segdistill", "typer>=0.20", "no-such-package[all]>=1", "no-such-extra; extra == 'more'")
+    monkeypatch.syspath_prepend(tmp_path)
     result = segdistill("doctor --json")
     assert result.code == 4
     broken = [entry for entry in json.loads(result.out) if not entry["ok"]]
@@ -62,8 +64,9 @@ def test_a_torchvision_of_another_build_is_recognised(tmp_path: Path, monkeypatc
     assert "pip install --force-reinstall torch torchvision" in found.cure
 
 
-def test_the_table_says_which_part_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "PACKAGES", ("no-such-package",))
+def test_the_table_says_which_part_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_package(tmp_path, "segdistill", "no-such-package")
+    monkeypatch.syspath_prepend(tmp_path)
     result = segdistill("doctor")
     assert result.code == 4
     assert "BROKEN" in next(line for line in result.out.splitlines() if "no-such-package" in line)
