@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from segdistill.errors import UsageError, nearest
 
 PACKAGE = Path(__file__).parent
+BUILT_IN = "streets"
+"""The data set that needs no files."""
 MAX_PRESET_BYTES = 1 << 18
 DEEP_KEY = re.compile(
     r"""(?<![\w.-])(?:(?>[\w-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*+\.[ \t]*+){32}""",
@@ -133,7 +135,7 @@ class TeacherConfig(NetworkConfig):
 class DataConfig(Strict):
     """The images and how they are augmented."""
 
-    name: str = "streets"
+    name: str = BUILT_IN
     """A built-in name, NAME:PATH, or the path of a data.toml."""
     size: Size | None = None
     """Images are brought to this size first, in training, evaluation and inference; scores are at the labels' own."""
@@ -302,7 +304,7 @@ def load_preset(
     chosen = data or (names[-1] if names else None)
     own = table.get("data")
     name = own.get("name") if isinstance(own, dict) else None
-    chosen = chosen or (name if isinstance(name, str) else "streets")
+    chosen = chosen or (name if isinstance(name, str) else BUILT_IN)
     if not isinstance(tables, dict) or not all(isinstance(value, dict) for value in tables.values()):
         raise UsageError(f"{path}: [on] holds one table per data set", "Write [on.camvid.data], [on.camvid.optim], ...")
     _merge(table, tables.get(chosen.partition(":")[0], {}))
@@ -387,6 +389,11 @@ def find(package: str, name: str, kind: str, hint: str = "") -> str:
     if name not in known:
         raise UsageError(f"Unknown {kind} {name!r}.", f"{nearest(name, known)} {hint}".strip())
     return f"segdistill.{package}.{name.replace('-', '_')}"
+
+
+def data_example(name: str) -> str:
+    """Return what `--data` is given for the data set of that name: PATH and FILE stand for what only the user knows."""
+    return name if name == BUILT_IN else f"{name}:PATH" if name in components("data") else "FILE.toml"
 
 
 def find_data(spec: str) -> str:

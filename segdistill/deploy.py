@@ -10,6 +10,7 @@ from torch import Tensor
 
 from segdistill import report
 from segdistill.checkpoint import ModelInfo, load_model, model_path
+from segdistill.config import components, data_example
 from segdistill.data import DataSource, evaluation_batches, load_data
 from segdistill.data._base import UNLABELED
 from segdistill.engine import evaluate, resolve_device, resolve_precision
@@ -103,9 +104,10 @@ def data_of(model: Path, info: ModelInfo, given: str | None, talk: Talk) -> Data
     Raises:
         UsageError: for a bare file without data, and for data of other classes.
     """
-    if given is None and (model.is_file() or not info.data):
+    if given is None and (model.is_file() or info.data not in components("data")):
         raise UsageError(
-            f"{model} does not say where its data lies.", f"Add --data, for example --data {info.data or 'NAME'}:PATH."
+            f"{model} does not say where its data{f' ({info.data})' if info.data else ''} lies.",
+            f"Add --data, for example --data {data_example(info.data) if info.data else 'NAME:PATH'}.",
         )
     data = load_data(given or info.data)
     for warning in data.warnings:
@@ -159,8 +161,7 @@ def evaluate_model(
             "Give another --split. --submission DIR writes what the server of cityscapes scores.",
         )
     batches = evaluation_batches(images, opened.info.size, batch_size=BATCH, workers=workers)
-    if opened.info.label_codes is not None:
-        batches = with_labels(batches, opened.info.label_codes, len(data.classes))
+    batches = with_labels(batches, opened.info.label_codes, len(data.classes))
     comparison: Comparison | None = None
     with talk.progress(f"{data.name} {split}", len(images.names)) as advance:
         if tiled:

@@ -3,6 +3,7 @@
     SegdistillError            1  internal error
     |-- ResourceError          1  out of memory, disk full, a worker killed
     |-- UsageError             2  wrong flag, preset, network, key, class or path; changed settings on resume
+    |   `-- ShapeError         2  tensors that do not belong together
     |-- DataError              3  missing, mismatched or unreadable data
     |-- CheckError             4  a check or a gate failed: parity, speed, non-finite loss, doctor
     |-- ModelError             5  a damaged or unusable checkpoint, model file or ONNX file
@@ -69,10 +70,10 @@ class Stopped(SegdistillError):  # noqa: N818  # it is not an error
         self.exit_code = 128 + signal_number
 
 
-def nearest(word: str, known: Iterable[str], most: int = 3) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
     """Say what is known and what the user may have meant: the tail of a message about an unknown name."""
-    names = sorted(known)
-    close = get_close_matches(word, names, n=most, cutoff=0.5)
+    names = sorted({*known})
+    close = get_close_matches(word, names, n=3, cutoff=0.5)
     if close:
         return "Did you mean " + " or ".join(close) + "?"
     return "Known are: " + ", ".join(names) + "."

@@ -48,10 +48,14 @@ def with_random_codes(batch: Batch, options: LabelCodes, num_classes: int, path:
     return _with_channel(batch, codes, options.training_noise * _distance(num_classes) * noise, options.scale)
 
 
-def with_labels(batches: Iterable[Batch], options: LabelCodes, num_classes: int) -> Iterator[Batch]:
-    """Yield the batches with the fixed codes, without noise, as their images' fourth channel: to score a teacher."""
+def with_labels(batches: Iterable[Batch], options: LabelCodes | None, num_classes: int) -> Iterator[Batch]:
+    """Yield the batches to score a model by: for one that sees labels with the fixed codes, without noise."""
     for batch in batches:
-        yield batch._replace(image=with_fixed_codes(batch, options, num_classes, noisy=False))
+        yield (
+            batch
+            if options is None
+            else batch._replace(image=with_fixed_codes(batch, options, num_classes, noisy=False))
+        )
 
 
 class LabelledFrozen(Frozen):

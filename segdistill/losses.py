@@ -129,7 +129,8 @@ def consistency(
         ShapeError: if batch, channels or the mask do not agree, or the maps have no inner position.
     """
     teacher = _matched(teacher, student)
-    _check(min(student.shape[-2:]) > 2, f"No position of maps {_shape(student)} has eight neighbours", "h, w >= 3")
+    wanted = "h, w >= 3, which a larger data.crop gives"
+    _check(min(student.shape[-2:]) > 2, f"No position of maps {_shape(student)} has eight neighbours", wanted)
     share = {"mean": 1 / len(NEIGHBOURS), "sum": 1.0}[neighbours]
     squares = (share * (_contrast(student) - _contrast(teacher))).square()
     if valid is None:

@@ -31,7 +31,6 @@ IMAGES = 12
 class Result:
     """What the quick start leaves behind."""
 
-    out: Path
     outcome: Outcome
     exported: dict[str, Any]
     images_per_second: float
@@ -66,4 +65,4 @@ def quickstart(out: Path, options: Options, steps: int | None, talk: Talk) -> Re
         summary = deploy.infer_images(
             *(student / "model.onnx", str(images), out / "labels", "cpu", "fp32", True, replaced, talk)
         )
-    return Result(out, outcome, exported, summary.images_per_second)
+    return Result(outcome, exported, summary.images_per_second)

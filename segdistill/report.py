@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from segdistill.checkpoint import ModelInfo
+from segdistill.config import BUILT_IN, data_example
 from segdistill.data import DataSource, Joined, to_size
 from segdistill.data._base import Pixels
 from segdistill.engine import predict_labels, resolve_precision
@@ -39,10 +40,10 @@ def colored(label: npt.NDArray[np.integer], palette: Sequence[tuple[int, int, in
 
 
 def draw_comparison(
-    path: Path, networks: Mapping[str, SegNetwork], data: DataSource, size: tuple[int, int] | None, split: str = "val"
+    path: Path, networks: Mapping[str, SegNetwork], data: DataSource, size: tuple[int, int] | None
 ) -> None:
     """Write a picture of a few images: image, truth, and what each network says, with a legend of the classes."""
-    images = data.split(split)
+    images = data.split("val")
     chosen = np.linspace(0, len(images.names) - 1, min(PICTURES, len(images.names))).astype(int)
     devices = [network.mean.device for network in networks.values()]
     predictors = [
@@ -235,9 +236,7 @@ labels' own size, ignored pixels left out, weights of the last step, float32.
 
 ## Use
 
-    segdistill evaluate RUN [--data {_cell(info.data)}:PATH]
-    segdistill export RUN [--data {_cell(info.data)}:PATH]
-    segdistill infer RUN IMAGES --out DIR
+{_use(info)}
 
 `config.toml` repeats the run as a preset; `metrics.jsonl` and `curves.png` show how it went.
 
@@ -246,6 +245,15 @@ labels' own size, ignored pixels left out, weights of the last step, float32.
 The scores hold for images like those of the validation split. Neither the data's licence nor that of pretrained
 weights is known to segdistill: check both before you ship the model.
 """
+
+
+def _use(info: ModelInfo) -> str:
+    """Return the commands that this model is good for."""
+    data = "" if info.data == BUILT_IN else f" --data {data_example(info.data)}"
+    commands = [f"evaluate RUN{data}", f"export RUN{data}", "infer RUN IMAGES --out DIR"]
+    if info.label_assisted:
+        commands = [f"distill --preset {info.preset} --teacher RUN --student {info.network.network}{data}"]
+    return "\n".join(f"    segdistill {command}" for command in commands)
 
 
 def _cell(text: str) -> str:

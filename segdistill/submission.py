@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segdistill.data.cityscapes import CLASSES, LABEL_IDS
+from segdistill.data.cityscapes import CLASSES, LABEL_IDS, USUAL
 from segdistill.engine import predict_labels
 from segdistill.errors import DataError, UsageError
 from segdistill.metrics import Scores
@@ -24,7 +24,7 @@ from segdistill.types import Batch
 
 SIZE = (1024, 2048)
 """Of every image of Cityscapes, height and width."""
-COUNTS = {"val": 500, "test": 1525}
+COUNTS = {split: USUAL[split][0] for split in ("val", "test")}
 """Images of the splits that a submission can be of."""
 UNLABELED = 0
 """The id, in helpers/labels.py, of what a network with a void output takes for void."""

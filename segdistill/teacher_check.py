@@ -127,8 +127,7 @@ def check_teacher(network: SegNetwork, info: ModelInfo, data: DataSource, precis
     def score(images: int) -> Scores:
         spread = torch.linspace(0, len(val.names) - 1, min(images, len(val.names))).round().int().unique().tolist()
         batches = evaluation_batches(Part(val, tuple(spread), labels=True), info.size)
-        if info.label_codes is not None:
-            batches = with_labels(batches, info.label_codes, len(data.classes))
+        batches = with_labels(batches, info.label_codes, len(data.classes))
         if isinstance(network, Mapped):
             batches = map(network.of_known_classes, batches)
         return evaluate(predictor(network, precision), batches, len(data.classes))

@@ -393,8 +393,7 @@ def score(
     batches = evaluation_batches(
         images, info.size, batch_size=EVAL_BATCH, workers=place.workers, rank=rank, world=world
     )
-    if info.label_codes is not None:
-        batches = with_labels(batches, info.label_codes, len(data.classes))
+    batches = with_labels(batches, info.label_codes, len(data.classes))
     try:
         scores = evaluate(predict, batches, len(data.classes), on_batch)
     finally:

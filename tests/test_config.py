@@ -244,4 +244,4 @@ def test_the_nearest_names_come_first_and_all_of_them_where_none_is_near() -> No
     assert nearest("pspnet-resnet81", ["pspnet-resnet18", "pspnet-resnet50", "other"]).startswith(
         "Did you mean pspnet-resnet18"
     )
-    assert nearest("xyz", ["b", "a"]) == "Known are: a, b."
+    assert nearest("xyz", ["b", "a", "b"]) == "Known are: a, b."

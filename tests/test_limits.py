@@ -67,7 +67,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_later_the_run_goes_on(worksh
     with small_disk(folder, int(1.7 * room)):  # for one state and a model, not for a second state
         assert ended(course.begin_or_go_on(folder, 0)) == 1
         assert "disk is full" in said(folder)
-        assert "while writing run/checkpoints/last" in said(folder).replace(".last.new.tmp", "last")
+        assert "while writing run/checkpoints/last" in said(folder)
         assert load_state(folder / "run/checkpoints/last")["training"]["step"] == 2
         assert not list(folder.rglob("*.tmp"))
         subprocess.run(["mount", "-o", f"remount,size={10 * room}", str(folder)], check=True)

@@ -347,7 +347,7 @@ def test_corners_are_aligned_where_they_were_in_training() -> None:
         ("mobilenetv1", "", "largefov-mobilenetv1"),
         ("mobilenetv2", "pspnet", "mobilenetv2"),
         ("mobilenetv2-1.4", "", "mobilenetv2-1.4"),
-        ("1.4", "mobilenetv2", "mobilenetv2-1.4"),
+        ("stdc1", "pspnet", "stdcseg-stdc1"),
     ],
 )
 def test_short_names_mean_one_network(typed: str, default: str, meant: str) -> None:
@@ -363,6 +363,8 @@ def test_short_names_mean_one_network(typed: str, default: str, meant: str) -> N
         ("resnet181", "", "resnet18"),
         ("deeplabv3", "", "deeplabv350"),
         ("mobilenetv3", "", "mobilenetv2"),
+        ("s", "", "enet"),
+        ("1.4", "mobilenetv2", "mobilenetv2-1.4"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(typed: str, default: str, suggested: str) -> None:

@@ -310,7 +310,7 @@ def test_a_network_is_trained_and_scored_on_it() -> None:
     scored = json.loads(succeeds(f"evaluate run --data {data} --json --workers 0").out)
     assert (scored["data"], scored["images"], list(scored["iou"])) == ("yard", 2, ["ground", "plant", "tool"])
     assert all("yard/" not in Path(path).read_text() for path in ("run/config.toml", "run/data.json"))
-    refused("evaluate run --workers 0", "Unknown data set 'yard'", "the path of a data.toml")
+    refused("evaluate run --workers 0", "run does not say where its data (yard) lies", "--data FILE.toml")
 
 
 @pytest.mark.promise("C5", "D13")

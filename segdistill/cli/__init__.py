@@ -7,11 +7,15 @@ import os
 import signal
 import sys
 
-from segdistill.cli import _listing, _models, _training  # noqa: F401  # it is these that register the commands
 from segdistill.cli._app import app
 from segdistill.cli._show import open_terminal
 from segdistill.errors import ResourceError, SegdistillError, Stopped, UsageError
 from segdistill.signals import at_once
+
+# They register the commands, which `--help` lists in this order.
+# isort: off
+from segdistill.cli import _training, _models, _listing  # noqa: F401
+# isort: on
 
 OUT_OF_MEMORY = (
     *("out of memory", "can't allocate memory", "Cannot allocate memory"),

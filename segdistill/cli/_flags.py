@@ -35,7 +35,18 @@ DataFlag = Annotated[
     typer.Option(
         "--data",
         metavar="D",
-        help="NAME, NAME:PATH (camvid:CamVid) or the path of a data.toml. Default: streets.",
+        help="NAME, NAME:PATH (camvid:CamVid) or the path of a data.toml. Default: the preset's if it is there, "
+        "else streets.",
+        rich_help_panel=DATA,
+    ),
+]
+ModelDataFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="D",
+        help="NAME, NAME:PATH (camvid:CamVid) or the path of a data.toml. Default: a run's own, where its name alone "
+        "finds it.",
         rich_help_panel=DATA,
     ),
 ]
@@ -43,7 +54,8 @@ OutFlag = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Folder of the run.", rich_help_panel=OUTPUT)
 ]
 StepsFlag = Annotated[
-    int | None, typer.Option("--steps", metavar="N", min=1, help="No stage runs longer.", rich_help_panel=RUN)
+    int | None,
+    typer.Option("--steps", metavar="N", min=1, help="At most this many in every stage.", rich_help_panel=RUN),
 ]
 SetFlag = Annotated[
     list[str] | None,
@@ -55,7 +67,7 @@ DeviceFlag = Annotated[
 PrecisionFlag = Annotated[
     Precision | None, typer.Option("--precision", help="Default: the preset's (auto).", rich_help_panel=RUN)
 ]
-ExactFlag = Annotated[Precision, typer.Option("--precision", help="Of the network.", rich_help_panel=RUN)]
+ExactFlag = Annotated[Precision, typer.Option("--precision", help="The network computes in it.", rich_help_panel=RUN)]
 SeedFlag = Annotated[
     int | None, typer.Option("--seed", metavar="N", min=0, help="Default: the preset's.", rich_help_panel=RUN)
 ]
@@ -72,7 +84,7 @@ DryFlag = Annotated[
     bool,
     typer.Option("--dry-run", help="Check data, teacher and networks, estimate time and memory, and stop."),
 ]
-PretrainedFlag = Annotated[bool, typer.Option("--pretrained", help="Start from torchvision's ImageNet weights.")]
+PretrainedFlag = Annotated[bool, typer.Option("--pretrained", help="Start from the backbone's ImageNet weights.")]
 BackboneFlag = Annotated[
     Path | None, typer.Option("--backbone-weights", metavar="FILE", help="The same from a local file.")
 ]

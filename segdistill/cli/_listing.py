@@ -14,14 +14,12 @@ from segdistill.errors import CheckError, UsageError, nearest
 
 @app.command(**example("segdistill networks --size 360x480 --classes 11"))
 def networks(
-    part: Annotated[
-        str, typer.Argument(metavar="[PART]", help="List only names with this in them, or timm:NAME.")
-    ] = "",
+    part: Annotated[str, typer.Argument(metavar="PART", help="List only names with this in them, or timm:NAME.")] = "",
     size: Annotated[str, typer.Option("--size", metavar="HxW", help="Of the image the MACs are for.")] = "512x1024",
     classes: Annotated[int, typer.Option("--classes", metavar="N", min=1, help="Number of classes.")] = 19,
     latency: Annotated[bool, typer.Option("--latency", help="Also measure each here, which takes minutes.")] = False,
     max_ms: Annotated[
-        float | None, typer.Option("--max-ms", metavar="M", min=0, help="The same, and list only what is as fast.")
+        float | None, typer.Option("--max-ms", metavar="M", min=0, help="Measure, and list what takes at most M.")
     ] = None,
     device: DeviceFlag = "auto",
     json_: JsonFlag = False,
@@ -81,6 +79,8 @@ def data_check(
     json_: JsonFlag = False,
 ) -> None:
     """Read every image and label. Exit 3 names the files that cannot be used."""
+    import numpy as np
+
     from segdistill import report
     from segdistill.data import load_data, take_census
 
@@ -96,10 +96,13 @@ def data_check(
     if json_:
         typer.echo(json.dumps(census.to_json(source), indent=2))
     else:
-        shares = {name: pixels / max(pixels.sum(), 1) for name, pixels in census.pixels.items()}
+        totals = {name: int(pixels.sum()) + census.ignored[name] for name, pixels in census.pixels.items()}
+        shares = {name: [*census.pixels[name], census.ignored[name]] / np.maximum(totals[name], 1) for name in totals}
         rows = [
-            [name, *(f"{100 * share[i]:.2f}" for share in shares.values())] for i, name in enumerate(source.classes)
+            [name, *(f"{100 * share[i]:.2f}" for share in shares.values())]
+            for i, name in enumerate([*source.classes, "ignored"])
         ]
+        rows.append(["pixels", *(f"{total:,}" for total in totals.values())])
         counts = ", ".join(f"{count} {name}" for name, count in images.items())
         terminal.table(f"{source.name}: {counts}; share of pixels in %", ["class", *shares], rows)
         if sizes := census.sizes_in_words():
@@ -127,7 +130,7 @@ def presets_list(json_: JsonFlag = False) -> None:
 
 @presets_app.command("show", **example("segdistill presets show skd"))
 def presets_show(name: PresetArgument) -> None:
-    """Print a preset, with the source of every number."""
+    """Print a preset. With the source of every number of the method."""
     typer.echo(_preset_file(name).read_text(encoding="utf-8"), nl=False)
 
 

@@ -10,11 +10,11 @@ from segdistill.cli._app import Command, app, example
 from segdistill.cli._flags import (
     DATA,
     OUTPUT,
-    DataFlag,
     DeviceFlag,
     ExactFlag,
     JsonFlag,
     ModelArgument,
+    ModelDataFlag,
     OverwriteFlag,
     Precision,
     QuietFlag,
@@ -30,7 +30,7 @@ from segdistill.errors import CheckError, DataError, UsageError
 @app.command(**example("segdistill evaluate runs/camvid-student --data camvid:CamVid"))
 def evaluate(
     model: ModelArgument,
-    data: DataFlag = None,
+    data: ModelDataFlag = None,
     split: Annotated[
         str, typer.Option("--split", metavar="SPLIT", help="train, val or test.", rich_help_panel=DATA)
     ] = "val",
@@ -106,13 +106,16 @@ def evaluate(
 
 @app.command(**example("segdistill export runs/camvid-student --data camvid:CamVid --max-ms 50"))
 def export(
-    model: ModelArgument,
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run's folder or a .safetensors model file.")],
     output: Annotated[
         Path | None,
         typer.Option("--output", metavar="FILE", help="Default: model.onnx in the run.", rich_help_panel=OUTPUT),
     ] = None,
-    size: Annotated[str | None, typer.Option("--size", metavar="HxW", help="Of the images it is measured on.")] = None,
-    data: DataFlag = None,
+    size: Annotated[
+        str | None,
+        typer.Option("--size", metavar="HxW", help="Image size it is exported and measured at. Default: training's."),
+    ] = None,
+    data: ModelDataFlag = None,
     min_fps: Annotated[
         float | None, typer.Option("--min-fps", metavar="F", min=0, help="Exit 4 if it is slower.")
     ] = None,
@@ -188,7 +191,7 @@ def infer(
     if failed:
         lines = "\n".join(f"  {failure.reason}" for failure in summary.failed[:10])
         more = f"\n  ... and {len(failed) - 10} more" if len(failed) > 10 else ""
-        raise DataError(f"{len(failed)} of {len(failed) + summary.done} images could not be read:\n{lines}{more}")
+        raise DataError(f"{len(failed)} of {len(failed) + summary.done} images were not labelled:\n{lines}{more}")
 
 
 @app.command(

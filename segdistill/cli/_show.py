@@ -19,8 +19,8 @@ def open_terminal(*, quiet: bool = False, verbose: bool = False) -> "Terminal":
     return Terminal(quiet=quiet, verbose=verbose)
 
 
-def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool, exported: bool = False) -> None:
-    """Print the table of what was trained, and what to do next; of several processes, one speaks."""
+def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool = False, after: str = "") -> None:
+    """Print the table of what was trained, and the command to go on with; of several processes, one speaks."""
     from segdistill.distributed import is_main
     from segdistill.report import SEES_LABELS
 
@@ -51,9 +51,8 @@ def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool, exp
         if any("note" in result for result in outcome.results.values()):
             terminal.result(f"- : {SEES_LABELS}")
         terminal.result(f"Run: {outcome.folder}")
-        # what sees labels has no export
-        if not exported and not all("note" in result for result in outcome.results.values()):
-            terminal.say(f"Next: segdistill export {quoted(outcome.folder)}")
+        if after:
+            terminal.say(f"Next: segdistill {after}")
         if outcome.gain is not None:
             terminal.result(outcome.gain["sentence"])
     return None
@@ -61,17 +60,19 @@ def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool, exp
 
 def show_export(terminal: "Terminal", result: dict[str, Any]) -> None:
     """Print the checks and the latencies of an export."""
+    from segdistill.export import MAX_DIFFERENCE, MAX_MIOU_CHANGE, MIN_AGREEMENT
+
     check = result["check"]
     terminal.table(
         f"{result['file']}: opset {result['opset']}, checked on {check['images']} images",
         ["check", "found", "limit"],
         [
-            ["largest difference of logits", f"{check['max_abs_diff']:.2g}", "1e-4 of the largest"],
-            ["pixels with the same label", f"{100 * check['label_agreement']:.4f} %", ">= 99.9 %"],
+            ["largest difference of logits", f"{check['max_abs_diff']:.2g}", f"{MAX_DIFFERENCE:g} of the largest"],
+            ["pixels with the same label", f"{100 * check['label_agreement']:.4f} %", f">= {100 * MIN_AGREEMENT:g} %"],
             [
                 "mIoU in PyTorch, in onnxruntime",
                 f"{percent(check['miou_torch'])}, {percent(check['miou_onnx'])}",
-                "0.1 apart",
+                f"{100 * MAX_MIOU_CHANGE:g} apart",
             ],
         ],
     )
@@ -88,13 +89,19 @@ def show_export(terminal: "Terminal", result: dict[str, Any]) -> None:
     ]
     threads = next(iter(latencies.values()))["threads"]
     size = "x".join(map(str, result["size"]))
-    title = f"Milliseconds per image at {size}, batch 1, fp32, {threads} threads, measured in turns"
+    title = f"Milliseconds per image at {size}, batch 1, fp32, {threads} thread{'s' * (threads > 1)}, measured in turns"
     terminal.table(title, ["", "first", "p50", "p90", "p99", "fps", "runs"], rows)
 
 
 def percent(value: float | None) -> str:
     """Return a fraction in percent, or a dash for none."""
     return "-" if value is None else f"{100 * value:.2f}"
+
+
+def data_words(typed: str | None, resolved: str) -> str:
+    """Return the words by which another command finds the data: none where the run's folder tells enough."""
+    needed = typed or ":" in resolved or resolved.endswith(".toml")
+    return f" --data {quoted(resolved)}" if needed else ""
 
 
 def quoted(text: str | Path) -> str:

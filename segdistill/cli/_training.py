@@ -33,7 +33,7 @@ from segdistill.cli._flags import (
     VerboseFlag,
     WorkersFlag,
 )
-from segdistill.cli._show import open_terminal, show_export, show_outcome
+from segdistill.cli._show import data_words, open_terminal, quoted, show_export, show_outcome
 from segdistill.errors import CheckError, UsageError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def quickstart(
     result = quickstart(out, options, steps, terminal)
     failures = result.exported.pop("failures")
     show_export(terminal, result.exported)
-    show_outcome(terminal, result.outcome, as_json=False, exported=True)
+    show_outcome(terminal, result.outcome)
     terminal.result(f"Labels:  {out / 'labels'} ({result.images_per_second:.1f} images per second)")
     terminal.result(f"Picture: {result.outcome.folder / 'picture.png'}")
     if failures:
@@ -103,7 +103,9 @@ def train_teacher(
     from segdistill.setting import Options
 
     options = Options(out, device, workers, resume, overwrite, dry_run, pretrained, backbone_weights, command=words())
-    return show_outcome(terminal, run.train_teacher(config, options, terminal), as_json=json_)
+    outcome = run.train_teacher(config, options, terminal)
+    after = f"distill --preset {quoted(preset)} --teacher {quoted(outcome.folder)} --student {config.student.network}"
+    return show_outcome(terminal, outcome, as_json=json_, after=after + data_words(data, config.data.name))
 
 
 @app.command(**example("segdistill distill --preset skd --teacher pspnet101 --student resnet18"))
@@ -147,7 +149,12 @@ def distill(
     ] = None,
     seeds: Annotated[
         int,
-        typer.Option("--seeds", metavar="N", min=1, help="Students, one per seed (three or more): mean and spread."),
+        typer.Option(
+            "--seeds",
+            metavar="N",
+            min=1,
+            help="Train N students from N seeds, for mean and spread. Take three or more.",
+        ),
     ] = 1,
     accept_teacher: Annotated[
         bool, typer.Option("--accept-teacher", help="Follow the teacher even where the check at the start refuses it.")
@@ -187,7 +194,9 @@ def distill(
         seeds=seeds,
         command=words(),
     )
-    return show_outcome(terminal, run.distill(config, teacher, options, terminal), as_json=json_)
+    outcome = run.distill(config, teacher, options, terminal)
+    after = f"export {quoted(outcome.folder)}{data_words(data, config.data.name)}"
+    return show_outcome(terminal, outcome, as_json=json_, after=after)
 
 
 def configuration(
@@ -201,7 +210,7 @@ def configuration(
     class_map: Path | None = None,
 ) -> "RunConfig":
     """Resolve preset, data set, overrides and flags."""
-    from segdistill.config import find_data, load_preset, read_class_map
+    from segdistill.config import BUILT_IN, find_data, load_preset, read_class_map
 
     overrides = overrides or []
     flags: dict[str, Any] = {}
@@ -215,8 +224,8 @@ def configuration(
         flags["teacher.class_map"] = read_class_map(class_map)
     if data is None and not any(text.partition("=")[0].strip() == "data.name" for text in overrides):
         data = available_data(load_preset(preset, overrides).data.name)
-        if data == "streets":
-            terminal.say("No --data: the built-in scenes (streets) are used.")
+        if data == BUILT_IN:
+            terminal.say(f"No --data: the built-in scenes ({BUILT_IN}) are used.")
     config = load_preset(preset, overrides, data=data, flags=flags)
     find_data(config.data.name)
     return config
@@ -224,11 +233,11 @@ def configuration(
 
 def available_data(name: str) -> str:
     """Return the preset's own data set where it has a path or lies in $SEGDISTILL_DATA, else the built-in one."""
-    from segdistill.config import components
+    from segdistill.config import BUILT_IN, components
 
     folder = os.environ.get("SEGDISTILL_DATA")
     there = bool(folder) and name in components("data") and Path(str(folder), name).is_dir()
-    return name if there or ":" in name or name.endswith(".toml") else "streets"
+    return name if there or ":" in name or name.endswith(".toml") else BUILT_IN
 
 
 def checked(

@@ -123,15 +123,15 @@ def evaluation_batches(
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
-    device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
-    """Yield whole images brought to `size`, each once and in order, with labels of their own size on the CPU.
+    """Yield whole images brought to `size`, each once and in order, with labels of their own size, all on the CPU.
 
     Batches have up to `batch_size` images of the same size; process `rank` of `world` gets every `world`-th image.
     """
     indices = range(rank, len(split.names), world)
     draws = ([(i, _seed(0, 0, i)) for i in indices[k : k + batch_size]] for k in range(0, len(indices), batch_size))
-    return _batches(split, _Whole(size), draws, workers, torch.device(device), label_device=torch.device("cpu"))
+    cpu = torch.device("cpu")
+    return _batches(split, _Whole(size), draws, workers, cpu, label_device=cpu)
 
 
 class _Whole:

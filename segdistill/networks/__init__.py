@@ -8,6 +8,7 @@ An architecture's module has
     build(config, num_classes, in_channels)     of a configuration with the full name and an output stride
 """
 
+import re
 from collections import Counter
 from http.client import HTTPException
 from importlib import import_module
@@ -39,6 +40,8 @@ __all__ = [
     "resolve_name",
 ]
 
+BACKBONE = re.compile("[a-z]{3}")
+"""How a variant begins that names a backbone: resnet18, not 1.3 or s."""
 COMMON = {"network", "output_stride", "aux", "align_corners", "input"}
 """What every network has of a `NetworkConfig`."""
 
@@ -77,9 +80,9 @@ def resolve_name(text: str, default_decoder: str = "") -> str:
     """Return a network's full name from the name a user typed.
 
     Args:
-        text: a full name; a short one, pspnet101 for pspnet-resnet101; a variant alone, such as resnet18: of the
+        text: a full name; a short one, pspnet101 for pspnet-resnet101; a backbone alone, such as resnet18: of the
             default architecture, or the only one that has it, or PSPNet; or timm:NAME, which always has PSPNet's head.
-        default_decoder: the architecture that a variant alone is meant for, or any network of that architecture.
+        default_decoder: the architecture that a backbone alone is meant for, or any network of that architecture.
 
     Raises:
         UsageError: if there is no such network, with the nearest names, or if it needs an extra that is missing.
@@ -92,8 +95,10 @@ def resolve_name(text: str, default_decoder: str = "") -> str:
     for name in names:
         architecture, _, variant = name.partition("-")
         spellings[name.replace("-resnet", "")] = name
+        if not BACKBONE.match(variant):
+            continue
         known = variant in spellings or not (owners[variant] == 1 or architecture == "pspnet")
-        if variant and (architecture == default_decoder.partition("-")[0] or not known):
+        if architecture == default_decoder.partition("-")[0] or not known:
             spellings[variant] = name
     spellings |= {name: name for name in names}
     if text not in spellings:

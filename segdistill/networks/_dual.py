@@ -35,9 +35,9 @@ class OpenBottleneck(Bottleneck):
         return self.sum(x)
 
 
-def open_block(inputs: int, width: int, stride: int = 1) -> OpenBasicBlock:
+def open_block(inputs: int, width: int) -> OpenBasicBlock:
     """Return one basic block without its last ReLU."""
-    return OpenBasicBlock(inputs, width, stride, 1, 1)
+    return OpenBasicBlock(inputs, width, 1, 1, 1)
 
 
 def stage(inputs: int, width: int, blocks: int, stride: int = 1) -> nn.Sequential:

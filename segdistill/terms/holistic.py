@@ -60,9 +60,9 @@ class Critic(nn.Module):
     serves the hinge loss; the penalty already bounds the Wasserstein critic.
     """
 
-    def __init__(self, num_classes: int, *, spectral: bool, width: int = 64) -> None:
+    def __init__(self, num_classes: int, *, spectral: bool) -> None:
         super().__init__()
-        channels = [3 + num_classes, width, 2 * width, 4 * width, 8 * width]
+        channels = [3 + num_classes, 64, 128, 256, 512]
         layers: list[nn.Module] = []
         for depth, (before, after) in enumerate(pairwise(channels)):
             conv = nn.Conv2d(before, after, 4, stride=2, padding=1)
