@@ -1,7 +1,6 @@
 """A run's folder: one way to write a file, one lock, one manifest.
 
-config.toml environment.json data.json train.log metrics.jsonl manifest.json README.md model.safetensors
-checkpoints/{last,last.prev,best}   baseline/ and seed-N/ (folders of the same kind)
+Its files are `OWN_FILES` and what terms have `PREPARED`; baseline/ and seed-N/ in it are folders of the same kind.
 """
 
 import errno
