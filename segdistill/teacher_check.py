@@ -34,8 +34,9 @@ TRAINED = 0.1
 images' preparation are doubted."""
 GAIN = 0.02
 """How much better a teacher must do on images that are prepared otherwise: more than chance."""
-EXCHANGED = 0.1
-"""How much the IoU of a class must rise under another name."""
+EXCHANGED, ALONE = 0.1, 0.3
+"""How much the IoU of a class must rise under another name: of several that all do better, and of one alone, which may
+just be taken for another, as cyclists are for pedestrians."""
 CHANCE = 0.02
 """How much of an IoU may be chance."""
 
@@ -190,7 +191,7 @@ def exchanged_classes(scores: Scores, classes: tuple[str, ...]) -> Iterator[str]
 
     The answers are assigned to the classes so that the sum of their IoUs is largest; a ring counts where one of its
     classes gains by that, more than by calling everything so, and none loses: a class that the teacher hardly finds has
-    nothing to gain.
+    nothing to gain, and then the others must gain more.
     """
     counts = class_counts(scores.pixels).double()
     overlap = scores.confusion.double()
@@ -203,7 +204,8 @@ def exchanged_classes(scores: Scores, classes: tuple[str, ...]) -> Iterator[str]
         while (after := int(answer[ring[-1]])) not in ring:
             ring.append(after)
         other, own = iou[ring, answer[ring]], iou[ring, ring]
-        clear = (other > own + EXCHANGED) & (other > share[ring] + CHANCE)
+        least = EXCHANGED if (other > own + CHANCE).all() else ALONE
+        clear = (other > own + least) & (other > share[ring] + CHANCE)
         if seen.isdisjoint(ring) and clear.any() and (other >= own - CHANCE).all():
             named = "; ".join(
                 f"{classes[i]} is answered as {classes[answer[i]]} (IoU {100 * iou[i, answer[i]]:.0f} %, "

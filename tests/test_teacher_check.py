@@ -159,6 +159,12 @@ def test_a_weak_class_that_is_often_missed_is_not_taken_for_an_exchange() -> Non
     assert list(exchanged_classes(Scores.of(prediction, label, 3), ("a", "b", "c"))) == []
 
 
+def test_a_rare_class_that_is_taken_for_another_that_is_never_found_is_not_taken_for_an_exchange() -> None:
+    label = torch.tensor([[[0] * 80 + [1] * 8 + [2] * 12]])
+    prediction = torch.tensor([[[0] * 80 + [0] * 8 + [0] * 9 + [1] * 3]])
+    assert list(exchanged_classes(Scores.of(prediction, label, 3), ("road", "pedestrian", "cyclist"))) == []
+
+
 def test_a_class_that_is_found_and_one_that_hardly_is_are_seen_to_be_exchanged() -> None:
     # sky is answered as pole; the few pixels of pole are mostly taken for road, and one for sky
     label = torch.tensor([[[0] * 50 + [1] * 40 + [2] * 10]])
