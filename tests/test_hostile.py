@@ -244,6 +244,14 @@ def pickled(value: object) -> bytes:
     return content.getvalue()
 
 
+def doubled(times: int) -> tuple[Any, ...]:
+    """Return what takes 2^times steps to hash, and few bytes to store."""
+    value: tuple[Any, ...] = ()
+    for _ in range(times):
+        value = (value, value)
+    return value
+
+
 @pytest.mark.promise("S1", "S3")
 @pytest.mark.parametrize(
     ("content", "words"),
@@ -254,10 +262,21 @@ def pickled(value: object) -> bytes:
         (pickled({"a": torch.zeros(3, device="meta")}), "no plain numbers"),
         (pickled({"a": [1] * 10}), "no state dict|not a state dict"),
         (pickle.dumps({"a": 1}), "cannot be read as tensors|not a state dict"),
+        (pickled({"a": doubled(40)}), "40 tuples in one another"),
         (b"\x80\x02" + b"(" * 100_000, "cannot be read as tensors"),
         (b"\x80\x04\x8e" + struct.pack("<Q", 1 << 60), "cannot be read as tensors"),
     ],
-    ids=["packed", "repeated", "sparse", "without numbers", "lists", "no tensors", "nesting", "a length"],
+    ids=[
+        "packed",
+        "repeated",
+        "sparse",
+        "without numbers",
+        "lists",
+        "no tensors",
+        "a key of ages",
+        "nesting",
+        "a length",
+    ],
 )
 def test_a_checkpoint_of_anything_but_numbers_is_refused(content: bytes, words: str, tmp_path: Path) -> None:
     said = READERS["checkpoint"].try_(content, tmp_path)

@@ -1,6 +1,7 @@
 """Files of weights that others wrote: read without running any code of theirs, and compared with what a network has."""
 
 import io
+import pickletools
 import re
 import warnings
 import zipfile
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from segdistill.errors import ModelError, UsageError
+from segdistill.reading import open_file
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net")
 """Under which of a training's entries the weights are, where a file holds more than them."""
@@ -20,8 +22,14 @@ MOST_WRAPPERS = 3
 """Inside one another: a hostile file's may never end."""
 UNCOUNTED = "num_batches_tracked"
 """What files lack that were written before PyTorch 0.4.1. Only a batch norm without momentum would read it."""
-FEW = 3
-"""Names in a message."""
+PICKLES = 5
+"""One after the other in a file by PyTorch before 1.6; the tensors' numbers follow."""
+DEEPEST = 8
+"""Tuples in one another: PyTorch's have two or three."""
+FILLING = ("SETITEM", "SETITEMS", "APPEND", "APPENDS", "BUILD")
+"""Steps of a pickle after which there is a table or a list, which is no key."""
+FEW, LONGEST = 3, 200
+"""Names in a message, and letters of one."""
 MAX_HEADER = 1 << 22
 """Bytes of a .safetensors file's header: ten times what any network here needs. A reader builds a table of it."""
 KINDS = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64, torch.uint8, torch.bool}
@@ -102,7 +110,7 @@ def check_header(file: Path) -> None:
         ValueError: if it says that its header has more than `MAX_HEADER` bytes.
         OSError: if the file cannot be read.
     """
-    with file.open("rb") as content:
+    with open_file(file) as content:
         size = int.from_bytes(content.read(8), "little")
     if size > MAX_HEADER:
         raise ValueError(f"its header would have {size} bytes")
@@ -123,28 +131,62 @@ def _is_plain(tensor: Tensor, most: int) -> bool:
     return dense and tensor.numel() * tensor.element_size() <= most
 
 
-def check_unpacked(content: BinaryIO, file: Path) -> None:
-    """Refuse what would grow while it is read: PyTorch packs nothing, only others could make it a bomb.
+def check_pickle(content: BinaryIO, file: Path) -> None:
+    """Refuse what would take for ever to read, or more than its size: PyTorch packs nothing and nests little.
 
     Args:
         content: of a pickle; it is read from its start again.
         file: it comes from, for the message.
 
     Raises:
-        ModelError: if it is an archive of more than its own size.
+        ModelError: if it is an archive of more than its own size, or has tuples deep in one another: as the key of a
+            table, one that holds the same one twice, and so on, takes time that doubles with each.
     """
     size = content.seek(0, io.SEEK_END)
     if zipfile.is_zipfile(content):
         with zipfile.ZipFile(content) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > size:
-            raise ModelError(f"{file} is packed: {unpacked} bytes would come out of it.", "Save it with torch.save.")
+            if unpacked > size:
+                raise ModelError(
+                    f"{file} is packed: {unpacked} bytes would come out of it.", "Save it with torch.save."
+                )
+            pickles = [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
+        deepest = max((_nested_tuples(io.BytesIO(pickle)) for pickle in pickles), default=0)
+    else:
+        content.seek(0)
+        deepest = max(_nested_tuples(content) for _ in range(PICKLES))
+    if deepest > DEEPEST:
+        raise ModelError(f"{file} holds {deepest} tuples in one another.", "Save it with torch.save.")
     content.seek(0)
 
 
+def _nested_tuples(content: BinaryIO) -> int:
+    """Return how deep the tuples of the next pickle lie in one another, those counted that it takes up again."""
+    stack, marks, memo, deepest = list[int](), list[int](), dict[int, int](), 0
+    for step, argument, _ in pickletools.genops(content):
+        if step.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            memo[len(memo) if argument is None else argument] = stack[-1]
+        elif step.name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo[int(argument or 0)])
+        elif step.name == "MARK":
+            marks.append(len(stack))
+        else:
+            taken = list[int]()
+            for kind in reversed(step.stack_before):
+                start = (
+                    marks.pop() if kind is pickletools.markobject else len(stack) - (kind is not pickletools.stackslice)
+                )
+                taken += stack[start:]
+                del stack[start:]
+            depth = max(taken, default=0) + step.name.startswith("TUPLE")
+            stack += [0 if step.name in FILLING else depth] * len(step.stack_after)
+            deepest = max(deepest, depth)
+    return deepest
+
+
 def _unpickled(file: Path) -> Any:
-    with file.open("rb") as content:
-        check_unpacked(content, file)
+    with open_file(file) as content:
+        check_pickle(content, file)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pickles by other versions; whether it can be read is all that counts
         return torch.load(file, map_location="cpu", weights_only=True)
@@ -152,7 +194,7 @@ def _unpickled(file: Path) -> Any:
 
 def _few(names: Iterable[str]) -> str:
     first = sorted(names)
-    return ", ".join(first[:FEW]) + (", ..." if len(first) > FEW else "")
+    return ", ".join(name[:LONGEST] for name in first[:FEW]) + (", ..." if len(first) > FEW else "")
 
 
 def _size(tensor: Tensor) -> str:

@@ -1,0 +1,36 @@
+"""Files that someone else may have put there are opened as files: a pipe or a device would never end."""
+
+import errno
+import os
+import stat
+from io import BufferedReader
+from pathlib import Path
+
+MOST = 1 << 26
+"""Bytes of a file that is read in one piece, far more than any table or log here has."""
+
+
+def open_file(path: Path) -> BufferedReader:
+    """Open a regular file, or what a link names, to read bytes.
+
+    Raises:
+        OSError: if it is none, or cannot be opened.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "It is no regular file", str(path))
+    return file
+
+
+def read_file(path: Path, most: int = MOST) -> bytes:
+    """Return what a regular file holds.
+
+    Raises:
+        OSError: as `open_file`; if it has more than `most` bytes.
+    """
+    with open_file(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EINVAL, f"It has more than {most} bytes", str(path))
+    return content
