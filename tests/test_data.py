@@ -165,17 +165,36 @@ def test_a_label_map_in_jpeg_is_refused_because_jpeg_changes_ids(tmp_path: Path)
     assert read_image(several).shape[:2] == ids().shape  # as phones write photographs
 
 
-def test_four_bits_in_which_white_is_0_are_refused(tmp_path: Path) -> None:
-    # one row of the ids 1, 2, 3, 4: a TIFF of 4 bits per pixel, its photometric interpretation WhiteIsZero
-    tags = [(256, 3, 4), (257, 3, 1), (258, 3, 4), (259, 3, 1), (262, 3, 0), (273, 4, 8), (277, 3, 1), (279, 4, 2)]
+@pytest.mark.promise("D3")
+@pytest.mark.parametrize(
+    ("bits", "row", "expected"),
+    [
+        (1, b"\x50", [0, 1, 0, 1]),
+        (2, b"\x1b", [0, 1, 2, 3]),
+        (4, b"\x12\x34", [1, 2, 3, 4]),
+        (8, b"\0\1\2\3", [0, 1, 2, 3]),
+    ],
+)
+def test_a_tiff_in_which_white_is_0_is_refused(bits: int, row: bytes, expected: list[int], tmp_path: Path) -> None:
+    # one row of four pixels, stored after the header
+    tags = [
+        (256, 3, 4),
+        (257, 3, 1),
+        (258, 3, bits),
+        (259, 3, 1),
+        (262, 3, 0),
+        (273, 4, 8),
+        (277, 3, 1),
+        (279, 4, len(row)),
+    ]
     entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
     path = tmp_path / "label.tif"
     directory = struct.pack("<H", len(tags)) + entries + bytes(4)
-    path.write_bytes(struct.pack("<2sHI", b"II", 42, 10) + b"\x12\x34" + directory)
+    path.write_bytes(struct.pack("<2sHI", b"II", 42, 8 + len(row)) + row + directory)
     with pytest.raises(DataError, match="white as 0"):
         read_label(path)
     path.write_bytes(path.read_bytes().replace(struct.pack("<HHII", 262, 3, 1, 0), struct.pack("<HHII", 262, 3, 1, 1)))
-    assert read_label(path).tolist() == [[1, 2, 3, 4]]
+    assert read_label(path).tolist() == [expected]
 
 
 @pytest.mark.promise("D8")

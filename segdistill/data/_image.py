@@ -1,6 +1,7 @@
 """From files to pixels. Pillow decodes: it refuses damaged files and keeps the indices of palettes. OpenCV resizes."""
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,8 +26,10 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)  # we refuse the file, so no line on stderr
 
 _LABEL_MODES = ("P", "L", "1", "I;16", "I;16B", "I;16L")
-_STRETCHED = {"L;2": 85, "L;4": 17}
+_STRETCHED = {"2": 85, "4": 17}
 """Pillow spreads 2- and 4-bit grey over 0..255."""
+_RAW = re.compile(r"'[1L](?:;(\d?)(I?)R?)?'")
+"""Pillow's name for how grey is stored: its bits, I where white is 0, R where the first pixel is the lowest bit."""
 
 
 def read_image(path: Path) -> Pixels:
@@ -67,9 +70,11 @@ def read_label(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
                 "Convert label maps to one channel of ids, 8 or 16 bits, or to indices of a palette; or describe the "
                 "data in a data.toml, whose [colors] says which class each colour is.",
             )
-        if any(f"'{raw}I'" in str(file.tile) for raw in _STRETCHED):
-            raise DataError(f"{path} counts white as 0, in less than 8 bits.", "Write label maps as PNG.")
-        factor = next((factor for raw, factor in _STRETCHED.items() if f"'{raw}'" in str(file.tile)), 1)
+        stored = _RAW.search(str(file.tile))
+        bits, inverted = stored.groups() if stored else ("", "")
+        if inverted:
+            raise DataError(f"{path} counts white as 0, so its ids are not what was meant.", "Write label maps as PNG.")
+        factor = _STRETCHED.get(bits, 1)
         _turn(file)
         ids: npt.NDArray[np.uint8 | np.uint16] = np.array(file, np.uint16 if "16" in file.mode else np.uint8)
         return ids if factor == 1 else ids // factor
