@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from segdistill.checkpoint import ModelInfo
-from segdistill.data import SUFFIXES, read_image, to_size
+from segdistill.data import SUFFIXES, images_below, read_image, to_size
 from segdistill.engine import AT_ONCE, predict_labels
 from segdistill.errors import DataError, UsageError
 from segdistill.metrics import Scores
@@ -112,21 +112,21 @@ class _Prediction(NamedTuple):
 
 
 def find_inputs(source: str, out: Path) -> list[Input]:
-    """Return the images that `source` names, sorted by path.
+    """Return the images that `source` names, sorted by path; a link to nothing is one that cannot be read.
 
     Args:
-        source: an image; a folder, with all below it; or a pattern such as "frames/**/*.png".
+        source: an image; a folder, with all below it, through links too; or a pattern such as "frames/**/*.png".
         out: where the outputs go: a folder in the source whose images are no inputs.
 
     Raises:
         UsageError: if there is no such path.
-        DataError: if there is no image.
+        DataError: if there is no image, or a folder cannot be read.
     """
     path = Path(source)
     if path.is_file():
         return [Input(path, Path(path.name))]
     if path.is_dir():
-        root, found = path, path.rglob("*")
+        root, found = path, images_below(path)
     elif glob.has_magic(source):
         root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
         found = (Path(name) for name in glob.iglob(source, recursive=True))
@@ -136,8 +136,8 @@ def find_inputs(source: str, out: Path) -> list[Input]:
     inputs = [
         Input(file, file.relative_to(root))
         for file in sorted(found)
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-        if own not in file.resolve().parents
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and not file.is_dir()
+        if own not in Path(os.path.realpath(file)).parents
     ]
     if not inputs:
         raise DataError(f"{source} holds no image.", f"Images end in {', '.join(sorted(SUFFIXES))}.")

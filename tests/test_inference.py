@@ -91,6 +91,30 @@ def test_earlier_outputs_below_the_source_are_no_inputs(tmp_path: Path) -> None:
     assert len(find_inputs(str(tmp_path), tmp_path)) == 2, "a source that is the output as well keeps its images"
 
 
+@pytest.mark.promise("E8")
+def test_what_lies_behind_links_is_labelled_and_a_link_to_nothing_is_told(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    save(tmp_path / "elsewhere/b.png")
+    save(source / "a.png")
+    (source / "more").symlink_to(tmp_path / "elsewhere")
+    (source / "more/again").symlink_to(source)
+    (source / "gone.png").symlink_to(tmp_path / "nothing.png")
+    (source / "round.png").symlink_to(source / "round.png")
+    summary = infer(strongest_colour, info(), find_inputs(str(source), out), out)
+    assert files(out) == ["a.png", "more/b.png"]
+    assert [failure.path.name for failure in summary.failed] == ["gone.png", "round.png"]
+    assert len(find_inputs(f"{source}/*.png", out)) == 3
+
+
+def test_folders_too_deep_for_anybody_are_refused(tmp_path: Path) -> None:
+    deep = tmp_path
+    for _ in range(300):
+        deep = deep / "a"
+        deep.mkdir()
+    with pytest.raises(DataError, match="more than 200 deep"):
+        find_inputs(str(tmp_path), tmp_path.parent / "out")
+
+
 def test_nothing_there_and_nothing_found_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"There is no .*nowhere"):
         find_inputs(str(tmp_path / "nowhere"), tmp_path / "out")

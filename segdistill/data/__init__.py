@@ -10,6 +10,7 @@ from segdistill.config import find_data
 from segdistill.data._base import AUXILIARY, SPLITS, DataSource, Joined, Sample, Split
 from segdistill.data._batches import evaluation_batches, training_batches
 from segdistill.data._check import Census, check_files, take_census
+from segdistill.data._folder import images_below
 from segdistill.data._image import SUFFIXES, read_image, read_label, to_size
 from segdistill.data._mixture import Part, mixture
 
@@ -25,6 +26,7 @@ __all__ = [
     "Split",
     "check_files",
     "evaluation_batches",
+    "images_below",
     "load_data",
     "mixture",
     "read_image",

@@ -16,10 +16,13 @@ import numpy.typing as npt
 from segdistill.data._base import SPLITS, UNLABELED, DataSource, Sample, Split
 from segdistill.data._image import SUFFIXES, read_image, read_label, read_turned
 from segdistill.errors import DataError, UsageError
+from segdistill.reading import read_file
 
 Ids = npt.NDArray[np.uint8 | np.uint16]
 IdTable = npt.NDArray[np.int16]
 """One entry per 16-bit id: the class, IGNORE, or -1 where a file must not have that id."""
+DEEPEST = 200
+"""Folders in one another."""
 MOST_NAMED = 10
 """Files in a message."""
 
@@ -133,7 +136,38 @@ def image_folder(path: str) -> ImageFolder:
     root = Path(os.path.expanduser(path))
     if not root.is_dir():
         raise UsageError(f"There is no folder of unlabelled images {root}.", "--unlabeled takes a folder of images.")
-    return _image_folder(root, "", [(str(file.relative_to(root)), size) for file, size in _images_below(root, set())])
+    files = []
+    for file in sorted(images_below(root)):
+        with _readable(file):
+            files.append((str(file.relative_to(root)), file.stat().st_size))
+    return _image_folder(root, "", files)
+
+
+def images_below(root: Path) -> Iterator[Path]:
+    """Yield what is called like an image in a folder and below it: files and links to nothing, nothing hidden.
+
+    Links are followed, but into no folder twice.
+
+    Raises:
+        DataError: on the way, if a folder cannot be read, or folders lie too deep in one another.
+    """
+    waiting, seen = [root], set[tuple[int, int]]()
+    while waiting:
+        folder = waiting.pop()
+        if len(folder.parts) - len(root.parts) > DEEPEST:
+            raise DataError(f"{root} has folders more than {DEEPEST} deep in one another.", "Move the images up.")
+        with _readable(folder), os.scandir(folder) as entries:
+            own = folder.stat()
+            names = [entry.name for entry in entries]
+        visible = [folder / name for name in names if not name.startswith(".") and name != "__MACOSX"]
+        if (own.st_dev, own.st_ino) in seen:
+            continue
+        seen.add((own.st_dev, own.st_ino))
+        for path in visible:
+            if os.path.isdir(path):
+                waiting.append(path)
+            elif path.suffix.lower() in SUFFIXES and (os.path.isfile(path) or not os.path.exists(path)):
+                yield path
 
 
 def unlabeled(root: Path, images: Files) -> ImageFolder:
@@ -239,7 +273,7 @@ def names_in(root: Path, file: str) -> Files:
         DataError: if it cannot be read.
     """
     with _readable(root / file):
-        lines = (root / file).read_text("utf-8-sig", "replace").replace("\\", "/").splitlines()
+        lines = read_file(root / file).decode("utf-8-sig", "replace").replace("\\", "/").splitlines()
     stems = [Path(line.split()[0]).stem for line in lines if line.strip()]
     return Files(file, {stem: (stem, 0) for stem in stems})
 
@@ -314,22 +348,6 @@ def _nearby(path: Path) -> str:
 def _listing(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())
     return ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "") if names else "nothing"
-
-
-def _images_below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, int]]:
-    """Yield the images in a folder and below it with their bytes; links are followed, but into no folder twice."""
-    with _readable(folder), os.scandir(folder) as entries:
-        own = folder.stat()
-        visible = (entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX")
-        found = {entry.name: entry.stat() for entry in visible}
-    if (own.st_dev, own.st_ino) in seen:
-        return
-    seen.add((own.st_dev, own.st_ino))
-    for name in sorted(found):
-        if stat.S_ISDIR(found[name].st_mode):
-            yield from _images_below(folder / name, seen)
-        elif stat.S_ISREG(found[name].st_mode) and Path(name).suffix.lower() in SUFFIXES:
-            yield folder / name, found[name].st_size
 
 
 def _image_folder(root: Path, place: str, files: Sequence[tuple[str, int]]) -> ImageFolder:
