@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -225,6 +224,13 @@ def test_a_full_disk_leaves_the_old_file_and_is_told_without_a_traceback(tmp_pat
         ("train-teacher --teacher resnet18-half --pretrained --workers 0", "no ImageNet weights for resnet18-half"),
         ("train-teacher --teacher pspnet18 --set data.batch_size=1", "Batch norm needs at least 2 images"),
         ("train-teacher --teacher pspnet18 --set optim.accumulate=3", "does not divide"),
+        ("train-teacher --teacher pspnet18 --set data.scale=[2,0.5]", "the smaller factor comes first"),
+        ("train-teacher --teacher pspnet18 --set data.scale=[1e-300,1]", "data.scale.0: Input should be greater"),
+        ("train-teacher --teacher pspnet18 --set data.batch_size=1180591620717411303424", "data.batch_size"),
+        ("train-teacher --teacher pspnet18 --set optim.weight_decay=1e308", "optim.weight_decay"),
+        (f"train-teacher --teacher pspnet18 --set {'a.' * 3000}a=1", "more than 32 parts"),
+        ("train-teacher --teacher pspnet18 --workers 99999999999", "'--workers'"),
+        ("train-teacher --teacher pspnet18 --device cuda:²", "Unknown device"),
         ("evaluate gone", "There is no gone"),
         ("evaluate .", "holds no model.safetensors"),
         ("export gone", "There is no gone"),
@@ -378,10 +384,22 @@ def break_doctor(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr(doctor, "examine", broken)
 
 
-def test_an_interrupt_ends_a_command_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "examine", lambda: signal.raise_signal(signal.SIGINT))
-    result = segdistill("doctor")
-    assert (result.code, result.err.strip()) == (130, "warning: Interrupted.")
+@pytest.mark.promise("R1")
+@pytest.mark.parametrize("module", ["pydantic", "numpy.linalg", "torch.nn"])
+def test_an_interrupt_ends_a_command_without_a_traceback_even_among_its_imports(module: str) -> None:
+    code = f"""
+import signal, sys
+class Interrupt:
+    def find_spec(self, name, *more):
+        if name == {module!r}:
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from segdistill import cli
+sys.argv[1:] = ["networks", "enet"]
+cli.main()
+"""
+    result = process(sys.executable, "-c", code)
+    assert (result.code, result.err.strip()) == (130, "Stopped by SIGINT.")
 
 
 def test_an_unexpected_error_is_one_panel_and_with_debug_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

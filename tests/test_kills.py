@@ -82,6 +82,7 @@ def test_runs_told_to_stop_at_random_moments_save_and_end_in_the_same_bits(works
             code, _, seconds = course.disturb(folder, moment, number)
             if "everything is saved" not in said(folder):  # it came between two trainings, or behind them
                 assert code in (0, -number, 128 + number), said(folder)
+                assert seconds < course.soon, "it was not passed over"
                 continue
             stops += 1
             assert code == 128 + number, said(folder)

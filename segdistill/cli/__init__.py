@@ -3,8 +3,8 @@
 `--help` must come at once, so what takes long to import (torch, pydantic, rich) is imported where it is used.
 """
 
+import io
 import os
-import signal
 import sys
 
 from segdistill.cli._app import app
@@ -27,15 +27,14 @@ OUT_OF_MEMORY = (
 def main() -> None:
     """Run the command line and turn errors into a panel and an exit code; tracebacks only with --debug."""
     _open_all()
+    for stream in (sys.stdout, sys.stderr):  # what a terminal has no letters for, in a name, ends no run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
     try:
-        with at_once(signal.SIGTERM):
+        with at_once():
             app()
-    except SystemExit as end:
-        if end.code == 130:  # what typer makes of a KeyboardInterrupt
-            open_terminal().warn("Interrupted.")
-        raise
     except Exception as error:
         known = error if isinstance(error, SegdistillError) else _explain(error)
         if debug and not isinstance(error, Stopped):
