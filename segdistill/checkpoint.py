@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -20,8 +21,10 @@ from safetensors import SafetensorError, safe_open
 from segdistill.config import LabelCodes, NetworkConfig, Size, Strict
 from segdistill.errors import CheckError, ModelError, UsageError
 from segdistill.networks import SegNetwork, blank_network, build_network
-from segdistill.networks._weights import check_header, check_unpacked, mismatch
+from segdistill.networks._weights import check_header, check_pickle, mismatch
+from segdistill.reading import open_file
 from segdistill.store import verify_file, write_atomic
+from segdistill.types import MOST_CLASSES
 
 FORMAT = 1
 """Of both kinds of file."""
@@ -86,6 +89,18 @@ class ModelInfo(Strict):
             raise ValueError(f"there is no output {self.void_output}")
         return self
 
+    def check_labels(self) -> None:
+        """Refuse what has no place in a label map.
+
+        Raises:
+            ValueError: if there are more classes than numbers for them, or not one colour for each.
+        """
+        if len(self.classes) > MOST_CLASSES:
+            raise ValueError(f"{len(self.classes)} classes, of which a label map can tell {MOST_CLASSES}")
+        channels = [channel for color in self.palette for channel in color]
+        if len(self.palette) != len(self.classes) or not all(channel in range(256) for channel in channels):
+            raise ValueError("its palette is not a colour, three numbers from 0 to 255, for each class")
+
     @property
     def outputs(self) -> int:
         """How many logits the network has for each pixel."""
@@ -139,6 +154,7 @@ def _info(path: Path, metadata: dict[str, str]) -> ModelInfo:
         if isinstance(later, int) and later > FORMAT:
             raise _of_later_format(path, later)
         info = ModelInfo.model_validate(table)
+        info.check_labels()
     except (ValidationError, ValueError, RecursionError) as error:
         raise ModelError(f"The header of {path} is not one this version reads: {error}") from None
     if info.header_sha256 and _digest(header.replace(info.header_sha256, "")) != info.header_sha256:
@@ -233,7 +249,11 @@ def load_state(path: Path) -> dict[str, Any]:
         ModelError: if it is damaged or something else.
     """
     try:
-        content = path.read_bytes()
+        with open_file(path) as file:
+            if not zipfile.is_zipfile(file):  # a look at both ends: what was made longer may be longer than the memory
+                raise ModelError(f"{path} is damaged: it does not end as it was written.")
+            file.seek(0)
+            content = file.read()
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from None
     head, _, payload = content.partition(b"\n")
@@ -244,7 +264,7 @@ def load_state(path: Path) -> dict[str, Any]:
     if not head.startswith(STATE_MAGIC) or head[len(STATE_MAGIC) :].decode(errors="replace") != digest:
         raise ModelError(f"{path} is damaged: its content has the sha256 {digest}, not the one it names.")
     try:
-        check_unpacked(stream := io.BytesIO(payload), path)
+        check_pickle(stream := io.BytesIO(payload), path)
         state: dict[str, Any] = torch.load(stream, map_location="cpu", weights_only=True)
     except ModelError:
         raise

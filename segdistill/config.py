@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from segdistill.errors import UsageError, nearest
+from segdistill.reading import open_file
 
 PACKAGE = Path(__file__).parent
 BUILT_IN = "streets"
@@ -25,6 +26,8 @@ DEEP_KEY = re.compile(
     re.ASCII,
 )
 """A key of 32 parts, as nobody writes it: in 60 kB of "a.a.a." tomllib would find 4 GB and half a minute of work."""
+MOST_PARTS = 32
+"""Of a key."""
 MOST_MISTAKES, MOST_SHOWN = 20, 200
 """Lines of a message, and characters of a value in it."""
 
@@ -34,6 +37,10 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Factor = Annotated[float, Field(ge=0.01, le=100)]
+Color = Annotated[float, Field(ge=-1e6, le=1e6)]
+Spread = Annotated[float, Field(ge=1e-6, le=1e6)]
+"""Of a channel and its deviation: what float32 computes with."""
 Size = tuple[Annotated[int, Field(ge=1, le=65536)], Annotated[int, Field(ge=1, le=65536)]]
 """(height, width)"""
 
@@ -47,10 +54,10 @@ class Strict(BaseModel):
 class InputConfig(Strict):
     """How a network wants its images, which are RGB in 0..255 everywhere else: (channel - mean) / std / divide."""
 
-    mean: tuple[float, float, float] = IMAGENET_MEAN
+    mean: tuple[Color, Color, Color] = IMAGENET_MEAN
     """Red, green, blue, whatever the order below."""
-    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
-    divide: Positive = 1.0
+    std: tuple[Spread, Spread, Spread] = IMAGENET_STD
+    divide: Spread = 1.0
     order: Literal["rgb", "bgr"] = "rgb"
     """Of the channels that the first layer sees."""
 
@@ -140,9 +147,9 @@ class DataConfig(Strict):
     size: Size | None = None
     """Images are brought to this size first, in training, evaluation and inference; scores are at the labels' own."""
     crop: Size
-    batch_size: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1, le=65536)]
     """Images per optimiser step, over all processes and micro-batches."""
-    scale: tuple[Positive, Positive] = (0.5, 2.0)
+    scale: tuple[Factor, Factor] = (0.5, 2.0)
     """Random scaling before the crop, uniform between the two."""
     flip: Fraction = 0.5
     """Probability of mirroring left and right."""
@@ -156,6 +163,13 @@ class DataConfig(Strict):
     """Further splits of the data set, mixed in likewise, such as the coarse one of cityscapes."""
     auxiliary_share: Fraction = 0.5
     """Of each batch, where there are such images; rounded to whole images, at least one."""
+
+    @field_validator("scale")
+    @classmethod
+    def _in_order(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if scale[0] > scale[1]:
+            raise ValueError("the smaller factor comes first")
+        return scale
 
     @property
     def auxiliary_images(self) -> int:
@@ -171,7 +185,7 @@ class OptimConfig(Strict):
     momentum: Fraction = 0.9
     """Adam's first beta where the algorithm is adam."""
     beta2: Fraction = 0.99
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    weight_decay: Annotated[float, Field(ge=0, le=100)] = 5e-4
     power: Annotated[float, Field(ge=0)] = 0.9
     warmup: Annotated[int, Field(ge=0)] = 0
     """Steps over which the rate rises linearly to its schedule."""
@@ -325,9 +339,11 @@ def read_toml(path: Path, most: int = MAX_PRESET_BYTES) -> dict[str, Any]:
         UsageError: if it cannot be read, has more than `most` bytes, or is not valid.
     """
     try:
-        if path.stat().st_size > most:
+        with open_file(path) as file:
+            content = file.read(most + 1)
+        if len(content) > most:
             raise UsageError(f"{path} is larger than {most} bytes.", "It should hold names and numbers, no data.")
-        text = path.read_text(encoding="utf-8-sig")
+        text = content.decode("utf-8-sig")
         if deep := DEEP_KEY.search(text):
             raise UsageError(f"{path} cannot be read: a key of more than 32 parts begins with {deep[0][:20]}")
         return tomllib.loads(text)
@@ -475,6 +491,10 @@ def _parse_override(text: str, example: str = "optim.lr=0.005") -> tuple[str, An
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UsageError(f"--set {text}: expected KEY=VALUE.", f"For example --set {example}")
+    if key.count(".") > MOST_PARTS:
+        raise UsageError(
+            f"--set {text[:20]}...: a key of more than {MOST_PARTS} parts.", f"For example --set {example}"
+        )
     try:
         return key.strip(), tomllib.loads(f"value = {value.strip()}")["value"]
     except (ValueError, RecursionError):

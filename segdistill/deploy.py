@@ -14,13 +14,13 @@ from segdistill.config import components, data_example
 from segdistill.data import DataSource, evaluation_batches, load_data
 from segdistill.data._base import UNLABELED
 from segdistill.engine import evaluate, resolve_device, resolve_precision
-from segdistill.errors import CheckError, DataError, UsageError
+from segdistill.errors import CheckError, DataError, ModelError, UsageError
 from segdistill.export import OnnxModel, check_parity, export_onnx, export_report, speed_gate
 from segdistill.inference import Comparison, Summary, compare_tiling, find_inputs, infer
 from segdistill.label_codes import with_labels
 from segdistill.latency import measure, torch_subject
 from segdistill.metrics import Scores
-from segdistill.networks import build_network
+from segdistill.networks import SegNetwork, build_network
 from segdistill.prediction import predictor
 from segdistill.store import check_writable, seal_one, sweep
 from segdistill.submission import COUNTS, plan_submission, write_submission
@@ -184,6 +184,14 @@ def _check_plain(path: Path, info: ModelInfo) -> None:
         )
 
 
+def _teacher_of(path: Path, info: ModelInfo) -> SegNetwork | None:
+    """Return the network, with any weights, whose speed a student is compared with."""
+    try:
+        return None if info.teacher is None else build_network(info.teacher, len(info.classes))
+    except UsageError as error:
+        raise ModelError(f"The teacher that {path} names cannot be built: {error}", "Train again.") from None
+
+
 def export_model(
     model: Path,
     output: Path | None,
@@ -215,6 +223,7 @@ def export_model(
     where = resolve_device("cpu" if device == "auto" else device)
     network, info = load_model(path)
     _check_plain(path, info)
+    teacher = _teacher_of(path, info)
     data = data_of(model, info, given, talk)
     images = data.split("val")
     shape = size or info.size
@@ -229,8 +238,7 @@ def export_model(
         talk.say(f"Measuring at {image.shape[2]}x{image.shape[3]}, batch 1, fp32, {torch.get_num_threads()} threads")
         there = image.to(where, memory_format=torch.channels_last)
         subjects = {"student": torch_subject(predict, there), "onnxruntime": exported.subject(image)}
-        if info.teacher is not None:
-            teacher = build_network(info.teacher, len(info.classes))
+        if teacher is not None:
             subjects = {"teacher": torch_subject(predictor(teacher, exact), there)} | subjects
         latencies = measure(subjects, threads=torch.get_num_threads())
         batches = evaluation_batches(images, shape, batch_size=BATCH, workers=workers)

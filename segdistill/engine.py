@@ -1,6 +1,7 @@
 """The engine: minimise an objective, evaluate a network. It does not know what distillation is."""
 
 import math
+import re
 import resource
 import sys
 import time
@@ -59,7 +60,7 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+    if kind not in ("cpu", "cuda") or (index and not re.fullmatch("[0-9]{1,4}", index)) or (kind == "cpu" and index):
         raise UsageError(f"Unknown device {name!r}.", "Use auto, cpu, cuda or cuda:N.")
     if kind == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: this PyTorch sees no CUDA GPU.", "`segdistill doctor` says what it sees.")

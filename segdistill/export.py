@@ -20,7 +20,6 @@ import onnx
 import onnxruntime
 import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as ort
-from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -120,12 +119,15 @@ class OnnxModel:
         """Return logits at the images' size, on the CPU.
 
         Raises:
-            ModelError: if the graph fails on images of that shape.
+            ModelError: if the graph fails on images of that shape, or gives something else.
         """
         try:
             (logits,) = self.session.run(["logits"], {"image": _array(image)})
         except ORT_ERRORS as error:
             raise ModelError(f"{self._path} fails on images of shape {tuple(image.shape)}: {error}") from None
+        expected = (len(image), self.info.outputs, *image.shape[2:])
+        if logits.shape != expected:
+            raise ModelError(f"{self._path} has logits of shape {logits.shape}, not {expected}.", "Export it again.")
         return torch.from_numpy(logits)
 
     def subject(self, image: Tensor) -> Subject:
@@ -365,7 +367,8 @@ def _read(path: Path) -> tuple[bytes, ModelInfo]:
         raise ModelError(f"{path} is damaged or was changed: its content does not have the digest it names.", again)
     try:
         info = ModelInfo.model_validate_json(metadata["segdistill"])
-    except ValidationError as error:
+        info.check_labels()
+    except ValueError as error:  # pydantic's are
         raise ModelError(f"The header of {path} is not one this version reads: {error}", again) from None
     ends = [{end.name: _shape(end) for end in ends} for ends in (model.graph.input, model.graph.output)]
     if ends != [{"image": [None, 3, None, None]}, {"logits": [None, info.outputs, None, None]}]:

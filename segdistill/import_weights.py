@@ -27,6 +27,7 @@ from segdistill.networks._weights import FEW, UNCOUNTED, mismatch, read_weights
 from segdistill.record import versions
 from segdistill.store import check_folder, open_run, seal
 from segdistill.talk import Rows, Talk
+from segdistill.types import MOST_CLASSES
 
 WRAPPED = re.compile(r"^(?:module\.|model\.|_orig_mod\.)+")
 """What DataParallel, torch.compile, and modules that hold a network and its loss, put before the names."""
@@ -79,6 +80,8 @@ def import_weights(request: Request, out: Path, talk: Talk, *, overwrite: bool) 
     data = None if request.data is None else load_data(request.data)
     loaded = load_published(request.file, request.network)
     outputs = loaded.network.num_classes
+    if outputs - (request.void_output is not None) > MOST_CLASSES:
+        raise ModelError(f"{request.file} has {outputs} outputs; label maps tell {MOST_CLASSES} classes.")
     classes = _classes(request, outputs, data)
     info = ModelInfo(
         network=_as_published(request, loaded, talk),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -37,15 +38,28 @@ def keep(path: Path, stage: Stage, key: str, seconds: float) -> None:
     write_atomic(path, safetensors.torch.save(weights, {"segdistill-stage": json.dumps(header)}))
 
 
-def find(name: str, key: str | None, runs: Iterable[Path]) -> Path | None:
+def find(stage: Stage, key: str | None, runs: Iterable[Path]) -> Path | None:
     """Return a file of that stage, with that key or any, in one of the runs' folders; damaged ones are passed over."""
     for run in runs:
-        path = run / f"{name}.safetensors"
+        path = run / f"{stage.name}.safetensors"
         header = _header(path)
-        known = "key" in header and key in (None, header["key"])
-        if known and weights_digest(safetensors.torch.load_file(path)) == header.get("sha256"):
+        if header and key in (None, header["key"]) and _holds(path, header["sha256"], stage):
             return path
     return None
+
+
+def _holds(path: Path, sha256: str, stage: Stage) -> bool:
+    """Whether a file has the weights of that digest, and they are such as the stage's."""
+    try:
+        weights = safetensors.torch.load_file(path)
+    except (SafetensorError, OSError):
+        return False
+    shapes = {name: tensor.shape for name, tensor in stage.model.state_dict().items()}
+    return (
+        weights_digest(weights) == sha256
+        and {name: tensor.shape for name, tensor in weights.items()} == shapes
+        and all(bool(tensor.isfinite().all()) for tensor in weights.values())
+    )
 
 
 def load(path: Path, stage: Stage) -> float:
@@ -66,4 +80,9 @@ def _header(path: Path) -> dict[str, str]:
             header = json.loads((file.metadata() or {}).get("segdistill-stage", "{}"))
     except (ModelError, SafetensorError, OSError, ValueError, RecursionError):
         return {}
-    return header if isinstance(header, dict) else {}
+    try:
+        took = float(header["seconds"])
+        known = all(isinstance(header[name], str) for name in ("key", "sha256")) and 0 <= took < math.inf
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return header if known else {}

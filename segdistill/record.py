@@ -22,6 +22,7 @@ from segdistill.config import read_toml
 from segdistill.data import DataSource
 from segdistill.errors import ModelError, UsageError
 from segdistill.metrics import Scores
+from segdistill.reading import read_file
 from segdistill.setting import Setting, init_weights_used, weights_used
 from segdistill.signals import at_once
 from segdistill.store import RunFolder, open_run, seal, verify_file, write_atomic, write_json
@@ -194,12 +195,19 @@ def finished(setting: Setting, path: Path, kind: str) -> Outcome | None:
             _refuse_changes(folder, replace(setting, config=setting.config.changed(seed=seed)), "seed")
     verify_file(path, "model.safetensors")
     rows, gain = _json(path, "scores.json"), _json(path, "gain.json")
-    if rows is None or not all(isinstance(row, dict) and row.keys() >= SHOWN for row in rows.values()):
+    if not rows or not all(_is_shown(row) for row in rows.values()):
         raise ModelError(f"{path / 'scores.json'} is gone or holds no results.", "Restore the file, or train again.")
-    if gain is not None and "sentence" not in gain:
+    if gain is not None and not isinstance(gain.get("sentence"), str):
         raise ModelError(f"{path / 'gain.json'} holds no verdict.", "Restore the file, or train again.")
     setting.place.talk.say(f"Already finished: {path}")
     return Outcome(path, rows, gain)
+
+
+def _is_shown(row: Any) -> bool:
+    """Whether a row of scores.json holds what is shown of it."""
+    if not isinstance(row, dict) or not row.keys() >= SHOWN or not isinstance(row["network"], str):
+        return False
+    return all(row[key] is None or type(row[key]) in (int, float) for key in SHOWN - {"network"})
 
 
 def described(gain: Verdict) -> dict[str, Any]:
@@ -295,7 +303,7 @@ def _matters_to_bits(environment: dict[str, Any]) -> dict[str, Any]:
 def _table(path: Path) -> dict[str, Any]:
     """Return what a JSON file of a run's folder holds."""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = json.loads(read_file(path))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}", "Start a new run.") from None
     if not isinstance(table, dict):

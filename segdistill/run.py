@@ -17,7 +17,7 @@ from segdistill.banner import banner
 from segdistill.checkpoint import ModelInfo, load_model, model_path, read_info
 from segdistill.class_map import Mapped
 from segdistill.comparison import Verdict, compare
-from segdistill.config import NetworkConfig, RunConfig, TeacherConfig, read_toml
+from segdistill.config import NetworkConfig, RunConfig, TeacherConfig, read_toml, validated
 from segdistill.data import AUXILIARY, load_data, mixture
 from segdistill.engine import fit
 from segdistill.errors import CheckError, ModelError, UsageError
@@ -220,7 +220,10 @@ def _steps_in_time(setting: Setting, path: Path, row: Row | None) -> int:
     """
     settled = path / "baseline" / "config.toml"
     if setting.options.resume and settled.exists():
-        return int(read_toml(settled)["optim"]["steps"])
+        try:
+            return validated(RunConfig, read_toml(settled), str(settled)).optim.steps
+        except UsageError as error:
+            raise ModelError(f"{settled.parent} cannot be continued: {error.what}", "Start a new run.") from None
     if row is None:  # a dry run
         return setting.config.optim.steps
     if row.training_seconds is None:
@@ -316,7 +319,7 @@ def _prepare(
             if reached != stage.name and not settled:
                 runs += [path.parent, *sorted(RUNS.glob("*/")), *sorted(path.parent.glob("*/"))]
             # the run's own may have been trained in another precision, which was told
-            found = distributed.same_for_all(preparations.find(stage.name, None if settled else key, runs))
+            found = distributed.same_for_all(preparations.find(stage, None if settled else key, runs))
             if found is None and settled:
                 raise ModelError(
                     f"{path / stage.name}.safetensors is gone or damaged, and the run has gone on with it.",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from segdistill.errors import ModelError, ResourceError, UsageError
+from segdistill.reading import open_file, read_file
 
 OWN_FILES = (
     *(
@@ -109,7 +110,7 @@ def sync(path: Path) -> None:
 
 def sha256_of(path: Path) -> str:
     """Return the sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -154,7 +155,10 @@ class RunFolder:
     def lines(self, name: str) -> list[bytes]:
         """Return the lines of a log with their ends; none where there is none."""
         path = self / name
-        return path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        if not path.exists():
+            return []
+        with open_file(path) as file:
+            return file.read().splitlines(keepends=True)
 
     def truncate_lines(self, name: str, keep: int, sha256: str | None) -> None:
         """Cut a log back to its first `keep` lines: what a resumed run has not done yet.
@@ -187,7 +191,7 @@ def seal(folder: Path) -> None:
 
 def seal_one(folder: Path, name: str) -> None:
     """Write a file that was added to a finished run into its manifest; the others stay as they were sealed."""
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads(read_file(folder / "manifest.json"))
     write_json(folder / "manifest.json", manifest | {"files": manifest["files"] | {name: _entry(folder / name)}})
 
 
@@ -219,9 +223,7 @@ def open_run(
     folder = RunFolder(path, descriptor)
     try:
         check()
-        mark = MARK + b"%d" % os.getpid()
-        os.pwrite(descriptor, mark, 0)
-        os.ftruncate(descriptor, len(mark))
+        _sign(path, descriptor)
         if overwrite:
             _clear(path)
         (path / "checkpoints").mkdir(exist_ok=True)
@@ -312,6 +314,16 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
+def _sign(path: Path, descriptor: int) -> None:
+    """Write into a lock that it is a run's, and which process holds it."""
+    mark = MARK + b"%d" % os.getpid()
+    try:
+        os.pwrite(descriptor, mark, 0)
+        os.ftruncate(descriptor, len(mark))
+    except OSError as error:
+        raise _explain(error, path / ".lock") from error
+
+
 def verify_file(folder: Path, name: str) -> None:
     """Compare a file of a finished run with its manifest.
 
@@ -322,7 +334,7 @@ def verify_file(folder: Path, name: str) -> None:
     if not manifest.is_file():
         return
     try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        files = json.loads(read_file(manifest))["files"]
         expected = files.get(name, {}).get("sha256")
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise ModelError(f"{manifest} is damaged.", "Delete it to use the run without that check.") from None
@@ -339,7 +351,8 @@ def verify_file(folder: Path, name: str) -> None:
 
 def next_folder(parent: Path, stem: str) -> Path:
     """Return `parent/stem-NNN` with the first number not taken."""
-    taken = [int(p.name[len(stem) + 1 :]) for p in parent.glob(f"{stem}-*") if p.name[len(stem) + 1 :].isdigit()]
+    numbers = (path.name[len(stem) + 1 :] for path in parent.glob(f"{stem}-*"))
+    taken = [int(number) for number in numbers if re.fullmatch("[0-9]{1,9}", number)]
     return parent / f"{stem}-{max(taken, default=0) + 1:03d}"
 
 

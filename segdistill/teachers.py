@@ -15,6 +15,7 @@ from segdistill.engine import resolve_device
 from segdistill.errors import UsageError
 from segdistill.foreign import is_foreign, load_foreign, uri
 from segdistill.networks import SegNetwork
+from segdistill.reading import read_file
 from segdistill.record import describe_data
 from segdistill.setting import Options, Setting, weights_used
 from segdistill.talk import Talk
@@ -93,11 +94,9 @@ def find_teacher(setting: Setting) -> tuple[Path, bool] | None:
     for file in RUNS.glob("*/config.toml"):
         folder = file.parent
         try:
-            kind = json.loads((folder / "environment.json").read_text())
+            kind = json.loads(read_file(folder / "environment.json"))
             own = teacher_recipe(read_toml(file), setting.options, mixed=mixed) | {"weights": kind["weights"]}
-            same = (
-                kind["kind"] == "teacher" and own == wanted and json.loads((folder / "data.json").read_text()) == data
-            )
+            same = kind["kind"] == "teacher" and own == wanted and json.loads(read_file(folder / "data.json")) == data
         except (OSError, ValueError, KeyError, TypeError, RecursionError, UsageError):
             continue
         if same:

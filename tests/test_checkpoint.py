@@ -280,6 +280,9 @@ HOSTILE: dict[str, bytes] = {
     "a number that is none": with_fields(mean=[float("nan"), 0, 0], std=[1, 1, 1]),
     "a deviation of nothing": with_fields(mean=[0, 0, 0], std=[1, 0, 1]),
     "another network's weights": with_fields(),
+    "more classes than numbers": with_fields(classes=[str(i) for i in range(300)], palette=[[0, 0, 0]] * 300),
+    "no colour for a class": with_fields(palette=[[0, 0, 0]]),
+    "a colour that is none": with_fields(palette=[[999, 0, 0]] * len(INFO.classes)),
 }
 
 

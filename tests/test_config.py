@@ -135,7 +135,10 @@ def test_a_term_s_own_name_begins_with_the_term(name: str, tmp_path: Path) -> No
         ("data.crop=48", "data.crop: Input should be a list (found 48)"),
         ("student.input.ordr='bgr'", "student.input.ordr: unknown key. Did you mean order?"),
         ("student.input.order='bgra'", "student.input.order: Input should be 'rgb' or 'bgr' (found 'bgra')"),
-        ("student.input.std=[1, 0, 1]", "student.input.std.1: Input should be greater than 0 (found 0)"),
+        (
+            "student.input.std=[1, 0, 1]",
+            "student.input.std.1: Input should be greater than or equal to 0.000001 (found 0)",
+        ),
         ("student.output_stride=3", "student.output_stride: Input should be 1, 2, 4, 8, 16 or 32 (found 3)"),
         ("terms.pixle.weight=1", "terms: unknown term 'pixle'. Did you mean pixel?"),
         ("terms.pixel.temperature=1", "terms.pixel.weight: missing"),

@@ -339,6 +339,36 @@ def test_a_hostile_or_foreign_graph_is_refused(
     assert capfd.readouterr() == ("", "")
 
 
+def fewer_classes(model: ModelProto) -> list[onnx.NodeProto]:
+    return [onnx.helper.make_node("Slice", ["inner", *model_constants(model, zero=[0], two=[2], one=[1])], ["logits"])]
+
+
+def one_image(model: ModelProto) -> list[onnx.NodeProto]:
+    return [onnx.helper.make_node("ReduceMean", ["inner", *model_constants(model, zero=[0])], ["logits"], keepdims=1)]
+
+
+def model_constants(model: ModelProto, **values: list[int]) -> list[str]:
+    """Add integers to a graph; return their names."""
+    for name, value in values.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.int64), name))
+    return list(values)
+
+
+@pytest.mark.promise("E1", "S9")
+@pytest.mark.parametrize("more", [fewer_classes, one_image])
+def test_a_graph_that_gives_something_else_than_it_declares_is_found_out(
+    more: Callable[[ModelProto], list[onnx.NodeProto]], file: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(file)
+    (last,) = (node for node in model.graph.node if "logits" in node.output)
+    last.output[0] = "inner"
+    model.graph.node.extend(more(model))
+    (tmp_path / "model.onnx").write_bytes(sealed(model))
+    exported = OnnxModel(tmp_path / "model.onnx", CPU)
+    with pytest.raises(ModelError, match=r"has logits of shape"):
+        exported(torch.zeros(2, 3, 64, 64))
+
+
 @pytest.mark.promise("S9")
 @pytest.mark.parametrize("content", [b"", b"no model at all\n" * 100, b"\x08\x0a\x12", None])
 def test_a_file_that_is_no_whole_onnx_file_is_refused(content: bytes | None, file: Path, tmp_path: Path) -> None:

@@ -352,7 +352,8 @@ def test_unknown_networks_and_choices_are_usage() -> None:
     )
     refused("import-weights file.pth --out model --network espnet-c --mean 1,2", "--mean 1,2: expected three numbers")
     refused(
-        "import-weights file.pth --out model --network espnet-c --std 1,0,1", "std.1: Input should be greater than 0"
+        "import-weights file.pth --out model --network espnet-c --std 1,0,1",
+        "std.1: Input should be greater than or equal to 0.000001",
     )
     refused(
         "import-weights file.pth --out model --network espnet-c --rgb --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",

@@ -8,7 +8,7 @@ import segdistill
 
 PACKAGE = Path(segdistill.__file__).parent
 LAYERS = (
-    {"errors", "config", "talk", "signals"},
+    {"errors", "config", "talk", "signals", "reading"},
     {"types", "autocast"},
     {"losses", "metrics", "distributed", "store"},
     {"terms", "networks", "checkpoint"},
@@ -30,7 +30,16 @@ ONE_HOME = {
     "matplotlib": {"report.py"},
     "onnx": {"export.py"},
 }
-WITHOUT_TORCH = ("errors.py", "config.py", "talk.py", "store.py", "console.py", "doctor.py", "__main__.py")
+WITHOUT_TORCH = (
+    "errors.py",
+    "config.py",
+    "talk.py",
+    "reading.py",
+    "store.py",
+    "console.py",
+    "doctor.py",
+    "__main__.py",
+)
 
 
 def modules() -> list[Path]:

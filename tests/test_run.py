@@ -355,20 +355,29 @@ def test_a_manifest_that_names_nothing_makes_no_run_finished(student: Path, tmp_
     refused(f"evaluate {run} --data streets", "model.safetensors is not the run's", code=5)
 
 
+STRANGE: list[tuple[str, Any]] = [("miou", "abc"), ("parameters", "x"), ("network", 5), ("best_miou", {})]
+
+
 @pytest.mark.promise("C3")
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
         ("scores.json", '{"distilled": {"miou": 0.99}}', "holds no results"),
         ("scores.json", '{"distilled": 1}', "holds no results"),
+        ("scores.json", "{}", "holds no results"),
+        *(("scores.json", {key: value}, "holds no results") for key, value in STRANGE),
         ("scores.json", "[]", "holds no table"),
         ("gain.json", "{}", "holds no verdict"),
+        ("gain.json", '{"sentence": 5}', "holds no verdict"),
     ],
 )
 def test_results_that_are_forged_with_their_digest_are_refused(
-    name: str, content: str, said: str, student: Path, tmp_path: Path
+    name: str, content: str | dict[str, Any], said: str, student: Path, tmp_path: Path
 ) -> None:
     run = shutil.copytree(student, tmp_path / "run")
+    if isinstance(content, dict):
+        scores = json.loads((run / name).read_text())
+        content = json.dumps(scores | {"distilled": scores["distilled"] | content})
     (run / name).write_text(content)
     seal_one(run, name)
     refused(f"{DISTILL} --baseline steps --resume --out {run}", f"{name} ", said, code=5)

@@ -11,7 +11,9 @@ import shlex
 import shutil
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,17 +24,19 @@ from fuzz import graph, sealed
 from onnx import TensorProto
 from packaging.requirements import Requirement
 from PIL import Image
+from torch import nn
 
 import segdistill as package
 from segdistill import preparations
 from segdistill.checkpoint import STATE_MAGIC, ModelInfo, save_model, weights_digest
-from segdistill.config import NetworkConfig
+from segdistill.config import NetworkConfig, OptimConfig
 from segdistill.console import printable
 from segdistill.data import load_data
 from segdistill.metrics import Scores
 from segdistill.networks import build_network
 from segdistill.report import model_card
 from segdistill.store import RunFolder
+from segdistill.types import Stage
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 TEACH = f"distill --student {NETWORK} --data streets {SMALL} --out run"
@@ -175,6 +179,12 @@ def test_what_lies_beside_a_run_under_runs_is_passed_over_where_it_is_no_teacher
         folder.mkdir(parents=True)
         for file, other in (good | {name: content}).items():
             (folder / file).write_bytes(other)
+    for number, name in enumerate(good, start=100):
+        for kind, make in (("pipe", os.mkfifo), ("zeros", lambda path: path.symlink_to("/dev/zero"))):
+            folder = Path("runs", f"{number}-{kind}")
+            folder.mkdir()
+            for file, other in good.items():
+                make(folder / file) if file == name else (folder / file).write_bytes(other)
     assert "no finished pspnet18" in succeeds(f"{DISTILL} --dry-run").err
 
 
@@ -185,19 +195,34 @@ def test_a_preparation_that_is_forged_is_not_found() -> None:
     def written(header: str) -> bytes:
         return safetensors.torch.save(tensors, {"segdistill-stage": header})
 
-    right = json.dumps({"key": "k", "sha256": weights_digest(tensors), "seconds": "1"})
+    class Model(nn.Module):
+        def __init__(self, numbers: int) -> None:
+            super().__init__()
+            self.a = nn.Parameter(torch.zeros(numbers))
+
+    stage = Stage("autoencoder", Model(2), cast(Any, None), OptimConfig(lr=1, steps=1))
+    named = {"key": "k", "sha256": weights_digest(tensors), "seconds": "1"}
+    right = json.dumps(named)
+    strange = ({"seconds": "abc"}, {"seconds": [1]}, {"seconds": "nan"}, {"seconds": "-1"}, {"key": 1}, {"sha256": 2})
     for content in (
         *(
             written(header)
-            for header in ("[]", "1", "[" * 100_000, '{"key": "k"}', right.replace('"sha256": "', '"sha256": "0'))
+            for header in (
+                *("[]", "1", "[" * 100_000, '{"key": "k"}', right.replace('"sha256": "', '"sha256": "0')),
+                *(json.dumps(named | part) for part in strange),
+            )
         ),
         *(b"", b"\xff" * 8, b"\xff\xff\xff\0\0\0\0\0" + b"{" * 100, written(right)[:-1]),
     ):
         Path("autoencoder.safetensors").write_bytes(content)
-        assert preparations.find("autoencoder", "k", [Path.cwd(), Path("gone")]) is None
+        assert preparations.find(stage, "k", [Path.cwd(), Path("gone")]) is None
     Path("autoencoder.safetensors").write_bytes(written(right))
-    assert preparations.find("autoencoder", "k", [Path.cwd()]) == Path.cwd() / "autoencoder.safetensors"
-    assert preparations.find("autoencoder", "other", [Path.cwd()]) is None
+    assert preparations.find(stage, "k", [Path.cwd()]) == Path.cwd() / "autoencoder.safetensors"
+    assert preparations.find(stage, "other", [Path.cwd()]) is None
+    assert preparations.find(replace(stage, model=Model(3)), "k", [Path.cwd()]) is None
+    tensors["a"][0] = torch.nan
+    Path("autoencoder.safetensors").write_bytes(written(json.dumps(named | {"sha256": weights_digest(tensors)})))
+    assert preparations.find(stage, "k", [Path.cwd()]) is None
 
 
 FORBIDDEN = {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}

@@ -1,5 +1,6 @@
 """A run's folder: files are old or new and never half, one run at a time, and only its own files are touched."""
 
+import errno
 import hashlib
 import json
 import os
@@ -443,9 +444,24 @@ def test_a_damaged_manifest_is_told(content: str, tmp_path: Path) -> None:
         verify_file(run, "config.toml")
 
 
+@pytest.mark.promise("C2")
+def test_a_disk_that_is_full_from_the_start_is_told_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*words: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with (
+        pytest.raises(ResourceError, match=r"while writing .*run/\.lock"),
+        open_run(tmp_path / "run", resume=False, overwrite=False),
+    ):
+        pass
+
+
 def test_folders_are_numbered_after_the_highest_there_is(tmp_path: Path) -> None:
     assert next_folder(tmp_path / "runs", "distill").name == "distill-001"
-    for name in ("distill-001", "distill-007", "distill-x", "distill-skd-012"):
+    for name in ("distill-001", "distill-007", "distill-x", "distill-skd-012", "distill-²", "distill-" + 200 * "9"):
         (tmp_path / name).mkdir()
     assert next_folder(tmp_path, "distill").name == "distill-008"
 

@@ -74,7 +74,7 @@ SeedFlag = Annotated[
 WorkersFlag = Annotated[
     int | None,
     typer.Option(
-        "--workers", metavar="N", min=0, help="Loader processes; 0 reads in the main one.", rich_help_panel=RUN
+        "--workers", metavar="N", min=0, max=128, help="Loader processes; 0 reads in the main one.", rich_help_panel=RUN
     ),
 ]
 ResumeFlag = Annotated[bool, typer.Option("--resume", help="Continue the run in --out, exactly.", rich_help_panel=RUN)]

@@ -41,12 +41,11 @@ from segdistill.data._folder import Files, FolderSplit, files_in, id_table, pair
 from segdistill.data._image import read_image
 from segdistill.data.voc import colors
 from segdistill.errors import DataError, UsageError, nearest
-from segdistill.types import IGNORE
+from segdistill.types import IGNORE, MOST_CLASSES
 
 ID_ADVICE = 'Others belong under [ids], with a class or "ignore", or in the list `ignore`.'
 MAX_BYTES = 1 << 23
 """Enough for lists of fifty thousand pairs."""
-MOST_CLASSES = 250
 """Label maps have 8 bits, of which the last ids are taken."""
 NOTHING = "ignore"
 """What `[ids]` and `[colors]` say of pixels that count nowhere."""
