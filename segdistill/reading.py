@@ -16,11 +16,13 @@ def open_file(path: Path) -> BufferedReader:
     Raises:
         OSError: if it is none, or cannot be opened.
     """
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(errno.EINVAL, "It is no regular file", str(path))
-    return file
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    kind = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(descriptor)
+        what = "Is a directory" if stat.S_ISDIR(kind) else "It is no regular file"
+        raise OSError(errno.EINVAL, what, str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def read_file(path: Path, most: int = MOST) -> bytes:
