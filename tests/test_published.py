@@ -204,7 +204,7 @@ def test_pretrained_weights_are_refused_where_no_part_of_the_network_has_such(na
 
 @pytest.mark.parametrize(
     ("typed", "default", "meant"),
-    [("espnet", "", "espnet"), ("espnet-c", "", "espnet-c"), ("s", "pidnet", "pidnet-s"), ("enet", "enet", "enet")],
+    [("espnet", "", "espnet"), ("espnet-c", "", "espnet-c"), ("pidnet-s", "", "pidnet-s"), ("enet", "enet", "enet")],
 )
 def test_an_architecture_is_a_name_where_it_has_no_backbone_to_choose(typed: str, default: str, meant: str) -> None:
     assert resolve_name(typed, default) == meant
