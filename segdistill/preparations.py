@@ -13,7 +13,7 @@ from segdistill.checkpoint import ModelInfo, weights_digest
 from segdistill.errors import ModelError
 from segdistill.networks._weights import check_header
 from segdistill.setting import Setting
-from segdistill.store import prepared_in, write_atomic
+from segdistill.store import PREPARED, prepared_in, write_atomic
 from segdistill.types import Stage
 
 
@@ -33,6 +33,7 @@ def key_of(setting: Setting, stage: Stage, teacher: ModelInfo) -> str:
 
 def keep(path: Path, stage: Stage, key: str, seconds: float) -> None:
     """Write a trained stage's weights."""
+    assert PREPARED.fullmatch(path.name), f"store.PREPARED does not know {path.name} as a run's own file"
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in stage.model.state_dict().items()}
     header = {"key": key, "sha256": weights_digest(weights), "seconds": str(seconds)}
     write_atomic(path, safetensors.torch.save(weights, {"segdistill-stage": json.dumps(header)}))

@@ -153,7 +153,7 @@ class Term(nn.Module):
         That the next stage is asked for, or found not to be, tells the term that this one is done: it takes what it
         needs from `stage.model`, and freezes it. The model's first weights are drawn from torch's global generator
         when its stage is asked for. Until then a term computes with random weights (a probe of its costs may), and
-        says so in `notes`.
+        says so in `notes`. The weights are kept as NAME.safetensors, a name that `store.PREPARED` has to know.
 
         Args:
             teacher: the `Frozen` teacher that the student will have, or the network where it needs images alone.
