@@ -21,13 +21,12 @@ PACKAGE = Path(__file__).parent
 BUILT_IN = "streets"
 """The data set that needs no files."""
 MAX_PRESET_BYTES = 1 << 18
+MOST_PARTS = 32
 DEEP_KEY = re.compile(
-    r"""(?<![\w.-])(?:(?>[\w-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*+\.[ \t]*+){32}""",
+    r"""(?<![\w.-])(?:(?>[\w-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*+\.[ \t]*+)""" f"{{{MOST_PARTS}}}",
     re.ASCII,
 )
-"""A key of 32 parts, as nobody writes it: in 60 kB of "a.a.a." tomllib would find 4 GB and half a minute of work."""
-MOST_PARTS = 32
-"""Of a key."""
+"""A key of more parts, as nobody writes it: in 60 kB of "a.a.a." tomllib would find 4 GB and half a minute of work."""
 MOST_MISTAKES, MOST_SHOWN = 20, 200
 """Lines of a message, and characters of a value in it."""
 
@@ -38,9 +37,10 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Factor = Annotated[float, Field(ge=0.01, le=100)]
-Color = Annotated[float, Field(ge=-1e6, le=1e6)]
-Spread = Annotated[float, Field(ge=1e-6, le=1e6)]
-"""Of a channel and its deviation: what float32 computes with."""
+"""Of an image's size."""
+Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
+Deviation = Annotated[float, Field(ge=1e-6, le=1e6)]
+"""Of a channel: within what float32 computes with."""
 Size = tuple[Annotated[int, Field(ge=1, le=65536)], Annotated[int, Field(ge=1, le=65536)]]
 """(height, width)"""
 
@@ -54,10 +54,10 @@ class Strict(BaseModel):
 class InputConfig(Strict):
     """How a network wants its images, which are RGB in 0..255 everywhere else: (channel - mean) / std / divide."""
 
-    mean: tuple[Color, Color, Color] = IMAGENET_MEAN
+    mean: tuple[Mean, Mean, Mean] = IMAGENET_MEAN
     """Red, green, blue, whatever the order below."""
-    std: tuple[Spread, Spread, Spread] = IMAGENET_STD
-    divide: Spread = 1.0
+    std: tuple[Deviation, Deviation, Deviation] = IMAGENET_STD
+    divide: Deviation = 1.0
     order: Literal["rgb", "bgr"] = "rgb"
     """Of the channels that the first layer sees."""
 
@@ -345,7 +345,7 @@ def read_toml(path: Path, most: int = MAX_PRESET_BYTES) -> dict[str, Any]:
             raise UsageError(f"{path} is larger than {most} bytes.", "It should hold names and numbers, no data.")
         text = content.decode("utf-8-sig")
         if deep := DEEP_KEY.search(text):
-            raise UsageError(f"{path} cannot be read: a key of more than 32 parts begins with {deep[0][:20]}")
+            raise UsageError(f"{path} cannot be read: a key of more than {MOST_PARTS} parts begins with {deep[0][:20]}")
         return tomllib.loads(text)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
@@ -408,7 +408,12 @@ def find(package: str, name: str, kind: str, hint: str = "") -> str:
 
 
 def data_example(name: str) -> str:
-    """Return what `--data` is given for the data set of that name: PATH and FILE stand for what only the user knows."""
+    """Return what `--data` is given for the data set of that name, or of none that is known.
+
+    PATH, FILE and NAME stand for what only the user knows.
+    """
+    if not name:
+        return "NAME:PATH"
     return name if name == BUILT_IN else f"{name}:PATH" if name in components("data") else "FILE.toml"
 
 
@@ -491,7 +496,7 @@ def _parse_override(text: str, example: str = "optim.lr=0.005") -> tuple[str, An
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UsageError(f"--set {text}: expected KEY=VALUE.", f"For example --set {example}")
-    if key.count(".") > MOST_PARTS:
+    if key.count(".") >= MOST_PARTS:
         raise UsageError(
             f"--set {text[:20]}...: a key of more than {MOST_PARTS} parts.", f"For example --set {example}"
         )

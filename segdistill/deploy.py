@@ -107,7 +107,7 @@ def data_of(model: Path, info: ModelInfo, given: str | None, talk: Talk) -> Data
     if given is None and (model.is_file() or info.data not in components("data")):
         raise UsageError(
             f"{model} does not say where its data{f' ({info.data})' if info.data else ''} lies.",
-            f"Add --data, for example --data {data_example(info.data) if info.data else 'NAME:PATH'}.",
+            f"Add --data, for example --data {data_example(info.data)}.",
         )
     data = load_data(given or info.data)
     for warning in data.warnings:

@@ -51,11 +51,8 @@ def with_random_codes(batch: Batch, options: LabelCodes, num_classes: int, path:
 def with_labels(batches: Iterable[Batch], options: LabelCodes | None, num_classes: int) -> Iterator[Batch]:
     """Yield the batches to score a model by: for one that sees labels with the fixed codes, without noise."""
     for batch in batches:
-        yield (
-            batch
-            if options is None
-            else batch._replace(image=with_fixed_codes(batch, options, num_classes, noisy=False))
-        )
+        image = batch.image if options is None else with_fixed_codes(batch, options, num_classes, noisy=False)
+        yield batch._replace(image=image)
 
 
 class LabelledFrozen(Frozen):

@@ -407,9 +407,11 @@ def _obtain_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]
         talk.warn(f"--backbone-weights are the student's: a {text} trained on the way starts without.")
         options = replace(options, backbone_weights=None)
         setting = replace(setting, options=options)
-    data = mixture(load_data(labelled.data.name), labelled.data, unlabeled=False)
-    setting = replace(setting, config=labelled, data=replace(data, contents=setting.data.contents))
-    if AUXILIARY in data.splits:  # less than the student's, perhaps
+    data = setting.data
+    if AUXILIARY in data.splits:  # a teacher has no use for those without labels
+        data = replace(mixture(load_data(labelled.data.name), labelled.data, unlabeled=False), contents=data.contents)
+    setting = replace(setting, config=labelled, data=data)
+    if AUXILIARY in data.splits:
         setting = with_files_read(setting)
     found = distributed.same_for_all(find_teacher(setting))
     path, trained = found or (

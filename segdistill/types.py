@@ -15,7 +15,7 @@ from segdistill.config import OptimConfig
 IGNORE = 255
 """The label of pixels that count nowhere: void, unlabelled, padding."""
 MOST_CLASSES = 250
-"""That a label map of 8 bits has numbers for: a few more than IGNORE mean something else."""
+"""Label maps have 8 bits, of which the last ids are taken."""
 
 
 class Batch(NamedTuple):

@@ -670,6 +670,13 @@ def test_unlabelled_images_are_found_through_links_but_not_in_hidden_folders_and
         image_folder(str(root))
 
 
+def test_of_many_names_of_a_folder_the_first_one_counts(tmp_path: Path) -> None:
+    write(tmp_path / "images" / "m" / "deep" / "1.png", picture())
+    for name in random.sample("abcdefghijklnopqrstuvwxyz", 25):
+        (tmp_path / "images" / name).symlink_to(tmp_path / "images" / "m")
+    assert image_folder(str(tmp_path / "images")).names == ("a/deep/1.png",)
+
+
 # Augmentation
 
 

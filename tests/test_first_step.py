@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import copied, differing, distillation, one_batch, optim, tiny
 
-from segdistill.engine import Precision
+from segdistill.engine import Precision, to_device
 from segdistill.first_step import pulls
 from segdistill.types import Batch, Stage
 
@@ -23,14 +23,13 @@ def test_values_and_gradients_are_those_of_the_step() -> None:
     student.train()
     for name, pull in found.items():
         student.zero_grad()
-        again = distillation(student, tiny(1, width=10), WEIGHTS).train()
-        value = again(student, two(batch)).terms[name]
+        again = distillation(student, tiny(1, width=10), WEIGHTS).train().to(memory_format=torch.channels_last)
+        value = again(student, to_device(two(batch), CPU.device)).terms[name]
         value.backward()
         norms = [p.grad.norm() for p in student.parameters() if p.grad is not None]
         if name != "memory":  # the adapters and the memory are drawn anew
             assert pull.value == pytest.approx(value.item(), rel=1e-5)
-            # computed in another memory format, a unit of the critic near 0 may fall on the other side of its kink
-            assert pull.gradient == pytest.approx(torch.stack(norms).norm().item(), rel=1e-2)
+            assert pull.gradient == pytest.approx(torch.stack(norms).norm().item(), rel=1e-4)
         assert pull.gradient > 0
     assert found.keys() == {"cross_entropy", "aux", *WEIGHTS}
 

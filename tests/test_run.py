@@ -384,9 +384,8 @@ def test_results_that_are_forged_with_their_digest_are_refused(
 
 
 def test_an_export_into_a_folder_that_takes_no_file_is_refused_before_the_work(student: Path) -> None:
-    folder = next(
-        path for path in ("/proc/self", "/System") if Path(path).is_dir()
-    )  # not even root's, on Linux or macOS
+    # where not even root makes files, on Linux and on macOS
+    folder = next(path for path in ("/proc/self", "/System") if Path(path).is_dir())
     begun = time.monotonic()
     refused(f"export {student} --data streets --output {folder}/a.onnx", f"{folder} cannot be written")
     assert time.monotonic() - begun < 3

@@ -79,8 +79,6 @@ def data_check(
     json_: JsonFlag = False,
 ) -> None:
     """Read every image and label. Exit 3 names the files that cannot be used."""
-    import numpy as np
-
     from segdistill import report
     from segdistill.data import load_data, take_census
 
@@ -96,15 +94,14 @@ def data_check(
     if json_:
         typer.echo(json.dumps(census.to_json(source), indent=2))
     else:
-        totals = {name: int(pixels.sum()) + census.ignored[name] for name, pixels in census.pixels.items()}
-        shares = {name: [*census.pixels[name], census.ignored[name]] / np.maximum(totals[name], 1) for name in totals}
+        columns = {split: [*pixels.tolist(), census.ignored[split]] for split, pixels in census.pixels.items()}
         rows = [
-            [name, *(f"{100 * share[i]:.2f}" for share in shares.values())]
+            [name, *(f"{100 * column[i] / max(sum(column), 1):.2f}" for column in columns.values())]
             for i, name in enumerate([*source.classes, "ignored"])
         ]
-        rows.append(["pixels", *(f"{total:,}" for total in totals.values())])
+        rows.append(["pixels", *(f"{sum(column):,}" for column in columns.values())])
         counts = ", ".join(f"{count} {name}" for name, count in images.items())
-        terminal.table(f"{source.name}: {counts}; share of pixels in %", ["class", *shares], rows)
+        terminal.table(f"{source.name}: {counts}; share of pixels in %", ["class", *columns], rows)
         if sizes := census.sizes_in_words():
             terminal.result(f"Sizes, height x width: {sizes}")
     if census.error is not None:

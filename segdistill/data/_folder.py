@@ -146,7 +146,7 @@ def image_folder(path: str) -> ImageFolder:
 def images_below(root: Path) -> Iterator[Path]:
     """Yield what is called like an image in a folder and below it: files and links to nothing, nothing hidden.
 
-    Links are followed, but into no folder twice.
+    Links are followed, but into no folder twice: of its names, the one that comes first in the order of paths counts.
 
     Raises:
         DataError: on the way, if a folder cannot be read, or folders lie too deep in one another.
@@ -158,7 +158,7 @@ def images_below(root: Path) -> Iterator[Path]:
             raise DataError(f"{root} has folders more than {DEEPEST} deep in one another.", "Move the images up.")
         with _readable(folder), os.scandir(folder) as entries:
             own = folder.stat()
-            names = [entry.name for entry in entries]
+            names = sorted((entry.name for entry in entries), reverse=True)  # the last that waits is looked at first
         visible = [folder / name for name in names if not name.startswith(".") and name != "__MACOSX"]
         if (own.st_dev, own.st_ino) in seen:
             continue

@@ -46,7 +46,6 @@ from segdistill.types import IGNORE, MOST_CLASSES
 ID_ADVICE = 'Others belong under [ids], with a class or "ignore", or in the list `ignore`.'
 MAX_BYTES = 1 << 23
 """Enough for lists of fifty thousand pairs."""
-"""Label maps have 8 bits, of which the last ids are taken."""
 NOTHING = "ignore"
 """What `[ids]` and `[colors]` say of pixels that count nowhere."""
 MOST = 10

@@ -173,9 +173,9 @@ def _nested_tuples(content: BinaryIO) -> int:
         else:
             taken = list[int]()
             for kind in reversed(step.stack_before):
-                start = (
-                    marks.pop() if kind is pickletools.markobject else len(stack) - (kind is not pickletools.stackslice)
-                )
+                if kind is pickletools.stackslice:  # which lies behind the mark
+                    continue
+                start = marks.pop() if kind is pickletools.markobject else len(stack) - 1
                 taken += stack[start:]
                 del stack[start:]
             depth = max(taken, default=0) + step.name.startswith("TUPLE")
