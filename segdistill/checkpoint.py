@@ -176,12 +176,12 @@ def load_model(path: Path) -> tuple[SegNetwork, ModelInfo]:
         channels = 4 if info.label_assisted else 3
         blank = blank_network(info.network, info.outputs, channels)  # a header may ask for more than there is memory
         if wrong := mismatch(blank.state_dict(), weights):
-            raise ModelError(f"{path} does not hold a {info.network.network}: {wrong}")
+            raise ModelError(f"{path} does not hold the tensors of {info.network.network}: {wrong}")
         network = build_network(info.network, info.outputs, channels)
         network.void_output = info.void_output
         network.to(widest_type(weights)).load_state_dict(weights)
     except (UsageError, RuntimeError) as error:
-        raise ModelError(f"{path} does not hold a {info.network.network}: {error}") from None
+        raise ModelError(f"{path} does not hold the tensors of {info.network.network}: {error}") from None
     if weights_digest(weights) != info.sha256:
         raise ModelError(f"{path} is damaged: its weights are not those its header names.", RESTORE)
     return network.eval(), info

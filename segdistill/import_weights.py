@@ -123,7 +123,7 @@ def load_published(file: Path, config: NetworkConfig) -> Loaded:
     if problem := mismatch(as_published(own, layout), as_published(weights, layout)):
         names = "" if not layout.names else f", by the names of {layout.source}"
         raise ModelError(
-            f"{file} does not hold a {config.network}{names}: {problem}",
+            f"{file} does not hold the tensors of {config.network}{names}: {problem}",
             "Give the --network that it holds, as `segdistill networks` lists them. --set KEY=VALUE makes the choices "
             "that a network has, such as stem=deep or head_width=512.",
         )

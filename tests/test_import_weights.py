@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -319,7 +320,9 @@ def not_imported(state: object, line: str, *expected: str, code: int = 5) -> Non
 def test_every_tensor_must_be_there_and_nothing_else() -> None:
     state = state_of("espnet-c", 20)
     weight = state.pop("classifier.conv.weight")
-    not_imported(state, "--network espnet-c", "does not hold a espnet-c: 1 tensors missing, classifier.conv.weight")
+    not_imported(
+        state, "--network espnet-c", "does not hold the tensors of espnet-c: 1 tensors missing, classifier.conv.weight"
+    )
     state["classifier.conv.weight"] = weight
     not_imported(state | {"extra.bias": weight}, "--network espnet-c", "1 tensors unexpected, extra.bias")
     state["level1.conv.weight"] = torch.zeros(16, 4, 3, 3)
@@ -327,8 +330,15 @@ def test_every_tensor_must_be_there_and_nothing_else() -> None:
 
 
 def test_another_network_is_told_by_its_tensors() -> None:
-    not_imported(state_of("espnet-c", 20), "--network espnet", "does not hold a espnet: ", "segdistill networks")
-    not_imported(state_of("espnet-c", 20), "--network pspnet18", "does not hold a pspnet-resnet18: ", "tensors missing")
+    not_imported(
+        state_of("espnet-c", 20), "--network espnet", "does not hold the tensors of espnet: ", "segdistill networks"
+    )
+    not_imported(
+        state_of("espnet-c", 20),
+        "--network pspnet18",
+        "does not hold the tensors of pspnet-resnet18: ",
+        "tensors missing",
+    )
 
 
 def test_a_tensor_is_called_as_the_file_calls_it() -> None:
@@ -429,6 +439,12 @@ def test_classes_come_from_the_data_and_must_be_as_many_as_the_outputs(camvid: P
     not_imported(state, "--network espnet-c --void-output 12", "--void-output 12", "outputs 0 to 11", code=2)
     _, info, _ = imported(state, f"--network espnet-c {data} --classes 11 --void-output 3")
     assert (info.classes, info.data, info.void_output) == (CLASSES, "camvid", 3)
+
+
+def test_a_network_of_more_outputs_than_a_label_map_can_tell_is_refused() -> None:
+    imported(state_of("espnet-c", 251), "--network espnet-c --void-output 0")
+    shutil.rmtree("model")
+    not_imported(state_of("espnet-c", 251), "--network espnet-c", "has 251 outputs; label maps tell 250 classes")
 
 
 def test_without_data_classes_are_the_numbers_of_their_outputs() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from commands import SMALL, contents, halve, refused, segdistill, write_camvid
+from commands import SMALL, contents, halve, refused, segdistill, succeeds, write_camvid
 from PIL import Image
 from safetensors import safe_open
 
@@ -53,11 +53,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def distil(camvid: Path, teacher: Path | str, words: str, preset: str = "tsl") -> dict[str, Any]:
+def distilling(camvid: Path, teacher: Path | str, words: str, preset: str = "tsl") -> str:
     line = f"distill --preset {preset} --teacher {teacher} --student resnet18-half --data camvid:{camvid} {SMALL}"
-    run = segdistill(f"{line} {words} --json")
-    assert run.code == 0, run.err
-    result: dict[str, Any] = json.loads(run.out)
+    return f"{line} {words}"
+
+
+def distil(camvid: Path, teacher: Path | str, words: str, preset: str = "tsl") -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(succeeds(f"{distilling(camvid, teacher, words, preset)} --json").out)
     return result
 
 
@@ -188,6 +190,9 @@ def test_in_the_same_time_the_plain_student_has_more_steps(camvid: Path, teacher
     before = contents(Path("run"))
     distil(camvid, teacher, f"{words} --resume", "skd")
     assert contents(Path("run")) == before
+    Path("run/manifest.json").unlink()  # as if it had been stopped at its end
+    Path("run/baseline/config.toml").write_text("optim = 5")
+    refused(distilling(camvid, teacher, f"{words} --resume", "skd"), "run/baseline cannot be continued", code=5)
 
 
 def test_several_seeds_are_runs_of_their_own_with_mean_and_spread(camvid: Path, teacher: Path) -> None:

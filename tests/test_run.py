@@ -22,6 +22,8 @@ from commands import (
     DISTILL,
     NETWORK,
     SMALL,
+    UNTRAINED,
+    Result,
     contents,
     files,
     halve,
@@ -84,6 +86,27 @@ def student(workshop: Workshop) -> Path:
 
 
 # What the path leaves behind
+
+
+def test_every_command_names_the_next_one(camvid: Path, tmp_path: Path) -> None:
+    data = f"camvid:{camvid}"
+    result = succeeds(f"train-teacher --preset tsl --teacher pspnet18 --data {data} {SMALL} --out teacher")
+    line = following(result)
+    assert line == f"distill --preset tsl --teacher teacher --student pspnet-resnet18 --data {data}"
+    result = succeeds(f"{line} {UNTRAINED} --out student")
+    line = following(result)
+    assert line == f"export student --data {data}"
+    result = succeeds(f"{line} --workers 0")
+    line = following(result)
+    assert line == "infer student/model.onnx IMAGES --out DIR"
+    succeeds(line.replace("IMAGES", f"{camvid}/val").replace("DIR", "labels"))
+    assert files(tmp_path / "labels") == {"0.png", "1.png"}
+
+
+def following(result: Result) -> str:
+    """Return the command that was named, without the program's name; `--data` is named where it was given."""
+    (line,) = (line for line in result.err.splitlines() if line.startswith("Next: segdistill "))
+    return line.removeprefix("Next: segdistill ")
 
 
 def test_the_folders_of_runs_hold_what_the_contract_says(workshop: Workshop) -> None:
@@ -381,6 +404,14 @@ def test_results_that_are_forged_with_their_digest_are_refused(
     (run / name).write_text(content)
     seal_one(run, name)
     refused(f"{DISTILL} --baseline steps --resume --out {run}", f"{name} ", said, code=5)
+
+
+def test_a_teacher_that_no_network_is_ends_an_export_before_the_work(student: Path) -> None:
+    network, info = load_model(student / "model.safetensors")
+    teacher = info.network.model_copy(update={"network": "nonesuch-resnet18"})
+    save_model(Path("model.safetensors"), network, info.model_copy(update={"teacher": teacher}))
+    refused("export model.safetensors --data streets", "The teacher that model.safetensors names cannot be", code=5)
+    assert not Path("model.onnx").exists()
 
 
 def test_an_export_into_a_folder_that_takes_no_file_is_refused_before_the_work(student: Path) -> None:

@@ -9,6 +9,7 @@ import pickle
 import re
 import shlex
 import shutil
+import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,11 +20,12 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from commands import DISTILL, NETWORK, SMALL, contents, files, halve, refused, segdistill, succeeds
+from commands import DISTILL, NETWORK, SMALL, contents, files, halve, process, refused, segdistill, succeeds
 from fuzz import graph, sealed
 from onnx import TensorProto
 from packaging.requirements import Requirement
 from PIL import Image
+from tiny import model_info
 from torch import nn
 
 import segdistill as package
@@ -400,25 +402,45 @@ def test_a_graph_that_names_another_file_does_not_touch_it(tmp_path: Path) -> No
 # What is shown
 
 
+def card_of(info: ModelInfo) -> str:
+    scores = Scores.of(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.int64), len(info.classes))
+    return model_card(info, [("distilled", "<i>net</i>", scores, 5)], scores)
+
+
 @pytest.mark.promise("S13")
 def test_names_act_as_no_markup_in_the_card() -> None:
     names = ("=cmd()", "<script>alert(1)</script>", "a|b", "[x](javascript:1)", "`rm`", "&lt;")
-    info = ModelInfo(
-        network=NetworkConfig(network=NETWORK),
-        classes=names,
-        palette=((0, 0, 0),) * len(names),
-        role="student",
-        size=None,
-        data="<b>yard</b>",
-        preset="skd",
-        steps=1,
-    )
-    scores = Scores.of(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.int64), len(names))
-    card = model_card(info, [("distilled", "<i>net</i>", scores, 5)], scores)
+    card = card_of(model_info(NETWORK, names, data="<b>yard</b>"))
     assert not re.search(r"<(script|b|i)\b|\]\(javascript|`rm`", card)
     rows = [line for line in card.splitlines() if line.startswith("| ")]
     assert [line for line in rows if line.count("|") not in (3, 6)] == []
     assert "| =cmd() | 100.00 |" in rows
+
+
+@pytest.mark.parametrize(
+    ("data", "words"), [("streets", ""), ("camvid", " --data camvid:PATH"), ("yard", " --data FILE.toml")]
+)
+def test_a_card_tells_the_commands_that_its_model_is_good_for(data: str, words: str) -> None:
+    card = card_of(model_info(NETWORK, data=data))
+    commands = [line.strip() for line in card.splitlines() if line.startswith("    segdistill ")]
+    assert commands == [
+        f"segdistill evaluate RUN{words}",
+        f"segdistill export RUN{words}",
+        "segdistill infer RUN IMAGES --out DIR",
+    ]
+    card = card_of(model_info(NETWORK, data=data, preset="lad", role="teacher", label_codes={}))
+    commands = [line.strip() for line in card.splitlines() if line.startswith("    segdistill ")]
+    assert commands == [f"segdistill distill --preset lad --teacher RUN --student {NETWORK}{words}"]
+
+
+def test_what_a_terminal_has_no_letters_for_ends_no_command() -> None:
+    Path("wörld").mkdir()
+    Image.new("RGB", (48, 32)).save("wörld/a.png")
+    words = ("-m", "segdistill", "infer", model_of("streets"), "wörld", "--out", "街")
+    result = process(sys.executable, *words, PYTHONIOENCODING="ascii")
+    assert result.code == 0, result.err
+    assert "1 label maps in \\u8857" in result.out
+    assert files(Path("街")) == {"a.png"}
 
 
 @pytest.mark.promise("S13")

@@ -61,7 +61,7 @@ def load(where: str, wanted: InputConfig | None, device: torch.device) -> Loaded
     )
     if wrong := mismatch(model.state_dict(), weights):
         raise ModelError(
-            f"{path} does not hold a {name} of torchvision: {wrong}", "Give the state dict of that network."
+            f"{path} does not hold the tensors of torchvision's {name}: {wrong}", "Give the state dict of that network."
         )
     model.load_state_dict(weights, strict=False)
     model.aux_classifier = None

@@ -214,7 +214,7 @@ def load_backbone(network: SegNetwork, *, pretrained: bool, weights_file: Path |
     if problem := mismatch(own, found):
         beside = " and ".join(f"{part}*" for part in backbone.beyond)
         raise ModelError(
-            f"{file} does not hold a {backbone.name}: {problem}",
+            f"{file} does not hold the tensors of {backbone.name}: {problem}",
             f"Give the weights of a {backbone.name}: the published tensor names, and at most {beside} besides.",
         )
     backbone.load_state_dict(found, strict=False)
