@@ -15,7 +15,8 @@ import torch
 from segdistill.checkpoint import ModelInfo
 from segdistill.config import NetworkConfig
 from segdistill.engine import Precision
-from segdistill.export import OnnxModel, export_onnx
+from segdistill.export import export_onnx
+from segdistill.graph import OnnxModel
 from segdistill.latency import measure, torch_subject
 from segdistill.networks import build_network, resolve_name
 from segdistill.prediction import predictor

@@ -15,12 +15,14 @@ from segdistill.data import DataSource, evaluation_batches, load_data
 from segdistill.data._base import UNLABELED
 from segdistill.engine import evaluate, resolve_device, resolve_precision
 from segdistill.errors import CheckError, DataError, ModelError, UsageError
-from segdistill.export import OnnxModel, check_parity, export_onnx, export_report, speed_gate
+from segdistill.export import export_onnx
+from segdistill.graph import OnnxModel
 from segdistill.inference import Comparison, Summary, compare_tiling, find_inputs, infer
 from segdistill.label_codes import with_labels
 from segdistill.latency import measure, torch_subject
 from segdistill.metrics import Scores
 from segdistill.networks import SegNetwork, build_network
+from segdistill.parity import check_parity, export_report, speed_gate
 from segdistill.prediction import predictor
 from segdistill.store import check_writable, seal_one, sweep
 from segdistill.submission import COUNTS, plan_submission, write_submission

@@ -8,8 +8,8 @@ from segdistill import deploy, run
 from segdistill.config import load_preset
 from segdistill.data import load_data
 from segdistill.errors import UsageError
+from segdistill.pictures import encode_png
 from segdistill.record import Outcome
-from segdistill.report import encode_png
 from segdistill.setting import Options, with_out
 from segdistill.signals import at_once
 from segdistill.store import write_atomic

@@ -15,7 +15,7 @@ from typing import Any
 import tomli_w
 import torch
 
-from segdistill import distributed, report
+from segdistill import distributed, pictures, report
 from segdistill.checkpoint import ModelInfo, read_info
 from segdistill.comparison import Verdict
 from segdistill.config import read_toml
@@ -228,7 +228,7 @@ def finish(folder: RunFolder, setting: Setting, rows: list[Row], gain: Verdict |
     else:
         (folder / "gain.json").unlink(missing_ok=True)
     info = read_info(folder / "model.safetensors")
-    report.draw_curves(folder / "metrics.jsonl", folder / "curves.png")
+    pictures.draw_curves(folder / "metrics.jsonl", folder / "curves.png")
     own = next((row for row in rows if row.name == "distilled"), rows[-1])
     listed = [(row.name, row.network, None if row.label_assisted else row.scores, row.parameters) for row in rows]
     card = report.model_card(info, listed, own.scores, "" if gain is None else gain.sentence())

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from segdistill import distributed, preparations, report
+from segdistill import distributed, pictures, preparations
 from segdistill.banner import banner
 from segdistill.checkpoint import ModelInfo, load_model, model_path, read_info
 from segdistill.class_map import Mapped
@@ -130,7 +130,7 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
             if folder is not None:
                 if info.label_assisted:
                     del networks["teacher"]  # it would need the labels of the pictured images
-                report.draw_comparison(folder / "picture.png", networks, setting.data, config.data.size)
+                pictures.draw_comparison(folder / "picture.png", networks, setting.data, config.data.size)
                 finish(folder, setting, rows, gain)
             return _outcome(setting, out, rows, gain)
 

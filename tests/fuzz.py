@@ -29,8 +29,8 @@ from segdistill.config import NetworkConfig, load_preset, preset_folder, read_cl
 from segdistill.data import load_data, read_image, read_label
 from segdistill.data.coco_stuff_10k import read_map
 from segdistill.errors import SegdistillError
-from segdistill.export import OnnxModel
 from segdistill.foreign import load_foreign
+from segdistill.graph import OnnxModel
 from segdistill.networks import build_network
 from segdistill.networks._weights import read_weights
 

@@ -21,11 +21,13 @@ from torch.nn import functional as F
 from segdistill.checkpoint import ModelInfo
 from segdistill.config import NetworkConfig
 from segdistill.errors import CheckError, DataError, ModelError, UsageError
-from segdistill.export import Check, OnnxModel, check_parity, export_onnx, export_report, speed_gate
+from segdistill.export import export_onnx
+from segdistill.graph import OnnxModel
 from segdistill.inference import find_inputs, infer
 from segdistill.latency import Latency, Subject, measure, torch_subject
 from segdistill.metrics import Scores
 from segdistill.networks import Deployed, SegNetwork, build_network
+from segdistill.parity import Check, check_parity, export_report, speed_gate
 from segdistill.types import IGNORE, Batch
 
 CPU = torch.device("cpu")

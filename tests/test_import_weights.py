@@ -23,7 +23,7 @@ from torch import Tensor
 from segdistill.checkpoint import ModelInfo, load_model
 from segdistill.config import InputConfig, NetworkConfig, parse_network
 from segdistill.data.camvid import CLASSES
-from segdistill.export import OnnxModel
+from segdistill.graph import OnnxModel
 from segdistill.layouts import CIRKD_DEEPLABV3, CIRKD_PSPNET, Layout, renamed
 from segdistill.networks import Deployed, SegNetwork, build_network
 

@@ -22,7 +22,7 @@ from test_hostile import png
 from test_safety import model_of
 from torch import nn
 
-from segdistill.export import OnnxModel
+from segdistill.graph import OnnxModel
 from segdistill.latency import Subject, measure, torch_subject
 
 KILLS = max(3, ROUNDS // 5)

@@ -18,7 +18,7 @@ from commands import SMALL, contents, halve, refused, segdistill, succeeds, writ
 from PIL import Image
 from safetensors import safe_open
 
-from segdistill import preparations, report, setting, training
+from segdistill import pictures, preparations, setting, training
 from segdistill.checkpoint import load_state, read_info
 from segdistill.config import DataConfig
 from segdistill.data import AUXILIARY, load_data, mixture
@@ -322,7 +322,7 @@ def test_a_signal_between_the_trainings_says_how_to_go_on(
     line = f"distill --preset tsl --teacher {teacher} --student resnet18-half --data camvid:{camvid} {SMALL} --out run"
     with monkeypatch.context() as patch:
         patch.setattr(os, "_exit", sys.exit)
-        patch.setattr(report, "draw_comparison", lambda *words: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr(pictures, "draw_comparison", lambda *words: os.kill(os.getpid(), signal.SIGTERM))
         assert segdistill(line).code == 143
     said = capfd.readouterr().err
     assert said.startswith("\nStopped by SIGTERM. Continue with: ")

@@ -28,7 +28,7 @@ from segdistill.data.camvid import PALETTE as CAMVID_PALETTE
 from segdistill.errors import CheckError, ModelError, Stopped
 from segdistill.metrics import Scores
 from segdistill.networks import build_network
-from segdistill.report import draw_curves
+from segdistill.pictures import draw_curves
 from segdistill.store import open_run
 from segdistill.talk import Advance, Silence
 from segdistill.training import Job, Workplace, load_last, score, train

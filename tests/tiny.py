@@ -14,7 +14,8 @@ from segdistill.checkpoint import ModelInfo
 from segdistill.config import DataConfig, NetworkConfig, OptimConfig, TermConfig
 from segdistill.data import DataSource, Sample, training_batches
 from segdistill.engine import Precision, Report, fit
-from segdistill.export import OnnxModel, export_onnx
+from segdistill.export import export_onnx
+from segdistill.graph import OnnxModel
 from segdistill.networks import Deployed, SegNetwork, build_network
 from segdistill.objectives import Distillation
 from segdistill.terms import Pair, build_terms

@@ -79,12 +79,12 @@ def data_check(
     json_: JsonFlag = False,
 ) -> None:
     """Read every image and label. Exit 3 names the files that cannot be used."""
-    from segdistill import report
+    from segdistill import pictures
     from segdistill.data import load_data, take_census
 
     terminal = open_terminal()
     if preview is not None:
-        report.check_preview(preview, overwrite=overwrite)
+        pictures.check_preview(preview, overwrite=overwrite)
     source = load_data(data)
     images = {name: len(split.names) for name, split in source.splits.items()}
     with terminal.progress(source.name, sum(images.values())) as advance:
@@ -108,7 +108,7 @@ def data_check(
         raise census.error
     if preview is not None:
         labelled = [name for name in images if census.pixels[name].any()]
-        names = report.draw_preview(preview, source, labelled or [*images])
+        names = pictures.draw_preview(preview, source, labelled or [*images])
         terminal.say(f"Wrote {preview}: {', '.join(names)}.")
 
 

@@ -60,7 +60,7 @@ def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool = Fa
 
 def show_export(terminal: "Terminal", result: dict[str, Any]) -> None:
     """Print the checks and the latencies of an export."""
-    from segdistill.export import MAX_DIFFERENCE, MAX_MIOU_CHANGE, MIN_AGREEMENT
+    from segdistill.parity import MAX_DIFFERENCE, MAX_MIOU_CHANGE, MIN_AGREEMENT
 
     check = result["check"]
     terminal.table(

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from segdistill.checkpoint import ModelInfo
 from segdistill.config import InputConfig
 from segdistill.errors import ModelError, UsageError
-from segdistill.export import ORT_ERRORS, OnnxModel, open_session, read_graph
 from segdistill.foreign._base import TRIAL, Loaded, normalised_by, numbered, tried
+from segdistill.graph import ORT_ERRORS, OnnxModel, open_session, read_graph
 from segdistill.networks import SegNetwork
 from segdistill.store import sha256_of
 from segdistill.types import SegOutput
