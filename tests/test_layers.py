@@ -14,7 +14,7 @@ LAYERS = (
     {"terms", "networks", "checkpoint"},
     {"label_codes", "class_map", "comparison", "layouts"},
     {"engine", "data", "latency", "objectives", "prediction"},
-    {"training", "export", "inference", "report", "submission"},
+    {"training", "graph", "export", "parity", "inference", "pictures", "report", "submission"},
     {"setting", "foreign"},
     {"record", "preparations"},
     {"teachers", "banner", "teacher_check", "first_step"},
@@ -27,8 +27,8 @@ ONE_HOME = {
     "rich": {"console.py"},
     "typer": {"cli"},
     "albumentations": {"data/_transforms.py"},
-    "matplotlib": {"report.py"},
-    "onnx": {"export.py"},
+    "matplotlib": {"pictures.py"},
+    "onnx": {"export.py", "graph.py"},
 }
 WITHOUT_TORCH = (
     "errors.py",
