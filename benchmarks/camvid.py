@@ -3,9 +3,9 @@
     python benchmarks/camvid.py camvid:PATH --teacher RUN [--steps N] [--out DIR] [--only NAME ...] [--json FILE]
 
 It runs `segdistill` commands one after the other and prints each. Stopped, it goes on where it was when it is called
-again. Without `--steps` each preset has its own number for CamVid. The preset `canonical` is trained from three seeds,
-its plain twins too: they show how far seeds alone lie apart, and the first of them is what the other presets are
-compared with. `lad` has a teacher and a plain twin of its own.
+again. Without `--steps` each preset has its own number for CamVid. Beside `canonical` the plain student is trained too,
+from three seeds: they show how far seeds alone lie apart, and the others are compared with the twin of their own seed.
+`lad` has a teacher and a plain twin of its own.
 """
 
 import argparse
@@ -24,8 +24,10 @@ from segdistill.deploy import evaluate_model
 from segdistill.metrics import Scores
 from segdistill.talk import Silence
 
-SEVERAL, SEEDS = "canonical", 3
-"""The preset that is trained from several seeds."""
+FIRST = "canonical"
+"""The preset whose plain twins are those of the others."""
+SEVERAL, SEEDS = (FIRST, "skd", "dsd"), 3
+"""Presets that are trained from several seeds: beside the first, those that gained most from one."""
 OWN_TEACHER = "lad"
 
 
@@ -36,8 +38,10 @@ def commands(data: str, teacher: Path, out: Path, steps: int | None, preset: str
     if preset == OWN_TEACHER:
         teacher, more = out / f"{preset}-teacher", ["--baseline", "steps"]
         yield ["train-teacher", "--preset", preset, *common, "--out", str(teacher)]
-    if preset == SEVERAL:
-        more = ["--baseline", "steps", "--seeds", str(SEEDS)]
+    if preset == FIRST:
+        more = ["--baseline", "steps"]
+    if preset in SEVERAL:
+        more += ["--seeds", str(SEEDS)]
     own = ["--preset", preset, "--teacher", str(teacher), "--student", "resnet18"]
     yield ["distill", *own, *common, *more, "--out", str(out / preset)]
 
@@ -58,8 +62,8 @@ def scored(model: Path, data: str) -> Scores:
 
 def row(preset: str, out: Path, data: str) -> dict[str, Any]:
     """Compare a preset's students with their plain twins."""
-    seeds = [out / preset, *(out / preset / f"seed-{seed}" for seed in range(1, SEEDS) if preset == SEVERAL)]
-    twins = out / (preset if preset == OWN_TEACHER else SEVERAL)
+    seeds = [out / preset, *(out / preset / f"seed-{seed}" for seed in range(1, SEEDS) if preset in SEVERAL)]
+    twins = out / (preset if preset == OWN_TEACHER else FIRST)
     plains = [twins / seed.relative_to(out / preset) / "baseline" for seed in seeds]
     plain, distilled = ([scored(model, data) for model in models] for models in (plains, seeds))
     verdict = compare(plain, distilled, "at the same steps")
@@ -103,15 +107,15 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=preset_names(), default=[], metavar="NAME")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    others = [name for name in preset_names() if name != SEVERAL and (not args.only or name in args.only)]
+    others = [name for name in preset_names() if name != FIRST and (not args.only or name in args.only)]
     rows = []
-    for preset in [SEVERAL, *others]:
+    for preset in [FIRST, *others]:
         for command in commands(args.data, args.teacher, args.out, args.steps, preset):
             run(command)
         rows.append(row(preset, args.out, args.data))
         print(table(rows), flush=True)
         if args.json:
-            place = json.loads((args.out / SEVERAL / "environment.json").read_text(encoding="utf-8"))
+            place = json.loads((args.out / FIRST / "environment.json").read_text(encoding="utf-8"))
             about = {key: place[key] for key in ("device", "precision", "threads", "versions")}
             args.json.write_text(json.dumps(about | {"rows": rows}, indent=2) + "\n", encoding="utf-8")
 

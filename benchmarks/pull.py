@@ -1,0 +1,80 @@
+"""How hard each term pulls at the end of a finished distillation, beside cross entropy: norms of gradients.
+
+    python benchmarks/pull.py TEACHER RUN [RUN ...] [--data camvid:PATH] [--batches 12]
+
+The student, its adapters and a critic are those of the run's last step; each figure is the mean over as many batches of
+two training images, in float32.
+"""
+
+import argparse
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from segdistill import preparations
+from segdistill.checkpoint import load_model, load_state, model_path
+from segdistill.config import load_preset
+from segdistill.data import load_data, training_batches
+from segdistill.engine import Precision, Training
+from segdistill.first_step import IMAGES, Pull, pulls
+from segdistill.label_codes import freeze
+from segdistill.networks import build_network
+from segdistill.objectives import Distillation
+from segdistill.terms import Pair, build_terms
+from segdistill.types import Batch, Stage
+
+CROSS_ENTROPY = "cross_entropy"
+
+
+def trained_stage(run: Path, teacher: Path, classes: int) -> Stage:
+    """Return a finished run's last stage as its last checkpoint left it."""
+    config = load_preset(run / "config.toml")
+    network, info = load_model(model_path(teacher))
+    student = build_network(config.student, classes)
+    frozen, terms = freeze(network, info), build_terms(config.terms, Pair(student, network, classes))
+    for weighted in terms.values():
+        for stage in weighted.term.before(frozen):
+            preparations.load(run / f"{stage.name}.safetensors", stage)
+    stage = Stage("student", student, Distillation(config.aux_weight, frozen, terms), config.optim)
+    cpu = torch.device("cpu")
+    Training(stage, Precision("fp32", cpu, torch.float32)).load(load_state(run / "checkpoints/last")["training"])
+    return stage
+
+
+def mean_pulls(stage: Stage, batches: Iterable[Batch]) -> dict[str, Pull]:
+    """Return each term's mean value and gradient norm over batches."""
+    precision = Precision("fp32", torch.device("cpu"), torch.float32)
+    found: dict[str, list[Pull]] = defaultdict(list)
+    for batch in batches:
+        for name, pull in pulls(stage, batch, precision).items():
+            found[name].append(pull)
+    return {
+        name: Pull(statistics.fmean(p.value for p in own), statistics.fmean(p.gradient for p in own), own[0].compares)
+        for name, own in found.items()
+    }
+
+
+def main() -> None:
+    """Print a line for each run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("teacher", type=Path, help="the finished run or model file that the runs followed")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a finished run of distill")
+    parser.add_argument("--data", help="NAME:PATH; else the one that the run's configuration names")
+    parser.add_argument("--batches", type=int, default=12)
+    arguments = parser.parse_args()
+    for run in arguments.runs:
+        config = load_preset(run / "config.toml")
+        data = load_data(arguments.data or config.data.name)
+        own = config.data.model_copy(update={"batch_size": IMAGES})
+        batches = training_batches(data.split("train"), own, seed=config.seed, steps=arguments.batches, workers=0)
+        found = mean_pulls(trained_stage(run, arguments.teacher, len(data.classes)), batches)
+        against = found.pop(CROSS_ENTROPY).gradient
+        shares = (f"{name} {pull.gradient / against:.2g}" for name, pull in found.items())
+        print(f"{run}: cross entropy {against:.2f}, of which {', '.join(shares)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
