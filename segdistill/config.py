@@ -161,8 +161,8 @@ class DataConfig(Strict):
     """Folders of images without labels, mixed in for the terms that need none."""
     auxiliary: tuple[str, ...] = ()
     """Further splits of the data set, mixed in likewise, such as the coarse one of cityscapes."""
-    auxiliary_share: Fraction = 0.5
-    """Of each batch, where there are such images; rounded to whole images, at least one."""
+    auxiliary_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Of each batch, where there are such images; rounded to whole images, at least one of each kind unless it is 1."""
 
     @field_validator("scale")
     @classmethod
@@ -174,7 +174,8 @@ class DataConfig(Strict):
     @property
     def auxiliary_images(self) -> int:
         """How many images of a batch are unlabelled or auxiliary, where there are such."""
-        return max(1, round(self.auxiliary_share * self.batch_size))
+        most = self.batch_size if self.auxiliary_share == 1 else max(1, self.batch_size - 1)
+        return min(max(1, round(self.auxiliary_share * self.batch_size)), most)
 
 
 class OptimConfig(Strict):

@@ -12,7 +12,7 @@ import torch
 from segdistill import distributed
 from segdistill.checkpoint import model_path
 from segdistill.config import RunConfig
-from segdistill.data import DataSource, check_files, load_data, mixture
+from segdistill.data import AUXILIARY, DataSource, check_files, load_data, mixture
 from segdistill.engine import resolve_device, resolve_precision
 from segdistill.errors import DataError, UsageError
 from segdistill.store import check_folder, sha256_of
@@ -87,6 +87,8 @@ def prepared(config: RunConfig, options: Options, talk: Talk, *, unlabeled: bool
         data = mixture(load_data(config.data.name), config.data, unlabeled=unlabeled)
         for warning in data.warnings:
             talk.warn(warning)
+        if AUXILIARY in data.splits and config.data.auxiliary_images == config.data.batch_size:
+            talk.warn("No batch has an image of the training split beside those mixed in: lower data.auxiliary_share.")
         _check_batch(config, device)
         yield Setting(config, options, data, place)
 
@@ -141,6 +143,12 @@ def _read_files(data: DataSource, talk: Talk) -> dict[str, str]:
         census = check_files(data, data.splits, lambda count: advance(count, ""))
     for warning in census.warnings:
         talk.warn(warning)
+    for name in ("train", "val"):
+        if not census.pixels[name].any():
+            raise DataError(
+                f"Not one pixel of the {name} split has a class: all are void.",
+                "Look at what was read with `segdistill data check --preview look.png`.",
+            )
     return census.contents
 
 

@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import struct
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -12,8 +13,8 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat, savemat
 
-from segdistill.config import components, find_data
-from segdistill.data import DataSource, check_files, load_data
+from segdistill.config import DataConfig, components, find_data
+from segdistill.data import DataSource, check_files, load_data, mixture
 from segdistill.data._base import UNLABELED
 from segdistill.data._folder import data_source
 from segdistill.data.cityscapes import LABEL_IDS
@@ -281,6 +282,9 @@ def test_an_absent_split_is_a_warning(name: str, tmp_path: Path) -> None:
     source = load(name, tree(tmp_path, name, train=0))
     assert list(source.splits) == ["val"]
     assert f"{name} has no train split here." in source.warnings
+    with pytest.raises(DataError) as caught:
+        mixture(source, DataConfig(name=name, crop=(8, 8), batch_size=2))
+    assert str(caught.value.fix) == "Splits that it has: val."
 
 
 # Cityscapes: ids, train ids, test images without labels, coarse labels
@@ -543,6 +547,23 @@ def test_a_matlab_file_is_read_as_scipy_reads_it(kind: type[np.generic], packed:
         assert expected.dtype == kind
         assert read_map(path).dtype == (np.uint16 if kind is np.float64 else kind)
         assert np.array_equal(read_map(path), expected)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(1, "i1"), (2, "u1"), (3, "<i2"), (4, "<u2"), (5, "<i4"), (6, "<u4"), (7, "<f4")]
+)
+def test_a_matrix_of_doubles_is_read_however_small_its_numbers_are_stored(
+    number: int, kind: str, tmp_path: Path
+) -> None:
+    path, ids = tmp_path / "a.mat", np.array([[1, 2, 3], [92, 120, 0]])
+    savemat(path, {"S": ids.astype(float)})
+    content, stored = path.read_bytes(), ids.T.astype(kind).tobytes()
+    wide = struct.pack("<II", 9, 8 * ids.size)  # the tag of numbers in eight bytes each
+    small = struct.pack("<II", number, len(stored)) + stored + bytes(-len(stored) % 8)
+    body = content[136 : content.rindex(wide)] + small
+    path.write_bytes(content[:132] + struct.pack("<I", len(body)) + body)
+    assert np.array_equal(loadmat(path)["S"], ids)
+    assert np.array_equal(read_map(path), ids)
 
 
 def test_a_damaged_matlab_file_is_refused_with_its_name(tmp_path: Path) -> None:

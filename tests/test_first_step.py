@@ -6,7 +6,7 @@ from tiny import copied, differing, distillation, one_batch, optim, tiny
 
 from segdistill.engine import Precision, to_device
 from segdistill.first_step import pulls
-from segdistill.types import Batch, Stage
+from segdistill.types import IGNORE, Batch, Stage
 
 CPU = Precision("fp32", torch.device("cpu"), torch.float32)
 WEIGHTS = {"pixel": 3.0, "pairwise": 2.0, "feature": 1.0, "holistic": 0.1, "memory": 1.0}
@@ -32,6 +32,16 @@ def test_values_and_gradients_are_those_of_the_step() -> None:
             assert pull.gradient == pytest.approx(torch.stack(norms).norm().item(), rel=1e-4)
         assert pull.gradient > 0
     assert found.keys() == {"cross_entropy", "aux", *WEIGHTS}
+
+
+def test_pixels_that_are_left_out_in_training_are_left_out_here() -> None:
+    student, batch = tiny(0), one_batch()
+    stage = Stage("student", student, distillation(student, tiny(1), {"pixel": 1.0, "probability": 1.0}), optim(1))
+    void = batch._replace(label=torch.full_like(batch.label, IGNORE), valid=torch.zeros_like(batch.label, dtype=torch.bool))
+    assert {name: (pull.value, pull.gradient) for name, pull in pulls(stage, void, CPU).items()} == dict.fromkeys(
+        ("cross_entropy", "aux", "pixel", "probability"), (0.0, 0.0)
+    )
+    assert pulls(stage, void._replace(valid=None), CPU)["pixel"].gradient > 0  # of images without labels
 
 
 def test_looking_changes_nothing() -> None:

@@ -114,12 +114,22 @@ def test_a_teacher_that_saw_auxiliary_labels_is_found_again_by_its_name_and_no_o
 def test_batches_without_any_label_train_and_their_cross_entropy_is_0(
     camvid: Path, teacher: Path, photos: Path
 ) -> None:
-    distil(camvid, teacher, f"--unlabeled {photos} --set data.auxiliary_share=1.0 --baseline steps --out run")
+    words = f"--unlabeled {photos} --set data.auxiliary_share=1.0 --baseline steps --out run"
+    talk = succeeds(distilling(camvid, teacher, words)).err
+    assert "warning: No batch has an image of the training split" in " ".join(talk.split())
     (entry,) = (entry for entry in metrics(Path("run")) if "loss" in entry)
     assert entry["cross_entropy"] == entry["aux"] == 0
     assert entry["probability"] > 0
     (plain,) = (entry for entry in metrics(Path("run/baseline")) if "loss" in entry)
     assert plain["loss"] == 0
+
+
+@pytest.mark.parametrize(
+    ("share", "batch", "count"), [(0.01, 4, 1), (0.5, 4, 2), (0.75, 2, 1), (0.99, 8, 7), (1.0, 8, 8), (0.5, 1, 1)]
+)
+def test_a_share_below_1_leaves_room_for_images_with_labels(share: float, batch: int, count: int) -> None:
+    config = DataConfig(name="", crop=(8, 8), batch_size=batch, auxiliary_share=share)
+    assert config.auxiliary_images == count
 
 
 def test_a_run_with_unlabelled_images_goes_on_with_the_same_ones_only(

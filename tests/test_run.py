@@ -618,6 +618,16 @@ def test_images_without_a_labelled_pixel_are_counted_and_train_to_finite_numbers
         assert None not in entry.values()
 
 
+@pytest.mark.promise("R6")
+@pytest.mark.parametrize(("split", "images"), [("train", 4), ("val", 2)])
+def test_a_split_that_is_void_throughout_is_refused(own_camvid: Path, split: str, images: int) -> None:
+    for index in range(images):
+        Image.new("L", (64, 48), 11).save(own_camvid / f"{split}annot/{index}.png")
+    line = f"train-teacher --teacher {NETWORK} --data camvid:{own_camvid} {SMALL} --out run"
+    refused(line, f"Not one pixel of the {split} split has a class", "--preview", code=3)
+    assert not Path("run").exists()
+
+
 @pytest.mark.promise("R7")
 def test_batches_have_one_size_and_one_image_at_a_time_is_refused(tmp_path: Path) -> None:
     data = write_camvid(tmp_path / "five", train=5)

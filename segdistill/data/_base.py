@@ -126,5 +126,6 @@ class DataSource:
         if name not in (*SPLITS, *self.splits):
             raise UsageError(f"Unknown split {name!r}.", nearest(name, (*SPLITS, *self.splits)))
         if name not in self.splits:
-            raise DataError(f"This {self.name} has no {name} split.", f"It has {', '.join(self.splits)}.")
+            found = ", ".join(self.splits) or "none"
+            raise DataError(f"This {self.name} has no {name} split.", f"Splits that it has: {found}.")
         return self.splits[name]

@@ -358,7 +358,9 @@ def _image_folder(root: Path, place: str, files: Sequence[tuple[str, int]]) -> I
 
 def _no_images(path: Path) -> DataError:
     endings = ", ".join(sorted(SUFFIXES))
-    return DataError(f"{path} has no images.", f"A folder has files ({endings}), a list their names, one per line.")
+    return DataError(
+        f"{path} has no images.", f"Give a folder with files ({endings}), or a list of names, one per line."
+    )
 
 
 def _digest(path: Path) -> bytes:

@@ -13,7 +13,7 @@ from segdistill.errors import DataError
 
 HEADER = 128
 MATRIX, COMPRESSED = 14, 15
-NUMBERS = {2: "u1", 4: "u2", 9: "f8"}
+NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8"}
 """What the numbers are stored as, by the number of the type."""
 CLASSES = (
     *("none", "cell", "struct", "object", "char", "sparse", "double", "single"),

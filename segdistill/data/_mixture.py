@@ -53,9 +53,9 @@ def mixture(data: DataSource, config: DataConfig, *, unlabeled: bool = True) -> 
 
     Raises:
         UsageError: if no image keeps its label, or there is no such folder or split.
-        DataError: if a folder has no image.
+        DataError: if a folder has no image, or the data lacks a split for training or validation.
     """
-    splits = {name: split for name, split in data.splits.items() if name in ("train", "val")}
+    splits = {name: data.split(name) for name in ("train", "val")}
     extra: list[Split] = [data.split(name) for name in config.auxiliary]
     if not unlabeled:
         extra = [split for split in extra if not isinstance(split, ImageFolder)]
