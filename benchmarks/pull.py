@@ -73,7 +73,7 @@ def main() -> None:
         found = mean_pulls(trained_stage(run, arguments.teacher, len(data.classes)), batches)
         against = found.pop(CROSS_ENTROPY).gradient
         shares = (f"{name} {pull.gradient / against:.2g}" for name, pull in found.items())
-        print(f"{run}: cross entropy {against:.2f}, of which {', '.join(shares)}", flush=True)
+        print(f"{run}: cross entropy {against:.2f}; times that, {', '.join(shares)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,9 @@ def test_values_and_gradients_are_those_of_the_step() -> None:
 def test_pixels_that_are_left_out_in_training_are_left_out_here() -> None:
     student, batch = tiny(0), one_batch()
     stage = Stage("student", student, distillation(student, tiny(1), {"pixel": 1.0, "probability": 1.0}), optim(1))
-    void = batch._replace(label=torch.full_like(batch.label, IGNORE), valid=torch.zeros_like(batch.label, dtype=torch.bool))
+    void = batch._replace(
+        label=torch.full_like(batch.label, IGNORE), valid=torch.zeros_like(batch.label, dtype=torch.bool)
+    )
     assert {name: (pull.value, pull.gradient) for name, pull in pulls(stage, void, CPU).items()} == dict.fromkeys(
         ("cross_entropy", "aux", "pixel", "probability"), (0.0, 0.0)
     )
