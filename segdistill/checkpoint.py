@@ -251,9 +251,11 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         with open_file(path) as file:
             if not zipfile.is_zipfile(file):  # a look at both ends: what was made longer may be longer than the memory
-                raise ModelError(f"{path} is damaged: it does not end as it was written.")
+                raise zipfile.BadZipFile
             file.seek(0)
             content = file.read()
+    except zipfile.BadZipFile:
+        raise ModelError(f"{path} is damaged: it does not end as it was written.") from None
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from None
     head, _, payload = content.partition(b"\n")

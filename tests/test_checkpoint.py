@@ -372,7 +372,9 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
     content = (tmp_path / "last").read_bytes()
     rng = np.random.default_rng(0)
     flipped = [content[:i] + bytes([content[i] ^ 4]) + content[i + 1 :] for i in rng.integers(0, len(content), 40)]
-    for damaged in (*flipped, content[:-1], content + b"0", content[:10], b""):
+    end = content.rindex(b"PK\6\7") + 4  # where an archive says on which of several disks it ends
+    elsewhere = [content[:end] + disk + content[end + 1 :] for disk in (b"\1", b"\xff")]
+    for damaged in (*flipped, *elsewhere, content[:-1], content + b"0", content[:10], b""):
         (tmp_path / "last").write_bytes(damaged)
         with pytest.raises(ModelError, match="is damaged"):
             load_state(tmp_path / "last")
