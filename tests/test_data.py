@@ -939,6 +939,8 @@ def test_a_worker_s_death_interrupts_nothing_but_the_wait_for_its_batch() -> Non
 @pytest.mark.promise("R2")
 def test_a_stuck_worker_is_a_resource_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_batches, "TIMEOUT", 1.0)
+    # what PyTorch gives a worker to end by itself, twice
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
     with pytest.raises(ResourceError, match="nothing for 1 s"):
         next(evaluation_batches(Drawn(1, hang), None, workers=1))
 
