@@ -19,7 +19,7 @@ from segdistill.checkpoint import load_model, load_state, model_path
 from segdistill.config import load_preset
 from segdistill.data import load_data, training_batches
 from segdistill.engine import Precision, Training
-from segdistill.first_step import IMAGES, Pull, pulls
+from segdistill.first_step import IMAGES, pulls
 from segdistill.label_codes import freeze
 from segdistill.networks import build_network
 from segdistill.objectives import Distillation
@@ -27,6 +27,7 @@ from segdistill.terms import Pair, build_terms
 from segdistill.types import Batch, Stage
 
 CROSS_ENTROPY = "cross_entropy"
+PRECISION = Precision("fp32", torch.device("cpu"), torch.float32)
 
 
 def trained_stage(run: Path, teacher: Path, classes: int) -> Stage:
@@ -39,22 +40,17 @@ def trained_stage(run: Path, teacher: Path, classes: int) -> Stage:
         for stage in weighted.term.before(frozen):
             preparations.load(run / f"{stage.name}.safetensors", stage)
     stage = Stage("student", student, Distillation(config.aux_weight, frozen, terms), config.optim)
-    cpu = torch.device("cpu")
-    Training(stage, Precision("fp32", cpu, torch.float32)).load(load_state(run / "checkpoints/last")["training"])
+    Training(stage, PRECISION).load(load_state(run / "checkpoints/last")["training"])
     return stage
 
 
-def mean_pulls(stage: Stage, batches: Iterable[Batch]) -> dict[str, Pull]:
-    """Return each term's mean value and gradient norm over batches."""
-    precision = Precision("fp32", torch.device("cpu"), torch.float32)
-    found: dict[str, list[Pull]] = defaultdict(list)
+def mean_gradients(stage: Stage, batches: Iterable[Batch]) -> dict[str, float]:
+    """Return each term's mean gradient norm over batches."""
+    found: dict[str, list[float]] = defaultdict(list)
     for batch in batches:
-        for name, pull in pulls(stage, batch, precision).items():
-            found[name].append(pull)
-    return {
-        name: Pull(statistics.fmean(p.value for p in own), statistics.fmean(p.gradient for p in own), own[0].compares)
-        for name, own in found.items()
-    }
+        for name, pull in pulls(stage, batch, PRECISION).items():
+            found[name].append(pull.gradient)
+    return {name: statistics.fmean(gradients) for name, gradients in found.items()}
 
 
 def main() -> None:
@@ -70,9 +66,9 @@ def main() -> None:
         data = load_data(arguments.data or config.data.name)
         own = config.data.model_copy(update={"batch_size": IMAGES})
         batches = training_batches(data.split("train"), own, seed=config.seed, steps=arguments.batches, workers=0)
-        found = mean_pulls(trained_stage(run, arguments.teacher, len(data.classes)), batches)
-        against = found.pop(CROSS_ENTROPY).gradient
-        shares = (f"{name} {pull.gradient / against:.2g}" for name, pull in found.items())
+        found = mean_gradients(trained_stage(run, arguments.teacher, len(data.classes)), batches)
+        against = found.pop(CROSS_ENTROPY)
+        shares = (f"{name} {gradient / against:.2g}" for name, gradient in found.items())
         print(f"{run}: cross entropy {against:.2f}; times that, {', '.join(shares)}", flush=True)
 
 

@@ -174,8 +174,8 @@ class DataConfig(Strict):
     @property
     def auxiliary_images(self) -> int:
         """How many images of a batch are unlabelled or auxiliary, where there are such."""
-        most = self.batch_size if self.auxiliary_share == 1 else max(1, self.batch_size - 1)
-        return min(max(1, round(self.auxiliary_share * self.batch_size)), most)
+        most = self.batch_size - (self.auxiliary_share < 1)
+        return max(1, min(round(self.auxiliary_share * self.batch_size), most))
 
 
 class OptimConfig(Strict):

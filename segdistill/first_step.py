@@ -37,14 +37,8 @@ def pulls(stage: Stage, batch: Batch, precision: Precision) -> dict[str, Pull]:
     training = Training(stage, precision)
     mode, before = model.training, [buffer.clone() for buffer in training.buffers]
     training.trainee.train()
-    first = batch._replace(
-        image=batch.image[:IMAGES],
-        label=batch.label[:IMAGES],
-        names=batch.names[:IMAGES],
-        seeds=batch.seeds[:IMAGES],
-        valid=None if batch.valid is None else batch.valid[:IMAGES],
-        parts=(),
-    )
+    valid = None if batch.valid is None else batch.valid[:IMAGES]
+    first = Batch(batch.image[:IMAGES], batch.label[:IMAGES], batch.names[:IMAGES], batch.seeds[:IMAGES], valid)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with torch.random.fork_rng(devices=[precision.device] if precision.device.type == "cuda" else []):
         with precision.autocast():
