@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 import tomli_w
+import torch
 
 from segdistill.config import RunConfig, components, find, load_preset, preset_folder, preset_names
+from segdistill.losses import channel_kl
+from segdistill.networks import blank_network
+from segdistill.terms._layers import feature_layers
 
 DATA = sorted({*components("data"), "cityscapes"})
 """The data sets that presets have tables for; NAME:PATH of any of them is the user's own."""
@@ -98,7 +102,24 @@ def test_a_preset_may_list_one_term_twice() -> None:
     terms = load_preset("cwd").terms
     assert (terms["channel"].term, terms["channel"].weight, terms["channel"].options()["on"]) == (None, 3, "logits")
     again = terms["channel-feature"]
-    assert (again.term, again.weight, again.options()["on"]) == ("channel", 50, "features")
+    assert (again.term, again.weight, again.options()["on"]) == ("channel", 200, "features")
+
+
+def test_cwd_weighs_features_as_cirkd_s_code_does_and_as_measured_where_it_was_measured() -> None:
+    config = load_preset("cwd")
+    student, teacher = (feature_layers(blank_network(each, 19))[-1] for each in (config.student, config.teacher))
+    assert (student.channels, teacher.channels) == (128, 512)
+    generator = torch.Generator().manual_seed(0)
+    projected, target = (torch.randn(2, 512, 5, 7, generator=generator, dtype=torch.float64) for _ in range(2))
+    p, q = ((maps / 4).exp() for maps in (target, projected))
+    p, q = (each / each.sum(dim=(2, 3), keepdim=True) for each in (p, q))
+    divergence = 16 * float((p * (p / q).log()).sum())
+    theirs = divergence / (2 * student.channels)  # it takes the number of channels before it projects the student's
+    ours = float(channel_kl(projected, target, 4.0))
+    assert theirs == pytest.approx(4 * ours, rel=1e-9)
+    assert config.terms["channel-feature"].weight * ours == pytest.approx(50 * theirs, rel=1e-9)
+    for data in ("camvid", "streets"):
+        assert load_preset("cwd", data=data).terms["channel-feature"].weight == 50
 
 
 def test_skd_states_the_paper_s_weights_beside_ours() -> None:

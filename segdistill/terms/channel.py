@@ -44,7 +44,10 @@ class Channel(Term):
 
 
 def build(options: Options, pair: Pair) -> Term:
-    """Build the term; features take a 1x1 convolution without bias, as in CIRKD (which leaves equal widths alone)."""
+    """Build the term; features take a 1x1 convolution without bias, as in CIRKD.
+
+    CIRKD leaves equal widths alone, and divides by the student's channels where ours divides by the teacher's.
+    """
     if options.on == "logits":
         return Channel(options.temperature)
     own, target = pair.layers(options)
