@@ -222,8 +222,10 @@ def adaptation(
 def channel_kl(student: Tensor, teacher: Tensor, temperature: float = 4.0, valid: Tensor | None = None) -> Tensor:
     """Mean over channels of KL(teacher || student) between distributions over space, times temperature squared.
 
-    Shu et al. 2021, channel-wise distillation, as its code and CIRKD have it: softmax over all positions of a channel,
-    the divergence summed over space and divided by B * C, not by h * w. Neither code masks anything.
+    Shu et al. 2021, channel-wise distillation, as its code has it: softmax over all positions of a channel, the
+    divergence summed over space and divided by B * C, not by h * w. CIRKD's equals it on logits; on features that it
+    projects to the teacher's channels it divides by B * the student's channels: 4 times this loss for 128 and 512.
+    Neither code masks anything.
 
     Args:
         student: maps (B, C, h, w), logits or features.
@@ -246,7 +248,8 @@ def attention_transfer(student: Tensor, teacher: Tensor, valid: Tensor | None = 
     """Mean squared difference of the two attention maps.
 
     Zagoruyko and Komodakis 2017, as CIRKD has it: squares averaged over the channels, each image's map divided by its
-    L2 norm, the squared difference averaged (not summed) over positions: weights are large, 10000 in CIRKD.
+    L2 norm, the squared difference averaged (not summed) over positions: weights are large, 10000 in CIRKD. That code
+    masks nothing.
 
     Args:
         student: features (B, D, h, w).
@@ -268,7 +271,8 @@ def residual_attention(
     """Mean squared difference of the two networks' residual attention: what changes from one layer to a deeper one.
 
     Feng et al. 2021 (DSD), pixel-wise similarity, as CIRKD has it: the difference of two layers' attention maps (see
-    `attention_transfer`), divided by its L2 norm; the squared difference averaged over positions.
+    `attention_transfer`), divided by its L2 norm; the squared difference averaged over positions. That code masks
+    nothing.
 
     Args:
         student: features (B, D, any size), brought to the size of the deeper ones as an attention map.
@@ -320,7 +324,8 @@ def channel_correlation(student: Tensor, teacher: Tensor, temperature: float = 4
 def feature_l2(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean over valid positions and channels of the squared difference.
 
-    Romero et al. 2015 (FitNets), the hint, as CIRKD has it for features: a mean. The paper has half the squared norm.
+    Romero et al. 2015 (FitNets), the hint, as CIRKD has it for features: a mean, there without a mask. The paper has
+    half the squared norm.
 
     Args:
         student: features (B, D, h, w), adapted to the teacher's channels.
@@ -370,8 +375,9 @@ def cross_image(student: Tensor, teacher: Tensor, temperature: float = 0.1, vali
     Yang et al. 2022 (CIRKD), pixel-to-pixel term of the mini-batch: for each ordered pair of images, an image with
     itself included, the cosines of every position of one with all positions of the other, divided by the temperature,
     are the logits of a distribution; the divergence is averaged over rows, then over pairs. Nothing is multiplied by
-    the temperature squared and nothing is projected, as in the authors' code (`losses/cirkd_mini_batch.py`). That code
-    masks nothing; we leave out positions that are not valid, as rows and as columns.
+    the temperature squared and nothing is projected, as in the authors' code (`losses/cirkd_mini_batch.py` of
+    winycg/CIRKD at commit 91735ef). That code masks nothing; we leave out positions that are not valid, as rows and as
+    columns.
 
     Args:
         student: features (B, D, h, w).
@@ -401,7 +407,7 @@ def key_similarity(
     Yang et al. 2022 (CIRKD), pixel-to-pixel and pixel-to-region terms of the memory: the keys are embeddings that the
     teacher had for pixels or regions of earlier images, and the cosines with them, divided by the temperature, are the
     logits of a distribution. Nothing is multiplied by that temperature squared; the authors' code has a second one,
-    which is 1 (`losses/cirkd_memory.py`).
+    which is 1 (`losses/cirkd_memory.py` of winycg/CIRKD at commit 91735ef).
 
     Args:
         student: features (B, D, h, w), projected to the teacher's channels.

@@ -1,5 +1,6 @@
 """Every preset, whatever it is called: complete, valid for every data set it has a table for, and a file of its own."""
 
+import re
 import tomllib
 from importlib import import_module
 from pathlib import Path
@@ -9,9 +10,11 @@ import pytest
 import tomli_w
 import torch
 
-from segdistill.config import RunConfig, components, find, load_preset, preset_folder, preset_names
+from segdistill.config import NetworkConfig, RunConfig, components, find, load_preset, preset_folder, preset_names
+from segdistill.layouts import CIRKD_PSPNET
 from segdistill.losses import channel_kl
 from segdistill.networks import blank_network
+from segdistill.networks._base import count_macs
 from segdistill.terms._layers import feature_layers
 
 DATA = sorted({*components("data"), "cityscapes"})
@@ -120,6 +123,39 @@ def test_cwd_weighs_features_as_cirkd_s_code_does_and_as_measured_where_it_was_m
     assert config.terms["channel-feature"].weight * ours == pytest.approx(50 * theirs, rel=1e-9)
     for data in ("camvid", "streets"):
         assert load_preset("cwd", data=data).terms["channel-feature"].weight == 50
+
+
+def test_ka_states_the_flops_of_its_pair() -> None:
+    def gigaflops(network: NetworkConfig, **changed: object) -> float:
+        macs = count_macs(blank_network(network.model_copy(update=changed), 21), (513, 513))
+        return round(2 * macs / 1e9, 1)
+
+    config, text = load_preset("ka"), (preset_folder() / "ka.toml").read_text(encoding="utf-8")
+    found = [gigaflops(config.teacher, stem="deep", output_stride=stride) for stride in (16, 8)]
+    assert [*found, gigaflops(config.student)] == [93.4, 246.2, 5.5]
+    for number in ("90.24", "93.4", "246.2", "5.50"):
+        assert number in text
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_says_where_published_networks_start_and_how_they_see_images(name: str) -> None:
+    text = (preset_folder() / f"{name}.toml").read_text(encoding="utf-8")
+    for word in ("`--pretrained`", "57.5 mIoU", "69.1", "align_corners", "ImageNet's RGB"):
+        assert word in text, word
+
+
+@pytest.mark.parametrize("name", sorted(set(preset_names()) - {"ka", "tsl"}))
+def test_what_a_preset_sets_for_the_published_networks_can_be_set(name: str) -> None:
+    file = preset_folder() / f"{name}.toml"
+    said = " ".join(line.lstrip("# ") for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+    keys = dict(re.findall(r"'?student\.(align_corners|input)=([^` ']+)", said))
+    assert keys.keys() == {"align_corners", "input"}
+    config = load_preset(name, [f"{role}.{key}={keys[key]}" for role in ("student", "teacher") for key in keys])
+    for network in (config.student, config.teacher):
+        assert network.align_corners is True
+        assert network.input is not None
+        assert network.input.mean == pytest.approx(CIRKD_PSPNET.images.mean, abs=1e-3)
+        assert (network.input.std, network.input.order) == (CIRKD_PSPNET.images.std, CIRKD_PSPNET.images.order)
 
 
 def test_skd_states_the_paper_s_weights_beside_ours() -> None:

@@ -26,7 +26,7 @@ class ResidualAttention(Term):
 
     CIRKD takes the auxiliary head's logits, the last features and the logits. A frozen teacher has no auxiliary
     logits, so ours takes the features before the last in their place: an attention map has no channels, and any layer
-    will do. The maps are 0 at ignored positions.
+    will do. The maps are 0 at ignored positions, which CIRKD's code does not mask.
     """
 
     def __init__(self, layers: int) -> None:
