@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from segdistill import losses
 from segdistill.config import NetworkConfig, TermConfig, components, find
+from segdistill.engine import build_optimizer
 from segdistill.errors import ShapeError, UsageError
 from segdistill.networks import SegNetwork, build_network
 from segdistill.objectives import Distillation
@@ -424,9 +425,12 @@ def outputs(logits: Tensor) -> SegOutput:
     return SegOutput(logits, (), None)
 
 
-def holistic(loss: str = "wgan-gp", seed: int = 2) -> Holistic:
+LOSSES = ["wgan-gp-spectral", "wgan-gp", "hinge"]
+
+
+def holistic(loss: str = "wgan-gp", seed: int = 2, **options: float) -> Holistic:
     torch.manual_seed(seed)
-    return Holistic(len(CLASSES), Options.model_validate({"loss": loss}))
+    return Holistic(len(CLASSES), Options.model_validate({"loss": loss, **options}))
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -480,7 +484,7 @@ def test_a_teacher_of_another_size_is_seen_at_the_students() -> None:
     assert seen.shape == critic_input(image, noise(1, 3, 12, 16)).shape
 
 
-@pytest.mark.parametrize("loss", ["wgan-gp", "hinge"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_the_critics_loss_moves_the_critic_and_not_the_student(loss: str) -> None:
     networks, batch, term = pair(), batch_of(2), holistic(loss)
     assert term.critic is not None
@@ -526,7 +530,7 @@ def test_the_penalty_depends_on_the_samples_seeds_and_on_no_other_generator() ->
     assert loss(batch, 0) != loss(batch._replace(seeds=batch.seeds + 1), 0)
 
 
-@pytest.mark.parametrize("loss", ["wgan-gp", "hinge"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_the_critic_learns_to_tell_a_fixed_teacher_from_a_fixed_student(loss: str) -> None:
     term, batch = holistic(loss).train(), batch_of(2)
     student, teacher = outputs(noise(2, 3, 5, 7, seed=1)), outputs(6 * noise(2, 3, 5, 7, seed=2))
@@ -546,8 +550,58 @@ def test_the_critic_learns_to_tell_a_fixed_teacher_from_a_fixed_student(loss: st
     assert real.min() > fake.max() + 0.5
 
 
+def test_the_authors_critic_has_four_spectral_norms_and_is_trained_by_sgd_on_a_tenth_of_its_loss() -> None:
+    term, batch = holistic("wgan-gp-spectral", critic_weight=0.1), batch_of(2)
+    assert term.critic is not None
+    assert term.critic_optim is not None
+    for _ in range(20):  # each pass is one more power iteration
+        term.critic(noise(2, 3 + len(CLASSES), 64, 64))
+    strided = [layer for layer in term.critic.modules() if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2)]
+    norms = [torch.linalg.matrix_norm(layer.weight.flatten(1), ord=2).item() for layer in strided]
+    assert norms == pytest.approx([1, 1, 1, 1], rel=0.05)
+    optim = term.critic_optim
+    assert (optim.algorithm, optim.lr, optim.momentum, optim.weight_decay) == ("sgd", 4e-4, 0.9, 5e-4)
+    student, teacher = outputs(noise(2, 3, 5, 7, seed=1)), outputs(noise(2, 3, 5, 7, seed=2))
+    whole = holistic("wgan-gp-spectral").eval()
+    whole.load_state_dict(term.eval().state_dict())
+    expected = 0.1 * whole.critic_loss(student, teacher, batch)
+    torch.testing.assert_close(term.critic_loss(student, teacher, batch), expected)
+
+
+def test_a_saved_wgan_gp_keeps_its_meaning() -> None:
+    term = holistic("wgan-gp")
+    assert term.critic is not None
+    assert term.critic_optim is not None
+    assert "parametrizations" not in " ".join(name for name, _ in term.critic.named_parameters())
+    assert (term.critic_optim.algorithm, term.critic_optim.beta2) == ("adam", 0.99)
+    assert term.options.critic_weight == 1
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["wgan-gp", "hinge"])
+def test_the_authors_critic_stays_beside_cross_entropy_where_the_free_one_outgrows_it() -> None:
+    """With the maps held fixed: the gradient of the student's logits per unit weight, beside cross entropy's."""
+    batch, own = batch_of(4), noise(4, 3, 12, 16, seed=1).requires_grad_()
+    student, teacher = outputs(own), outputs(4 * noise(4, 3, 12, 16, seed=2))
+    reference = torch.autograd.grad(losses.cross_entropy(own, batch.label), own)[0].norm()
+
+    def ratio(loss: str, weight: float) -> float:
+        term = holistic(loss, critic_weight=weight).train()
+        assert term.critic is not None
+        assert term.critic_optim is not None
+        optimizer = build_optimizer(term.critic_optim, list(term.critic.requires_grad_(True).parameters()))
+        for step in range(60):
+            optimizer.zero_grad()
+            term.critic_loss(student, teacher, batch._replace(seeds=batch.seeds + 10 * step)).backward()
+            optimizer.step()
+        (gradient,) = torch.autograd.grad(term(student, teacher, batch), own)
+        return (gradient.norm() / reference).item()
+
+    assert ratio("wgan-gp-spectral", 0.1) < 1
+    assert ratio("wgan-gp", 1.0) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", LOSSES)
 def test_thirty_steps_at_batch_two_under_bf16_stay_finite(loss: str) -> None:
     student, teacher = tiny(0), tiny(1)
     objective = distillation(student, teacher, {"holistic": 0.1}, loss)

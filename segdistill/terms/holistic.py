@@ -3,6 +3,14 @@
 The critic is conditioned on the image, as in the paper (the authors' later code drops the condition): it reads the
 image and the class probabilities, concatenated. Everything here is float32, whatever the run's precision: published
 code in half precision is known for its NaNs.
+
+Three critics, by `loss`:
+    wgan-gp-spectral   the authors': Wasserstein loss with gradient penalty, spectral norms on the four convolutions,
+                       trained by SGD on a tenth of its loss. The norms bound its gradient, so the paper's weight of 0.1
+                       stays below cross entropy's.
+    wgan-gp            the same loss without the norms, trained by Adam. Nothing bounds the score but the penalty, so
+                       its gradient grows to many times the authors': it takes a weight of 0.001.
+    hinge              that of CIRKD: hinge loss, spectral norms, Adam, and a weight of 0.001.
 """
 
 from itertools import pairwise
@@ -27,12 +35,29 @@ MIN_SIDE = 64
 class Options(Strict):
     """Keys of [terms.holistic] beside `weight`."""
 
-    loss: Literal["wgan-gp", "hinge"] = "wgan-gp"
-    """Wasserstein with gradient penalty as in the paper; hinge with spectral norms as in its successors' code."""
+    loss: Literal["wgan-gp-spectral", "wgan-gp", "hinge"] = "wgan-gp"
+    """Loss, norms and optimizer of the critic; see the top of this file."""
     penalty: Annotated[float, Field(ge=0)] = 10.0
-    """Weight of the gradient penalty."""
+    """Weight of the gradient penalty; hinge has none."""
     lr: Annotated[float, Field(gt=0)] = 4e-4
-    """Learning rate of the critic's Adam; its schedule is as long as the student's, with power 0.9 and no warm-up."""
+    """Learning rate of the critic; its schedule is as long as the student's, with power 0.9 and no warm-up."""
+    critic_weight: Annotated[float, Field(gt=0)] = 1.0
+    """Factor of the critic's own loss: 0.1 in the authors' code. Adam takes the same steps whatever it is."""
+
+    @property
+    def spectral(self) -> bool:
+        """Whether the critic's convolutions have spectral norms."""
+        return self.loss != "wgan-gp"
+
+    def optim(self) -> OptimConfig:
+        """Return the critic's optimizer; the schedule's length is the student's, and filled in by who runs the stage.
+
+        SGD with momentum 0.9 and weight decay 5e-4 is that of the authors (`networks/kd_model.py`,
+        `run_train_val.sh`); Adam with 0.9 and 0.99 that of their successors (IFVD, CIRKD).
+        """
+        if self.loss == "wgan-gp-spectral":
+            return OptimConfig(algorithm="sgd", lr=self.lr, momentum=0.9, weight_decay=5e-4, steps=1)
+        return OptimConfig(algorithm="adam", lr=self.lr, momentum=0.9, beta2=0.99, weight_decay=0, steps=1)
 
 
 class SelfAttention(nn.Module):
@@ -56,8 +81,8 @@ class SelfAttention(nn.Module):
 class Critic(nn.Module):
     """Four strided convolutions, attention after the last two, and a score per image (SAGAN's discriminator).
 
-    There is no batch norm, which would couple the samples whose gradients the penalty keeps apart. The spectral norm
-    serves the hinge loss; the penalty already bounds the Wasserstein critic.
+    There is no batch norm, which would couple the samples whose gradients the penalty keeps apart. As in the authors'
+    code, the last convolution has no spectral norm.
     """
 
     def __init__(self, num_classes: int, *, spectral: bool) -> None:
@@ -83,11 +108,8 @@ class Holistic(Term):
     def __init__(self, num_classes: int, options: Options) -> None:
         super().__init__()
         self.options = options
-        self.critic = Critic(num_classes, spectral=options.loss == "hinge").requires_grad_(False)
-        # the schedule's length is the student's: whoever runs the stage fills it in
-        self.critic_optim = OptimConfig(
-            algorithm="adam", lr=options.lr, momentum=0.9, beta2=0.99, weight_decay=0, steps=1
-        )
+        self.critic = Critic(num_classes, spectral=options.spectral).requires_grad_(False)
+        self.critic_optim = options.optim()
 
     def forward(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
         """Return what the student can lower by being taken for the teacher."""
@@ -97,7 +119,7 @@ class Holistic(Term):
             return -score.mean()
 
     def critic_loss(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
-        """Return the critic's loss: the teacher is real, the student is fake."""
+        """Return the critic's weighted loss: the teacher is real, the student is fake."""
         assert self.critic is not None
         with no_autocast(batch.image):
             real = critic_input(batch.image, teacher.logits, student.logits.shape[-2:]).detach()
@@ -105,10 +127,11 @@ class Holistic(Term):
             scores = self.critic(torch.cat([real, fake]))
             of_real, of_fake = scores.chunk(2)
             if self.options.loss == "hinge":
-                return losses.hinge_critic(of_real, of_fake)
+                return self.options.critic_weight * losses.hinge_critic(of_real, of_fake)
             alpha = torch.stack([_uniform(int(seed)) for seed in batch.seeds]).to(real)
             penalty = losses.gradient_penalty(self.critic, real, fake, alpha=alpha)
-            return losses.wasserstein_critic(of_real, of_fake) + self.options.penalty * penalty
+            loss = losses.wasserstein_critic(of_real, of_fake) + self.options.penalty * penalty
+            return self.options.critic_weight * loss
 
 
 def critic_input(image: Tensor, logits: Tensor, size: torch.Size | None = None) -> Tensor:
