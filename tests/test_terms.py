@@ -594,7 +594,7 @@ def test_the_authors_critic_stays_beside_cross_entropy_where_the_free_one_outgro
             term.critic_loss(student, teacher, batch._replace(seeds=batch.seeds + 10 * step)).backward()
             optimizer.step()
         (gradient,) = torch.autograd.grad(term(student, teacher, batch), own)
-        return (gradient.norm() / reference).item()
+        return float(gradient.norm() / reference)
 
     assert ratio("wgan-gp-spectral", 0.1) < 1
     assert ratio("wgan-gp", 1.0) > 10
