@@ -1,11 +1,13 @@
 """What is said before a training begins."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
 import torch
 
 from segdistill import distributed
+from segdistill.convolutions import Kind
 from segdistill.data import AUXILIARY
 from segdistill.engine import probe
 from segdistill.networks import SegNetwork
@@ -16,6 +18,9 @@ from segdistill.setting import Setting
 from segdistill.talk import duration
 from segdistill.training import Job
 from segdistill.types import Term
+
+MAX_KINDS = 4
+"""Convolutions that are named in a row of the banner."""
 
 
 def banner(setting: Setting, job: Job, path: Path, name: str) -> None:
@@ -53,9 +58,18 @@ def banner(setting: Setting, job: Job, path: Path, name: str) -> None:
         ("device", f"{device}, {place.precision.name}, {place.workers} loader worker(s), {processes} process(es)"),
         ("estimate", f"{duration(found.seconds * optim.steps)} plus validation, {found.peak_bytes / 2**30:.1f} GiB"),
     ]
+    if found.in_float32:
+        rows.append(("precision", in_float32(found.in_float32)))
     if not setting.options.dry_run:
         rows += [("run", str(path)), ("resume", setting.options.again)]
     place.talk.banner(f"{name}: {job.info.network.network}", rows)
+
+
+def in_float32(kinds: Iterable[Kind]) -> str:
+    """Say which convolutions are computed in float32 although the training is in bf16."""
+    names = sorted({str(kind) for kind in kinds})
+    more = f"; and {len(names) - MAX_KINDS} more" if len(names) > MAX_KINDS else ""
+    return f"float32, as bf16 is unsafe here, for: {'; '.join(names[:MAX_KINDS])}{more}"
 
 
 def describe(network: SegNetwork, size: tuple[int, int]) -> str:

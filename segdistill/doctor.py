@@ -68,6 +68,7 @@ def _devices() -> list[Finding]:
     try:
         import torch
 
+        from segdistill.convolutions import untrusted
         from segdistill.engine import has_bf16
     except (ImportError, OSError, RuntimeError) as error:
         return [Finding("torch", str(error).splitlines()[0], "pip install --force-reinstall torch torchvision")]
@@ -77,6 +78,8 @@ def _devices() -> list[Finding]:
         cpu = device.type == "cpu"
         name = f"{torch.get_num_threads()} threads" if cpu else torch.cuda.get_device_name(device)
         findings.append(Finding(str(device), f"{name}, {'fast bf16' if has_bf16(device) else 'no fast bf16'}"))
+    if has_bf16(devices[0]):
+        findings.append(Finding("cpu, bf16 training", f"float32 is used for {untrusted()}"))
     return findings
 
 

@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from segdistill.config import OptimConfig
+from segdistill.convolutions import CheckedConvolutions, Kind, is_right, replaced
 from segdistill.distributed import average, gather, rank, sum_across, world_size
 from segdistill.errors import CheckError, ModelError, UsageError
 from segdistill.metrics import Scores
@@ -40,6 +41,13 @@ class Precision(NamedTuple):
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which networks run."""
         return torch.autocast(self.device.type, self.dtype) if self.dtype != torch.float32 else nullcontext()
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Give the context in which networks are trained: a CPU's convolutions in bf16 are checked."""
+        checked = CheckedConvolutions() if self.device.type == "cpu" else nullcontext()
+        with self.autocast(), checked:
+            yield
 
 
 class Report(NamedTuple):
@@ -217,7 +225,10 @@ def fit(
             bad += 1
             torch._foreach_copy_(training.buffers, before)
         if bad > (MAX_BAD_STEPS_FP16 if training.scaler.is_enabled() else MAX_BAD_STEPS):
-            raise _non_finite(training.step, terms, names, lr, bad)
+            low = precision.dtype != torch.float32
+            suspect = precision.name if low and _finite_in_float32(trainee, training, batch, device) else ""
+            torch._foreach_copy_(training.buffers, before)
+            raise _non_finite(training.step, terms, names, lr, bad, suspect)
         training.step += 1
         on_step(Report(training.step, terms, lr, norm, training))
 
@@ -227,12 +238,15 @@ class Probe(NamedTuple):
 
     seconds: float
     peak_bytes: int
+    in_float32: frozenset[Kind]
+    """The convolutions whose bf16 kernels are wrong or unsafe here."""
 
 
 def probe(stage: Stage, crop: tuple[int, int], num_classes: int, images: int, precision: Precision) -> Probe:
     """Run forward and backward passes on noise and leave everything as it was.
 
-    The first pass of a process sets things up and can take ten times as long, so the fastest counts.
+    The first pass of a process sets things up and can take ten times as long, so the fastest counts; one in which
+    convolutions were checked does not.
 
     Args:
         stage: what is going to be trained.
@@ -248,19 +262,20 @@ def probe(stage: Stage, crop: tuple[int, int], num_classes: int, images: int, pr
     before = [buffer.clone() for buffer in training.buffers]
     times: list[float] = []
     micro = images // stage.optim.accumulate
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), replaced() as in_float32:
         image, label = torch.rand(micro, 3, *crop) * 255, torch.randint(num_classes, (micro, *crop))
         batch = to_device(Batch(image, label, ("noise",) * micro, torch.arange(micro)), device)
         while len(times) < PROBE_PASSES and (world_size() > 1 or sum(times) < PROBE_SECONDS):  # all processes alike
-            start = time.perf_counter()
+            start, checks = time.perf_counter(), is_right.cache_info().misses
             _backward(training.trainee, training, batch, precision)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            times.append(time.perf_counter() - start)
+            if is_right.cache_info().misses == checks:
+                times.append(time.perf_counter() - start)
             training.trainee.zero_grad()
     torch._foreach_copy_(training.buffers, before)
     training.trainee.train(mode)
-    return Probe(min(times) * stage.optim.accumulate, peak_bytes(device))
+    return Probe(min(times) * stage.optim.accumulate, peak_bytes(device), frozenset(in_float32))
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -388,7 +403,7 @@ def _micro_batches(stream: Iterator[Batch], count: int, device: torch.device) ->
 
 def _backward(trainee: nn.Module, training: Training, batch: Batch, precision: Precision) -> dict[str, Tensor]:
     """Run a micro-batch forward and backward, then the critic on its outputs; return the terms."""
-    with precision.autocast():
+    with precision.training():
         step: Step = trainee(batch)
         loss = torch.stack(list(step.terms.values())).sum() / training.stage.optim.accumulate
     training.scaler.scale(loss).backward()
@@ -425,13 +440,41 @@ def _apply(training: Training) -> float:
     return norm.item() if math.isfinite(check.item()) else check.item()
 
 
-def _non_finite(step: int, terms: dict[str, Tensor], names: tuple[str, ...], lr: float, bad: int) -> CheckError:
+def _finite_in_float32(trainee: nn.Module, training: Training, batch: Batch, device: torch.device) -> bool:
+    """Whether a batch has a finite gradient in float32: one more pass, whose gradients are dropped.
+
+    Every process calls it at the same step. Batch norm sees the batch once more.
+    """
+    training.optimizer.zero_grad()
+    _backward(trainee, training, batch, Precision("fp32", device, torch.float32))
+    norm = torch.nn.utils.get_total_norm([p.grad for p in training.parameters if p.grad is not None])
+    training.optimizer.zero_grad()
+    return math.isfinite(norm.item())
+
+
+def _non_finite(
+    step: int, terms: dict[str, Tensor], names: tuple[str, ...], lr: float, bad: int, suspect: str
+) -> CheckError:
+    """Return the error that ends a training.
+
+    Args:
+        step: steps done before the last bad one.
+        terms: of that step.
+        names: its images.
+        lr: its rate.
+        bad: bad steps in a row.
+        suspect: the precision, where float32 has a finite gradient; else empty.
+    """
     values = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.items())
-    return CheckError(
+    found = (
         f"The gradient was not finite {bad} steps in a row, the last being step {step + 1} (lr {lr:.3g}): {values}.\n"
-        f"Its images: {', '.join(names)}",
-        "The weights are those from before. Lower optim.lr or the weight of the term that is not finite.",
+        f"Its images: {', '.join(names)}"
     )
+    advice = "The weights are those from before. Lower optim.lr or the weight of the term that is not finite."
+    if suspect:
+        found += f"\nIn float32 the gradient of the last ones is finite: the first suspect is the precision, {suspect}."
+        advice = f"Train with --precision fp32. {advice}"
+    return CheckError(found, advice)
 
 
 def _mix(*numbers: int) -> int:

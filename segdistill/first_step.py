@@ -41,7 +41,7 @@ def pulls(stage: Stage, batch: Batch, precision: Precision) -> dict[str, Pull]:
     first = Batch(batch.image[:IMAGES], batch.label[:IMAGES], batch.names[:IMAGES], batch.seeds[:IMAGES], valid)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with torch.random.fork_rng(devices=[precision.device] if precision.device.type == "cuda" else []):
-        with precision.autocast():
+        with precision.training():
             step = objective(model, to_device(first, precision.device))
         found = {
             name: Pull(value.item(), gradient_norm(value, parameters), compared(objective, name, step))

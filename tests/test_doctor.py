@@ -30,6 +30,15 @@ def test_every_finding_says_what_was_found() -> None:
     assert "CPUExecutionProvider" in next(f.value for f in findings if f.name == "onnxruntime providers")
 
 
+def test_where_bf16_is_fast_it_is_told_what_is_trained_in_float32_all_the_same() -> None:
+    found = {finding.name: finding.value for finding in doctor.examine()}
+    fast = "fast bf16" in found["cpu"] and "no fast bf16" not in found["cpu"]
+    assert ("cpu, bf16 training" in found) == fast
+    if fast:
+        told = found["cpu, bf16 training"]
+        assert told.startswith("float32 is used for convolutions: dilated ones that are depthwise or whose channels")
+
+
 def test_a_missing_package_is_broken_and_its_cure_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_package(tmp_path, "segdistill", "typer>=0.20", "no-such-package[all]>=1", "no-such-extra; extra == 'more'")
     monkeypatch.syspath_prepend(tmp_path)

@@ -26,11 +26,12 @@ from tiny import (
     train,
     with_sgd_critic,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from segdistill.config import OptimConfig
 from segdistill.engine import (
     MAX_BAD_STEPS,
+    Precision,
     Report,
     Trainee,
     Training,
@@ -197,6 +198,29 @@ def test_several_steps_that_are_not_finite_stop_the_run_and_name_step_terms_and_
     assert "cross_entropy nan" in text
     assert all(name in text for name in bad.names)
     assert not differing(before, everything(stage))
+
+
+class NotInBf16(nn.Module):
+    """Stands for a layer whose bf16 kernel returns NaN."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * math.nan if x.dtype == torch.bfloat16 else x
+
+
+@pytest.mark.promise("R5")
+@pytest.mark.parametrize("precision", [BF16, CPU], ids=["bf16", "fp32"])
+def test_the_precision_is_suspected_where_float32_is_finite_on_the_same_batch(precision: Precision) -> None:
+    stage, batch = skd_stage(10), one_batch(2)
+    stage.model.first.append(NotInBf16())
+    if precision is CPU:
+        batch = not_finite(batch)
+    before = everything(stage)
+    with pytest.raises(CheckError) as caught:
+        train(stage, repeated(batch, 10), precision=precision)
+    assert ("the first suspect is the precision, bf16" in caught.value.what) == (precision is BF16)
+    assert caught.value.fix.startswith("Train with --precision fp32.") == (precision is BF16)
+    assert not differing(before, everything(stage))
+    assert all(parameter.grad is None for parameter in stage.model.parameters())
 
 
 def test_single_bad_steps_between_good_ones_do_not_stop_the_run() -> None:

@@ -9,7 +9,7 @@ import segdistill
 PACKAGE = Path(segdistill.__file__).parent
 LAYERS = (
     {"errors", "config", "talk", "signals", "reading"},
-    {"types", "autocast"},
+    {"types", "autocast", "convolutions"},
     {"losses", "metrics", "distributed", "store"},
     {"terms", "networks", "checkpoint"},
     {"label_codes", "class_map", "comparison", "layouts"},
