@@ -21,7 +21,7 @@ from typing import Any
 from segdistill.comparison import compare
 from segdistill.config import preset_names, read_toml
 from segdistill.deploy import evaluate_model
-from segdistill.metrics import Scores
+from segdistill.metrics import Scores, coverage
 from segdistill.talk import Silence
 
 FIRST = "canonical"
@@ -93,7 +93,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         gain, low, high = (100 * one["gain"][key] for key in ("gain", "low", "high"))
         teacher = "sees the labels" if one["teacher"] is None else percent([one["teacher"]])
         figures = [teacher, percent(one["plain"]), percent(one["distilled"]), f"{gain:+.2f}"]
-        lines.append(f"| `{one['preset']}` | {' | '.join(figures)} | {low:+.2f} to {high:+.2f} |")
+        over = coverage(one["gain"]["classes_scored"], one["gain"]["classes_declared"])
+        lines.append(f"| `{one['preset']}`{over} | {' | '.join(figures)} | {low:+.2f} to {high:+.2f} |")
     return "\n".join(lines)
 
 

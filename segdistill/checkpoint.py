@@ -111,11 +111,11 @@ class ModelInfo(Strict):
         """Whether the network sees the label: its scores say how well it reads it, not how well it segments."""
         return self.label_codes is not None
 
-    def measured(self, miou: float, pixel_accuracy: float) -> dict[str, float]:
+    def measured(self, miou: float, pixel_accuracy: float, classes_scored: int) -> dict[str, float]:
         """Return scores by the names that they may have: a network that sees the labels has no accuracy."""
         if self.label_assisted:
             return {"agreement_with_seen_labels": pixel_accuracy}
-        return {"miou": miou, "pixel_accuracy": pixel_accuracy}
+        return {"miou": miou, "pixel_accuracy": pixel_accuracy, "classes_scored": float(classes_scored)}
 
 
 def save_model(path: Path, network: SegNetwork, info: ModelInfo) -> ModelInfo:

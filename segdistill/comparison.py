@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segdistill.metrics import Scores, mean_iou
+from segdistill.metrics import Scores, coverage, mean_iou
 
 LEVEL = 0.95
 FEW_IMAGES = 10
@@ -38,6 +38,9 @@ class Verdict:
     seeds: int
     budget: str
     """What both students had alike, as the sentence says it: "at the same steps"."""
+    classes_scored: int | None = None
+    """Number of classes that the mIoUs are means over, the fewest of any student."""
+    classes_declared: int | None = None
 
     @property
     def holds(self) -> bool:
@@ -52,6 +55,7 @@ class Verdict:
     def sentence(self) -> str:
         """Return the verdict for people, in mIoU points."""
         gain, low, high = (100 * value for value in (self.gain, self.low, self.high))
+        over_classes = coverage(self.classes_scored, self.classes_declared)
         images = f"{self.images} validation image{'s' * (self.images != 1)}"
         if self.spread is None:
             over = f"{images}, 1 seed: the spread between seeds is not in it"
@@ -64,7 +68,7 @@ class Verdict:
         else:
             verdict = "it harms" if self.harms else "the interval contains 0, so no gain is shown"
         return (
-            f"Gain {gain:+z.2f} mIoU points [{low:z.2f}, {high:z.2f}] {self.budget} "
+            f"Gain {gain:+z.2f} mIoU points{over_classes} [{low:z.2f}, {high:z.2f}] {self.budget} "
             f"({100 * LEVEL:.0f} % bootstrap interval over {over}): {verdict}."
         )
 
@@ -96,7 +100,9 @@ def compare(plain: Sequence[Scores], distilled: Sequence[Scores], budget: str, r
         shift = torch.from_numpy(rng.standard_t(seeds - 1, resamples)) * spread / math.sqrt(seeds)
         gains = torch.cat([gains + shift, gains - shift])  # both, so that exchanged students get the mirrored interval
     low, high = gains.quantile(gains.new_tensor([1 - LEVEL, 1 + LEVEL]) / 2)
-    return Verdict(statistics.fmean(whole), low.item(), high.item(), spread, images, seeds, budget)
+    scored = min(one.classes_scored for one in (*plain, *distilled))
+    declared = plain[0].classes_declared
+    return Verdict(statistics.fmean(whole), low.item(), high.item(), spread, images, seeds, budget, scored, declared)
 
 
 def draw(rng: np.random.Generator, images: int, resamples: int) -> Tensor:

@@ -71,6 +71,20 @@ def mean_iou(counts: Tensor) -> Tensor:
     return class_iou(counts).nanmean(-1).nan_to_num()
 
 
+def num_scored(counts: Tensor) -> int:
+    """Return over how many classes `mean_iou` takes the mean of counts (C, 3)."""
+    return int((~class_iou(counts).isnan()).sum())
+
+
+def coverage(scored: int | None, declared: int | None) -> str:
+    """Return what stands behind an mIoU that is a mean over fewer classes than declared; nothing where it is over all.
+
+    Every output that prints an mIoU puts this after it: without it, 100 % over one of two classes reads as success.
+    Results of earlier versions name neither number.
+    """
+    return "" if scored == declared else f" (over {scored} of {declared} classes)"
+
+
 @dataclass(frozen=True, eq=False)
 class Scores:
     """Counts over a data set, and the scores they give, all fractions 0..1. Counts of parts of it add up with `+`."""
@@ -125,11 +139,34 @@ class Scores:
     @property
     def miou_counting_void(self) -> float:
         """The same where an ignored pixel that was taken for a class is a false positive, as ESPNet's authors count."""
-        counts = class_counts(self.pixels)
-        counts[:, 2] += self.pixels[-1, :-1]
-        return mean_iou(counts).item()
+        return mean_iou(self._counts_with_void()).item()
+
+    @property
+    def classes_declared(self) -> int:
+        """Number of classes of the data set."""
+        return len(self.confusion)
+
+    @property
+    def classes_scored(self) -> int:
+        """Number of classes that `miou` is a mean over: those in the ground truth or predicted."""
+        return num_scored(class_counts(self.pixels))
+
+    @property
+    def coverage(self) -> str:
+        """Words to print after `miou`; see `coverage`."""
+        return coverage(self.classes_scored, self.classes_declared)
+
+    @property
+    def coverage_counting_void(self) -> str:
+        """Words to print after `miou_counting_void`."""
+        return coverage(num_scored(self._counts_with_void()), self.classes_declared)
 
     @property
     def pixel_accuracy(self) -> float:
         """Share of the pixels that count which are right; 0 where none counts."""
         return int(self.confusion.trace()) / max(int(self.pixels[:-1].sum()), 1)
+
+    def _counts_with_void(self) -> Tensor:
+        counts = class_counts(self.pixels)
+        counts[:, 2] += self.pixels[-1, :-1]
+        return counts

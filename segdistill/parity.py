@@ -14,7 +14,7 @@ from segdistill.errors import CheckError, DataError, ModelError
 from segdistill.export import OPSET
 from segdistill.graph import OnnxModel
 from segdistill.latency import Latency
-from segdistill.metrics import Scores
+from segdistill.metrics import Scores, coverage
 from segdistill.store import sha256_of
 from segdistill.types import Batch
 
@@ -37,16 +37,20 @@ class Check:
     miou_torch: float
     miou_onnx: float
     images: int
+    classes_scored: int | None = None
+    """Number of classes that both are means over, the smaller one where they differ."""
+    classes_declared: int | None = None
 
     def failures(self) -> list[str]:
         """Say which limits it breaks; nothing to say means passed. What is not a number breaks them."""
         limit, change = MAX_DIFFERENCE * self.largest_logit, abs(self.miou_torch - self.miou_onnx)
+        over = coverage(self.classes_scored, self.classes_declared)
         rules = {
             f"the logits differ by up to {self.max_abs_diff:.3g}, which is more than {limit:.3g}, "
             f"{MAX_DIFFERENCE:g} of the largest": self.max_abs_diff <= limit,
             f"only {100 * self.label_agreement:.3f} % of the pixels get the same class, "
             f"less than {100 * MIN_AGREEMENT:g} %": self.label_agreement >= MIN_AGREEMENT,
-            f"the mIoU goes from {self.miou_torch:.4f} to {self.miou_onnx:.4f}, "
+            f"the mIoU{over} goes from {self.miou_torch:.4f} to {self.miou_onnx:.4f}, "
             f"by more than {MAX_MIOU_CHANGE:g}": change <= MAX_MIOU_CHANGE,
         }
         return [sentence for sentence, kept in rules.items() if not kept]
@@ -96,6 +100,8 @@ def check_parity(
         miou_torch=scores[0].miou,
         miou_onnx=scores[1].miou,
         images=scores[0].images,
+        classes_scored=min(one.classes_scored for one in scores),
+        classes_declared=num_classes,
     )
 
 

@@ -85,16 +85,25 @@ class Outcome:
         """Return what `distill --json` prints."""
         return {"run": str(self.folder), "results": self.results, "spread": self.spread(), "gain": self.gain}
 
-    def spread(self) -> dict[str, dict[str, float]]:
+    def spread(self) -> dict[str, dict[str, Any]]:
         """Return mean and standard deviation of the mIoU of each role that was trained from several seeds."""
-        values: dict[str, list[float]] = {}
+        roles: dict[str, list[dict[str, Any]]] = {}
         for name, result in self.results.items():
-            values.setdefault(name.partition(",")[0], []).append(result["miou"])
-        return {
-            role: {"mean": statistics.fmean(own), "std": statistics.stdev(own), "seeds": len(own)}
-            for role, own in values.items()
-            if len(own) > 1
-        }
+            roles.setdefault(name.partition(",")[0], []).append(result)
+        return {role: _spread(results) for role, results in roles.items() if len(results) > 1}
+
+
+def _spread(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return mean and standard deviation of the mIoU of several seeds, and the fewest classes that one is over."""
+    values = [result["miou"] for result in results]
+    scored = [result["classes_scored"] for result in results if "classes_scored" in result]
+    return {
+        "mean": statistics.fmean(values),
+        "std": statistics.stdev(values),
+        "seeds": len(values),
+        "classes_scored": min(scored, default=None),
+        "classes_declared": results[0].get("classes_declared"),
+    }
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from segdistill.config import BUILT_IN, data_example
 from segdistill.metrics import Scores
 
 SEES_LABELS = "This network sees the labels beside the images: how well it reads them is no accuracy."
+ABSENT = "A class marked - is neither in the ground truth nor predicted, and left out of the mean."
 
 
 def scores_table(scores: Scores, classes: Sequence[str], *, label_assisted: bool = False) -> dict[str, object]:
@@ -17,6 +18,8 @@ def scores_table(scores: Scores, classes: Sequence[str], *, label_assisted: bool
     return {
         "images": scores.images,
         "miou": scores.miou,
+        "classes_scored": scores.classes_scored,
+        "classes_declared": scores.classes_declared,
         "pixel_accuracy": scores.pixel_accuracy,
         "iou": dict(zip(classes, scores.iou, strict=True)),
         "ignored_pixels": scores.ignored_pixels,
@@ -36,7 +39,9 @@ def model_card(
     """
 
     def score(scores: Scores | None) -> str:
-        return "- | -" if scores is None else f"{100 * scores.miou:.2f} | {100 * scores.pixel_accuracy:.2f}"
+        if scores is None:
+            return "- | -"
+        return f"{100 * scores.miou:.2f}{scores.coverage} | {100 * scores.pixel_accuracy:.2f}"
 
     table = "\n".join(
         f"| {name} | {_cell(network)} | {'-' if count is None else f'{count / 1e6:.2f} M'} | {score(scores)} |"
@@ -46,7 +51,8 @@ def model_card(
         f"| {_cell(name)} | {'-' if value is None or info.label_assisted else f'{100 * value:.2f}'} |"
         for name, value in zip(info.classes, own.iou, strict=True)
     )
-    remarks = "\n\n".join(text for text in (SEES_LABELS if info.label_assisted else "", verdict) if text)
+    absent = "" if info.label_assisted or not own.coverage else ABSENT
+    remarks = "\n\n".join(text for text in (SEES_LABELS if info.label_assisted else "", absent, verdict) if text)
     tags = ["semantic-segmentation", *(["knowledge-distillation", info.preset] if info.terms else [])]
     how = f"Distilled ({', '.join(info.terms)})" if info.terms else "Trained without distillation"
     size = "their own size" if info.size is None else f"{info.size[0]}x{info.size[1]}"

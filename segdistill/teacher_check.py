@@ -18,7 +18,7 @@ from segdistill.config import DataConfig, InputConfig
 from segdistill.data import DataSource, Part, evaluation_batches
 from segdistill.engine import Precision, evaluate
 from segdistill.label_codes import with_labels
-from segdistill.metrics import Scores, class_counts, class_iou
+from segdistill.metrics import Scores, class_counts, class_iou, coverage
 from segdistill.networks import SegNetwork
 from segdistill.prediction import predictor
 from segdistill.talk import Rows
@@ -69,13 +69,19 @@ class TeacherCheck:
         return class_iou(counts)[counts[:, 1] > 0].mean().nan_to_num().item()
 
     @property
+    def coverage(self) -> str:
+        """Words to print after `value`: over how many classes it is a mean."""
+        there = class_counts(self.scores.pixels)[:, 1] > 0
+        return "" if self.label_assisted else coverage(int(there.sum()), len(there))
+
+    @property
     def what(self) -> str:
         """How that is called."""
         return "agreement with the labels it sees" if self.label_assisted else "mIoU"
 
     def below(self) -> Iterator[str]:
         """Yield a sentence where the teacher is far from what it should be."""
-        own = f"Its {self.what} is {100 * self.value:.2f} % on {self.scores.images} validation images"
+        own = f"Its {self.what} is {100 * self.value:.2f} %{self.coverage} on {self.scores.images} validation images"
         if self.recorded is None and self.value < FLOOR:
             yield f"{own}, below {100 * FLOOR:.0f} %."
         if self.recorded is not None and self.recorded >= TRAINED and self.value < self.recorded / 2:
@@ -89,7 +95,7 @@ class TeacherCheck:
             sane += "; no time was left for images " + "; ".join(self.untried)
         return [
             ("weights", f"{self.tensors} tensors, all loaded" if self.tensors else "in its graph"),
-            (self.what, f"{100 * self.value:.2f} % on {self.scores.images} validation images{said}"),
+            (self.what, f"{100 * self.value:.2f} %{self.coverage} on {self.scores.images} validation images{said}"),
             ("classes, inputs", sane),
         ]
 
@@ -163,7 +169,8 @@ def check_teacher(network: SegNetwork, info: ModelInfo, data: DataSource, precis
     if best is not None and best[1].miou >= TRAINED and compare([own], [best[1]], "").low > GAIN:
         problems.append(
             f"It does better on images {best[0]} than on images as its file asks for them: mIoU "
-            f"{100 * best[1].miou:.2f} instead of {100 * own.miou:.2f} % on {own.images} validation images."
+            f"{100 * best[1].miou:.2f}{best[1].coverage} instead of {100 * own.miou:.2f} %{own.coverage} on "
+            f"{own.images} validation images."
         )
     checked = TeacherCheck(own, recorded, (), tuple(untried), len(network.state_dict()), info.label_assisted)
     return replace(checked, problems=(*checked.below(), *problems))

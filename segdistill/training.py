@@ -97,7 +97,7 @@ def train(job: Job, folder: RunFolder | None, place: Workplace, *, resume: bool,
         recorder = _run_stage(job, folder, place, resume, command, stopped, check)
         scores = check.scores or check.score(place.exact())
         if folder is not None:
-            metrics = job.info.measured(scores.miou, scores.pixel_accuracy)
+            metrics = job.info.measured(scores.miou, scores.pixel_accuracy, scores.classes_scored)
             if check.best_step and not job.info.label_assisted:
                 metrics |= {"best_miou": check.best, "best_step": float(check.best_step)}
             save_model(folder / "model.safetensors", job.network, job.info.model_copy(update={"metrics": metrics}))
@@ -241,7 +241,9 @@ class Recorder:
         scores = self.check(training.step, precision, asked)
         self.unvalidated = scores is None
         if scores is not None:
-            self._write(training.step, self.check.job.info.measured(scores.miou, scores.pixel_accuracy))
+            self._write(
+                training.step, self.check.job.info.measured(scores.miou, scores.pixel_accuracy, scores.classes_scored)
+            )
 
     def _stop(self, step: int) -> Stopped:
         return stop(self.stopped(), f"after step {step} of {self.job.stage.optim.steps}", self.command)
@@ -298,14 +300,16 @@ class Check:
             scores = self.scores = self.score(precision, go_on)
         except _InterruptedError:
             return None
-        text = f"mIoU {100 * scores.miou:.2f} %, pixel accuracy {100 * scores.pixel_accuracy:.2f} %"
+        text = f"mIoU {100 * scores.miou:.2f} %{scores.coverage}, pixel accuracy {100 * scores.pixel_accuracy:.2f} %"
         if self.job.info.label_assisted:
             text = f"agrees with {100 * scores.pixel_accuracy:.2f} % of the labels it sees; this is no accuracy"
         self.place.talk.say(f"{self.job.stage.name} step {step}: {text}")
         if scores.miou > self.best:
             self.best, self.best_step = scores.miou, step
             if self.folder is not None:
-                own = self.job.info.measured(scores.miou, scores.pixel_accuracy) | {"step": float(step)}
+                own = self.job.info.measured(scores.miou, scores.pixel_accuracy, scores.classes_scored) | {
+                    "step": float(step)
+                }
                 info = self.job.info.model_copy(update={"metrics": own})
                 save_model(self.folder / "checkpoints/best", self.job.network, info)
         return scores

@@ -201,4 +201,5 @@ def test_a_verdict_as_json_has_all_its_numbers() -> None:
     assert told == {
         **{"gain": 0.009, "low": 0.004, "high": 0.013, "level": 0.95, "holds": True, "harms": False},
         **{"spread": None, "images": 101, "seeds": 1, "budget": STEPS},
+        **{"classes_scored": None, "classes_declared": None},
     }

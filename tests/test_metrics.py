@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from segdistill.errors import DataError, ShapeError
-from segdistill.metrics import Scores, confusion_matrix, mean_iou
+from segdistill.metrics import Scores, confusion_matrix, coverage, mean_iou
 from segdistill.types import IGNORE
 
 CLASSES = 5
@@ -129,3 +129,17 @@ def test_an_answer_of_none_of_the_classes_is_a_miss_and_void_taken_for_a_class_c
 def test_a_prediction_at_another_size_is_refused() -> None:
     with pytest.raises(ShapeError, match=r"\(1, 2, 2\) and the label \(1, 4, 4\)"):
         confusion_matrix(torch.zeros(1, 2, 2).long(), torch.zeros(1, 4, 4).long(), CLASSES)
+
+
+@pytest.mark.promise("D7")
+def test_a_score_over_fewer_classes_than_declared_says_so_and_one_over_all_says_nothing() -> None:
+    label = torch.tensor([[[0, 0, 1, IGNORE]]])
+    without = Scores.of(torch.tensor([[[0, 0, 1, 2]]]), label, num_classes=3)
+    assert (without.miou, without.classes_scored, without.classes_declared) == (1.0, 2, 3)
+    assert without.coverage == " (over 2 of 3 classes)"
+    # void taken for class 2 is a false positive where void counts: that class has an IoU, of 0
+    assert (without.miou_counting_void, without.coverage_counting_void) == (pytest.approx(2 / 3), "")
+    predicted = Scores.of(torch.tensor([[[0, 2, 1, 0]]]), label, num_classes=3)
+    assert (predicted.classes_scored, predicted.coverage) == (3, "")
+    assert Scores.empty(3).coverage == " (over 0 of 3 classes)"
+    assert coverage(None, None) == "", "results of earlier versions do not say"

@@ -155,14 +155,15 @@ def test_the_log_tells_the_run_as_its_user_saw_it(student: Path) -> None:
 def test_results_as_json_have_the_contract_s_keys(workshop: Workshop, student: Path) -> None:
     assert workshop.distilled.keys() == {"run", "results", "spread", "gain"}
     assert list(workshop.distilled["results"]) == ["teacher", "plain", "distilled"]
-    scores = {"images", "miou", "pixel_accuracy", "iou", "ignored_pixels"}
+    scores = {"images", "miou", "classes_scored", "classes_declared", "pixel_accuracy", "iou", "ignored_pixels"}
     for result in workshop.distilled["results"].values():
         assert result.keys() == scores | {
             *("network", "best_miou", "parameters", "macs", "training_seconds", "preparation_seconds")
         }
     assert workshop.exported.keys() == {"file", "sha256", "opset", "size", "check", "latency_ms", "fps", "gate"}
     assert workshop.exported["check"].keys() == {
-        *("max_abs_diff", "label_agreement", "miou_torch", "miou_onnx", "images")
+        *("max_abs_diff", "label_agreement", "miou_torch", "miou_onnx", "images"),
+        *("classes_scored", "classes_declared"),
     }
     for latency in workshop.exported["latency_ms"].values():
         assert latency.keys() == {"first", "p50", "p90", "p99", "n", "threads", "provider"}

@@ -69,7 +69,7 @@ def evaluate(
 ) -> None:
     """Score a model. mIoU over one confusion matrix at the labels' own size, IoU per class, pixel accuracy."""
     from segdistill import deploy
-    from segdistill.report import SEES_LABELS
+    from segdistill.report import ABSENT, SEES_LABELS
     from segdistill.setting import default_workers
 
     terminal = open_terminal(quiet=quiet, verbose=verbose)
@@ -90,17 +90,19 @@ def evaluate(
             f"({result.data.name} {split}, {scores.images} images)."
         )
     rows = [[name, percent(value)] for name, value in zip(result.data.classes, scores.iou, strict=True)]
-    rows += [["mIoU", percent(scores.miou)], ["pixel accuracy", percent(scores.pixel_accuracy)]]
+    rows.append(["mIoU", f"{percent(scores.miou)}{scores.coverage}"])
+    rows.append(["pixel accuracy", percent(scores.pixel_accuracy)])
     if count_void:
-        rows.append(["mIoU counting void", percent(result.miou_counting_void)])
+        rows.append(["mIoU counting void", f"{percent(result.miou_counting_void)}{scores.coverage_counting_void}"])
     if result.tiled is not None:
-        change = result.tiled.apart.miou - scores.miou
-        rows.append(["mIoU tile by tile", f"{percent(result.tiled.apart.miou)} ({100 * change:+z.2f})"])
+        tiles = result.tiled.apart
+        change = 100 * (tiles.miou - scores.miou)
+        rows.append(["mIoU tile by tile", f"{percent(tiles.miou)}{tiles.coverage} ({change:+z.2f})"])
         rows.append(["pixels of the same class", percent(result.tiled.agreement)])
     title = f"{result.data.name} {split}, {scores.images} images, {result.model.precision} on {result.model.device}"
     terminal.table(title, ["", "IoU %"], rows)
-    if any(value is None for value in scores.iou):
-        terminal.say("- : neither there nor predicted, left out of the mean.")
+    if scores.coverage:
+        terminal.say(ABSENT)
     return None
 
 

@@ -22,6 +22,7 @@ def open_terminal(*, quiet: bool = False, verbose: bool = False) -> "Terminal":
 def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool = False, after: str = "") -> None:
     """Print the table of what was trained, and the command to go on with; of several processes, one speaks."""
     from segdistill.distributed import is_main
+    from segdistill.metrics import coverage
     from segdistill.report import SEES_LABELS
 
     if not is_main():
@@ -36,7 +37,8 @@ def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool = Fa
         [
             name,
             result["network"],
-            *(percent(result[key]) for key in ("miou", "best_miou", "pixel_accuracy")),
+            percent(result["miou"]) + coverage(result.get("classes_scored"), result.get("classes_declared")),
+            *(percent(result[key]) for key in ("best_miou", "pixel_accuracy")),
             *("-" if result[key] is None else f"{result[key] / unit:.2f}" for key, unit in costs.items()),
         ]
         for name, result in outcome.results.items()
@@ -45,9 +47,9 @@ def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool = Fa
         images = next(iter(outcome.results.values()))["images"]
         terminal.table(f"{images} validation images, weights of the last step", header, rows)
         for role, entry in outcome.spread().items():
-            terminal.result(
-                f"{role}: mIoU {100 * entry['mean']:.2f} %, spread {100 * entry['std']:.2f} over {entry['seeds']} seeds"
-            )
+            over = coverage(entry["classes_scored"], entry["classes_declared"])
+            mean, std = 100 * entry["mean"], 100 * entry["std"]
+            terminal.result(f"{role}: mIoU {mean:.2f} %{over}, spread {std:.2f} over {entry['seeds']} seeds")
         if any("note" in result for result in outcome.results.values()):
             terminal.result(f"- : {SEES_LABELS}")
         terminal.result(f"Run: {outcome.folder}")
@@ -60,6 +62,7 @@ def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool = Fa
 
 def show_export(terminal: "Terminal", result: dict[str, Any]) -> None:
     """Print the checks and the latencies of an export."""
+    from segdistill.metrics import coverage
     from segdistill.parity import MAX_DIFFERENCE, MAX_MIOU_CHANGE, MIN_AGREEMENT
 
     check = result["check"]
@@ -70,7 +73,7 @@ def show_export(terminal: "Terminal", result: dict[str, Any]) -> None:
             ["largest difference of logits", f"{check['max_abs_diff']:.2g}", f"{MAX_DIFFERENCE:g} of the largest"],
             ["pixels with the same label", f"{100 * check['label_agreement']:.4f} %", f">= {100 * MIN_AGREEMENT:g} %"],
             [
-                "mIoU in PyTorch, in onnxruntime",
+                f"mIoU in PyTorch, in onnxruntime{coverage(check['classes_scored'], check['classes_declared'])}",
                 f"{percent(check['miou_torch'])}, {percent(check['miou_onnx'])}",
                 f"{100 * MAX_MIOU_CHANGE:g} apart",
             ],
