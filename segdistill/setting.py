@@ -12,7 +12,7 @@ import torch
 from segdistill import distributed
 from segdistill.checkpoint import model_path
 from segdistill.config import RunConfig
-from segdistill.data import AUXILIARY, DataSource, check_files, load_data, mixture
+from segdistill.data import AUXILIARY, DataSource, check_files, load_data, mixture, take_census
 from segdistill.engine import resolve_device, resolve_precision
 from segdistill.errors import DataError, UsageError
 from segdistill.store import check_folder, sha256_of
@@ -140,15 +140,11 @@ def _read_files(data: DataSource, talk: Talk) -> dict[str, str]:
             raise DataError(error.what, f"{error.fix}\n`segdistill data check` reads every file.".lstrip()) from None
     shown = talk if many else Silence()
     with shown.progress(f"reading {data.name}", images) as advance:
-        census = check_files(data, data.splits, lambda count: advance(count, ""))
+        census = take_census(data, data.splits, lambda count: advance(count, ""))
     for warning in census.warnings:
         talk.warn(warning)
-    for name in ("train", "val"):
-        if not census.pixels[name].any():
-            raise DataError(
-                f"Not one pixel of the {name} split has a class: all are void.",
-                "Look at what was read with `segdistill data check --preview look.png`.",
-            )
+    if census.error is not None:  # warnings come first: they may name its cause
+        raise census.error
     return census.contents
 
 

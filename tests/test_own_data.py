@@ -95,7 +95,7 @@ def test_a_colour_map_finds_what_a_look_at_each_pixel_finds(
     write(Path("colors.png"), np.array(picks, np.uint8).reshape(2, 3, 3))
     codes = sorted((65536 * r + 256 * g + b, index) for (r, g, b), index in table.items())
     read = ColorMap(np.array([c for c, _ in codes], np.int32), np.array([i for _, i in codes], np.uint8))
-    assert read(Path("colors.png")).ravel().tolist() == [table[pick] for pick in picks]
+    assert read(Path("colors.png")).ids.ravel().tolist() == [table[pick] for pick in picks]
 
 
 def test_lists_of_files_are_paired_by_their_order_and_may_lie_anywhere(tmp_path: Path) -> None:
@@ -422,7 +422,7 @@ def test_of_many_sizes_the_most_frequent_are_told() -> None:
 
 
 def test_a_preview_shows_image_labels_and_both_in_their_colours() -> None:
-    text = "palette = [[10, 20, 30], [200, 100, 0], [0, 0, 250]]\n" + CLASSES + SPLITS
+    text = "palette = [[10, 20, 30], [200, 100, 0], [0, 0, 250]]\nignore = [255]\n" + CLASSES + SPLITS
     label = np.repeat([[1, 2]], 48, 0).repeat(32, 1).astype(np.uint8)
     label[:, -8:] = 255
     data = own(text, label)
@@ -477,7 +477,9 @@ def test_there_is_no_preview_of_damaged_data() -> None:
 
 def test_the_preview_of_many_classes_has_a_line_for_all_of_them() -> None:
     classes = [f"a rather long name {i}" for i in range(250)]
-    data = own(f'name = "yard"\nclasses = {classes}\n' + SPLITS, np.zeros((48, 64), np.uint8))
+    data = own(
+        f'name = "yard"\nclasses = {classes}\n' + SPLITS, np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) % 250
+    )
     succeeds(f"data check {data} --preview look.png")
     with Image.open("look.png") as file:
         below = np.asarray(file.convert("RGB"))[28 + 4 * 198 :]

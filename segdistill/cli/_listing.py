@@ -93,7 +93,7 @@ def data_check(
         terminal.warn(warning)
     if json_:
         typer.echo(json.dumps(census.to_json(source), indent=2))
-    else:
+    elif any(census.sizes.values()):  # where nothing could be read, a table of zeros tells nothing
         columns = {split: [*pixels.tolist(), census.ignored[split]] for split, pixels in census.pixels.items()}
         rows = [
             [name, *(f"{100 * column[i] / max(sum(column), 1):.2f}" for column in columns.values())]
@@ -102,14 +102,15 @@ def data_check(
         rows.append(["pixels", *(f"{sum(column):,}" for column in columns.values())])
         counts = ", ".join(f"{count} {name}" for name, count in images.items())
         terminal.table(f"{source.name}: {counts}; share of pixels in %", ["class", *columns], rows)
-        if sizes := census.sizes_in_words():
-            terminal.result(f"Sizes, height x width: {sizes}")
-    if census.error is not None:
+        terminal.result(f"Sizes, height x width: {census.sizes_in_words()}")
+    if census.errors and census.error is not None:
         raise census.error
-    if preview is not None:
+    if preview is not None:  # also of what is impossible: it helps to see why
         labelled = [name for name in images if census.pixels[name].any()]
         names = pictures.draw_preview(preview, source, labelled or [*images])
         terminal.say(f"Wrote {preview}: {', '.join(names)}.")
+    if census.impossible is not None:
+        raise census.impossible
 
 
 @presets_app.command("list", **example("segdistill presets list"))

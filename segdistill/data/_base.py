@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,45 @@ import numpy.typing as npt
 from segdistill.errors import DataError, UsageError, nearest
 
 Pixels = npt.NDArray[np.uint8]
+Ids = npt.NDArray[np.uint8 | np.uint16]
+IdTable = npt.NDArray[np.int16]
+"""One entry per 16-bit id: the class, IGNORE, or -1 where a file must not have that id."""
 SPLITS = ("train", "val", "test")
 AUXILIARY = "auxiliary"
 """The split of the images that are mixed into the training ones."""
 UNLABELED = 254
 """The label of every pixel of an image that has none, in a `Sample`; a `Batch` says so otherwise."""
+
+
+class StoredImage(NamedTuple):
+    """What an image's file holds beside the pixels that are read of it."""
+
+    orientation: int = 1
+    """EXIF orientation, 1 where the image is shown as it is stored."""
+    extra_channel: bool = False
+    """A channel was left out that is not opaque throughout: transparency, or a band such as near infrared."""
+    deep: bool = False
+    """16 bits per channel, of which the upper 8 are kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class StoredLabel:
+    """A label map as its file holds it."""
+
+    ids: Ids
+    """(H, W); class indices and IGNORE where the file holds colors that a data.toml names."""
+    colored: bool = False
+    """The file holds colors that a data.toml names."""
+    transparent: npt.NDArray[np.bool_] | None = None
+    """(H, W): pixels that a viewer does not show, and that count nowhere; None where there are none."""
+    palette: Pixels | None = None
+    """(N, 3) RGB of the ids, where they are indices of a palette."""
+    transparent_ids: tuple[int, ...] = ()
+    """Ids that the file as a whole draws transparent; they are read as any other."""
+    classes: IdTable | None = None
+    """Class of each id, or IGNORE, once it is known."""
+    name: str = ""
+    """File, relative to the data set's folder, once it is known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +66,9 @@ class Sample:
     """The image's file, relative to the data set's folder."""
     doubtful: bool = False
     """An EXIF tag turned or mirrored the image, and the sizes do not tell whether the label was made for that."""
+    stored_image: StoredImage = field(default_factory=StoredImage)
+    stored_label: StoredLabel | None = None
+    """None where there is no label, or no file."""
 
 
 class Split(Protocol):
@@ -107,6 +144,8 @@ class DataSource:
     """What is unusual about it, in sentences."""
     generated: bool = False
     """The images are drawn, not read: there are no files that could be damaged."""
+    ignores_unsaid: bool = False
+    """Pixels of the id 255 count nowhere, and the data.toml does not say so: it is what is usual."""
     contents: Mapping[str, str] = field(default_factory=dict)
     """A digest of the images and label maps of each split that was read; see `Census`."""
 

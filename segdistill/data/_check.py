@@ -2,23 +2,32 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from segdistill import distributed
 from segdistill.data._base import DataSource, Pixels, Split
+from segdistill.data._findings import (
+    MAX_LISTED,
+    Consistency,
+    Duplicates,
+    Finding,
+    IdCounts,
+    StoredIds,
+    findings,
+    histogram,
+    listed,
+    stored_ids,
+)
 from segdistill.errors import DataError
 from segdistill.types import IGNORE
 
-MOST = 10
-"""Names or sizes in a message."""
 ENOUGH = 64
 """Drawn scenes that show the classes' shares."""
 HELD_OUT = {"val", "test"}
@@ -49,23 +58,25 @@ class Census:
     twins: tuple[Twins, ...]
     errors: tuple[DataError, ...]
     """One for each pair that cannot be used; the counts leave it out."""
+    impossible: DataError | None
+    """What the counts show to be a mistake, where all pairs can be used."""
     warnings: tuple[str, ...]
 
     @property
     def error(self) -> DataError | None:
-        """All errors in one, naming up to ten files."""
+        """All errors in one, naming up to ten files; else what is impossible."""
         if len(self.errors) < 2:
-            return self.errors[0] if self.errors else None
-        more = f"\n... and {len(self.errors) - MOST} more" if len(self.errors) > MOST else ""
-        found = "\n".join(error.what for error in self.errors[:MOST])
-        cures = dict.fromkeys(error.fix for error in self.errors[:MOST] if error.fix)
+            return self.errors[0] if self.errors else self.impossible
+        more = f"\n... and {len(self.errors) - MAX_LISTED} more" if len(self.errors) > MAX_LISTED else ""
+        found = "\n".join(error.what for error in self.errors[:MAX_LISTED])
+        cures = dict.fromkeys(error.fix for error in self.errors[:MAX_LISTED] if error.fix)
         return DataError(f"{len(self.errors)} pairs cannot be used:\n{found}{more}", "\n".join(cures))
 
     def sizes_in_words(self) -> str:
         """Return the sizes of all images with their numbers, the frequent ones first."""
         sizes = sum(self.sizes.values(), Counter[tuple[int, int]]()).most_common()
-        listed = ", ".join(f"{height}x{width} ({count})" for (height, width), count in sizes[:MOST])
-        return f"{listed} and {len(sizes) - MOST} more" if len(sizes) > MOST else listed
+        listed = ", ".join(f"{height}x{width} ({count})" for (height, width), count in sizes[:MAX_LISTED])
+        return f"{listed} and {len(sizes) - MAX_LISTED} more" if len(sizes) > MAX_LISTED else listed
 
     def to_json(self, source: DataSource) -> dict[str, Any]:
         """Return what `data check --json` prints of the data set that was looked at."""
@@ -82,7 +93,7 @@ class Census:
             "name": source.name,
             "splits": splits,
             "duplicates": [dict(zip(pair.splits, pair.names, strict=True)) for pair in self.twins],
-            "errors": [error.what for error in self.errors],
+            "errors": [error.what for error in (self.errors or (self.impossible,)) if error is not None],
             "warnings": [*source.warnings, *self.warnings],
         }
 
@@ -94,7 +105,8 @@ class _Look(NamedTuple):
     size: tuple[int, int]
     image: bytes  # a digest of its pixels
     label: bytes
-    doubtful: bool
+    found: tuple[tuple[Finding, str], ...]
+    ids: StoredIds | None
 
 
 def check_files(
@@ -129,27 +141,26 @@ def take_census(
         at_most: about how many pairs of a split, evenly spread; all if None.
 
     Returns:
-        What the splits hold, with warnings about classes never seen, images that are in two of them, images that may
-        have been turned after their labels were made, and images whose labels are void throughout.
+        What the splits hold, with an error where classes cannot be as they are declared, and warnings about classes
+        never seen, images that are in two splits, and what gives ids or pixels another meaning in one file than in
+        another.
     """
     totals: dict[str, npt.NDArray[np.int64]] = {}
     sizes: dict[str, Counter[tuple[int, int]]] = {}
-    errors: list[DataError] = []
-    owners: dict[bytes, tuple[str, str]] = {}
-    twins = []
     contents: dict[str, str] = {}
-    doubtful: list[str] = []
-    void: list[str] = []
+    id_counts: dict[str, IdCounts] = {}
+    errors: list[DataError] = []
+    twins: list[Twins] = []
+    found: dict[Finding, list[str]] = {finding: [] for finding in Finding}
+    duplicates, consistency = Duplicates(), Consistency()
     with ThreadPoolExecutor(distributed.cores()) as pool:  # Pillow decodes outside the interpreter's lock
         for name in splits:
             split = source.split(name)
-            totals[name], sizes[name] = np.zeros(256, np.int64), Counter()
+            totals[name], sizes[name], id_counts[name] = np.zeros(256, np.int64), Counter(), IdCounts()
             content = hashlib.sha256()
             enough = at_most or (ENOUGH if source.generated else len(split.names))
             every = max(1, len(split.names) // max(1, enough))
-            indices = range(0, len(split.names), every)
-            parts = (indices[start : start + AT_ONCE] for start in range(0, len(indices), AT_ONCE))
-            for look in (look for part in parts for look in pool.map(partial(_look, split), part)):
+            for look in _looks(pool, split, range(0, len(split.names), every)):
                 on_image(every)
                 if isinstance(look, DataError):
                     errors.append(look)
@@ -157,30 +168,98 @@ def take_census(
                 totals[name] += look.counts
                 sizes[name][look.size] += 1
                 content.update(look.stored + look.label)
-                doubtful += [look.name] if look.doubtful else []
-                void += [look.name] if look.counts[IGNORE] == look.size[0] * look.size[1] else []
-                owner, twin = owners.setdefault(look.image, (name, look.name))
-                if owner != name and HELD_OUT & {owner, name}:
-                    twins.append(Twins((owner, name), (twin, look.name)))
+                for finding, file in look.found:
+                    found[finding].append(file)
+                if look.ids is not None:
+                    id_counts[name].add(look.ids)
+                    consistency.add(look.ids)
+                twin = duplicates.add(name, look.name, look.image, look.label)
+                if twin is not None and twin[0] != name and HELD_OUT & {twin[0], name}:
+                    twins.append(Twins((twin[0], name), (twin[1], look.name)))
             contents[name] = content.hexdigest()
     pixels = {name: total[: len(source.classes)] for name, total in totals.items()}
-    warnings = [
-        f"No pixel of the {name} split is {source.classes[i]}."
-        for name in pixels
-        if pixels[name].any()  # an unlabelled split has none
-        for i in np.flatnonzero(pixels[name] == 0)
-    ]
+    whole = not errors and at_most is None
+    impossible = _impossible_classes(source, pixels, id_counts) if whole else None
+    warnings = [*_absent_classes(source.classes, pixels)]
     if twins:
-        warnings.append(f"Images in two splits ({len(twins)}): {_listed([' = '.join(pair.names) for pair in twins])}.")
-    if doubtful:
-        warnings.append(
-            f"Images that an EXIF tag turns or mirrors ({len(doubtful)}), whose labels must have been made for them "
-            f"as they are shown: {_listed(doubtful)}."
-        )
-    if void:
-        warnings.append(f"Images without a labelled pixel ({len(void)}): {_listed(void)}.")
+        warnings.append(f"Images in two splits ({len(twins)}): {listed([' = '.join(pair.names) for pair in twins])}.")
+    warnings += [finding.sentence(names) for finding, names in found.items() if names]
+    warnings += [*consistency.warnings(), *duplicates.warnings()]
     ignored = {name: int(total[IGNORE]) for name, total in totals.items()}
-    return Census(pixels, ignored, sizes, contents, tuple(twins), tuple(errors), tuple(warnings))
+    return Census(pixels, ignored, sizes, contents, tuple(twins), tuple(errors), impossible, tuple(warnings))
+
+
+def _absent_classes(classes: tuple[str, ...], pixels: dict[str, npt.NDArray[np.int64]]) -> Iterator[str]:
+    """Yield a sentence for each split that lacks classes, with what follows; an unlabeled split lacks none."""
+    scored = pixels.get("val", np.zeros(len(classes), np.int64)) > 0
+    for split, counts in pixels.items():
+        absent = [classes[i] for i in np.flatnonzero(counts == 0)]
+        if not absent or not counts.any():
+            continue
+        sentence = f"Classes without a pixel in the {split} split ({len(absent)}): {listed(absent)}."
+        unseen = [classes[i] for i in np.flatnonzero((counts == 0) & scored)]
+        if split == "train" and unseen:
+            sentence += f" No label teaches them, and the val split has {listed(unseen)}: expect an IoU of 0 there."
+        elif split == "train":
+            sentence += " No label teaches them: they can be learnt from a teacher alone."
+        else:
+            sentence += f" An mIoU over the {split} split leaves them out, unless they are predicted."
+        yield sentence
+
+
+def _impossible_classes(
+    source: DataSource, pixels: dict[str, npt.NDArray[np.int64]], ids: dict[str, IdCounts]
+) -> DataError | None:
+    """Return an error where the pixels of the classes show that labels do not mean what was declared.
+
+    This is the one place that says when absent classes stop a run:
+
+    - A split for training or validation without one labelled pixel teaches or scores nothing.
+    - A training split with a single class teaches nothing: every network is right at once.
+    - A class that no split has, while there are pixels of 255 and the data.toml says nothing of that id: they may be
+      that class, as in masks where the last class is white. `ignore = [255]`, or [ids], makes it sure.
+
+    Any other absent class is a warning. Rare classes are absent from small parts of public data sets, a teacher can
+    teach a class that no label does, and where every pixel has a class or was declared void, no meaning is lost.
+    """
+    for split in ("train", "val"):
+        if split in pixels and not pixels[split].any():
+            what = f"Not one pixel of the {split} split has a class: all are void."
+            return DataError(what, _way_out(source, ids[split], source.classes))
+    if "train" not in pixels:
+        return None
+    absent = [name for name, count in zip(source.classes, pixels["train"], strict=True) if not count]
+    if len(absent) == len(source.classes) - 1:
+        (present,) = set(source.classes) - set(absent)
+        what = f"All labelled pixels of the train split are {present!r}. Classes without a pixel: {listed(absent)}."
+        return DataError(what, _way_out(source, ids["train"], absent))
+    everywhere = np.sum([*pixels.values()], axis=0)
+    nowhere = [name for name, count in zip(source.classes, everywhere, strict=True) if not count]
+    if nowhere and source.ignores_unsaid and ids["train"].ignored:
+        what = f"Classes without a pixel in any split ({len(nowhere)}): {listed(nowhere)}."
+        fix = _way_out(source, ids["train"], nowhere)
+        return DataError(what, f"{fix}\nIf it is void, write `ignore = [{IGNORE}]` above the tables there.")
+    return None
+
+
+def _way_out(source: DataSource, ids: IdCounts, absent: Sequence[str]) -> str:
+    """Return what to do about classes that have no pixels: an ignored id may be one of them."""
+    look = "`segdistill data check` shows what was read with --preview look.png."
+    if not ids.ignored:
+        return look
+    (id_, count), *_ = ids.ignored.most_common(1)
+    found = f"{count:,} pixels have the id {id_}, which means ignore in {source.name}: they count nowhere."
+    if not source.ignores_unsaid:
+        return f"{found} Data with other ids is described by a data.toml.\n{look}"
+    named = {own: source.classes[index] for own, index in sorted(ids.classes.items())[:MAX_LISTED]} | {id_: absent[0]}
+    lines = [f'{own} = "{name}"' for own, name in named.items()]
+    return f"{found} If it is a class, say so in the data.toml:\n[ids]\n" + "\n".join(lines)
+
+
+def _looks(pool: ThreadPoolExecutor, split: Split, indices: range) -> Iterator[_Look | DataError]:
+    """Yield what is seen of each pair, in order."""
+    for start in range(0, len(indices), AT_ONCE):
+        yield from pool.map(partial(_look, split), indices[start : start + AT_ONCE])
 
 
 def _look(split: Split, index: int) -> _Look | DataError:
@@ -188,16 +267,14 @@ def _look(split: Split, index: int) -> _Look | DataError:
         sample, stored = split.read(index), split.digest(index)
     except DataError as error:
         return error
-    # In float32, which is exact up to 16 million pixels of a class; np.bincount would copy the label as int64.
-    counts = cv2.calcHist([sample.label], [0], None, [256], [0, 256]).ravel().astype(np.int64)
+    counts, ids = histogram(sample.label), stored_ids(sample.stored_label)
     height, width = sample.label.shape
+    found = [*findings(sample, ids)]
+    if counts[IGNORE] == height * width:
+        found.append((Finding.VOID, sample.name))
     image, label = _digest(sample.image), _digest(sample.label)
-    return _Look(sample.name, stored, counts, (height, width), image, label, sample.doubtful)
+    return _Look(sample.name, stored, counts, (height, width), image, label, tuple(found), ids)
 
 
 def _digest(pixels: Pixels) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).digest()
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:MOST]) + ", ..." * (len(names) > MOST)

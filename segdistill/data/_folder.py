@@ -5,7 +5,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,18 +13,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segdistill.data._base import SPLITS, UNLABELED, DataSource, Sample, Split
-from segdistill.data._image import SUFFIXES, read_image, read_label, read_turned
+from segdistill.data._base import SPLITS, UNLABELED, DataSource, IdTable, Sample, Split, StoredLabel
+from segdistill.data._image import SUFFIXES, decode_image, decode_label
 from segdistill.errors import DataError, UsageError
 from segdistill.reading import read_file
+from segdistill.types import IGNORE
 
-Ids = npt.NDArray[np.uint8 | np.uint16]
-IdTable = npt.NDArray[np.int16]
-"""One entry per 16-bit id: the class, IGNORE, or -1 where a file must not have that id."""
 DEEPEST = 200
 """Folders in one another."""
 MOST_NAMED = 10
 """Files in a message."""
+PICTURE = 30
+"""Unknown ids in one file that are more likely the greys of a picture than classes that were forgotten."""
 
 
 class Files(NamedTuple):
@@ -72,39 +72,45 @@ class FolderSplit:
     """Their label maps, relative to `root`."""
     ids: IdTable
     fingerprint: str
-    decode: Callable[[Path], Ids] = read_label
+    decode: Callable[[Path], StoredLabel] = decode_label
     advice: str = ""
     """What to do about an id that is no class's, after those that are."""
 
     def read(self, index: int) -> Sample:
         """Read a pair; see `Split`."""
         image_path, label_path = self.root / self.names[index], self.root / self.labels[index]
-        (image, orientation), label = read_turned(image_path), self.decode(label_path)
-        if image.shape[:2] != label.shape:
+        (image, stored_image), label = decode_image(image_path), self.decode(label_path)
+        orientation = stored_image.orientation
+        if image.shape[:2] != label.ids.shape:
             raise DataError(
-                f"{image_path} has {_size(image)} pixels, its label {label_path} has {_size(label)}.",
+                f"{image_path} has {_size(image)} pixels, its label {label_path} has {_size(label.ids)}.",
                 "The image is shown as its EXIF tag says, turned; the label was made for the image without that tag."
                 if orientation > 1
                 else "Both must have the same size.",
             )
         told_by_sizes = orientation > 4 and image.shape[0] != image.shape[1]  # up to 4 it is mirrored or upside down
         doubtful = orientation > 1 and not told_by_sizes
-        return Sample(image, self._classes(label, label_path), self.names[index], doubtful)
+        stored_label = replace(label, classes=self.ids, name=self.labels[index])
+        classes = self._classes(label, label_path)
+        return Sample(image, classes, self.names[index], doubtful, stored_image, stored_label)
 
     def digest(self, index: int) -> bytes:
         """Identify an image; see `Split`."""
         return _digest(self.root / self.names[index])
 
-    def _classes(self, label: Ids, path: Path) -> npt.NDArray[np.uint8]:
-        classes = cv2.LUT(label, self.ids[:256]) if label.dtype == np.uint8 else self.ids[label]
+    def _classes(self, label: StoredLabel, path: Path) -> npt.NDArray[np.uint8]:
+        ids = label.ids
+        classes = cv2.LUT(ids, self.ids[:256]) if ids.dtype == np.uint8 else self.ids[ids]
+        if label.transparent is not None:
+            classes[label.transparent] = IGNORE
         if classes.min(initial=0) < 0:
-            found, counts = np.unique(label[classes < 0], return_counts=True)
+            found, counts = np.unique(ids[classes < 0], return_counts=True)
             listed = ", ".join(f"{i} ({n} px)" for i, n in zip(found[:5], counts[:5], strict=True))
             more = f" and {len(found) - 5} more ids" if len(found) > 5 else ""
-            raise DataError(
-                f"{path} has class ids that this data set has not: {listed}{more}.",
-                f"Allowed ids: {_ranges(np.flatnonzero(self.ids >= 0))}. {self.advice}".rstrip(),
-            )
+            advice = f"Allowed ids: {_ranges(np.flatnonzero(self.ids >= 0))}. {self.advice}".rstrip()
+            if len(found) >= PICTURE:
+                advice += "\nSo many come from a picture in place of a label map, or from resizing or soft borders."
+            raise DataError(f"{path} has class ids that this data set has not: {listed}{more}.", advice)
         return classes.astype(np.uint8)
 
 
@@ -118,8 +124,9 @@ class ImageFolder:
 
     def read(self, index: int) -> Sample:
         """Read an image; see `Split`."""
-        image = read_image(self.root / self.names[index])
-        return Sample(image, np.full(image.shape[:2], UNLABELED, np.uint8), self.names[index])
+        image, stored = decode_image(self.root / self.names[index])
+        label = np.full(image.shape[:2], UNLABELED, np.uint8)
+        return Sample(image, label, self.names[index], stored_image=stored)
 
     def digest(self, index: int) -> bytes:
         """Identify an image; see `Split`."""
@@ -198,7 +205,7 @@ def paired(
     ids: IdTable,
     *,
     listed: Files | None = None,
-    decode: Callable[[Path], Ids] = read_label,
+    decode: Callable[[Path], StoredLabel] = decode_label,
 ) -> FolderSplit:
     """Pair images with label maps: all of them, or those that a list names.
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from segdistill.data._base import Pixels
+from segdistill.data._base import Ids, Pixels, StoredImage, StoredLabel
 from segdistill.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
@@ -25,7 +25,7 @@ MAX_BYTES = 8 * MAX_PIXELS
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)  # we refuse the file, so no line on stderr
 
-_LABEL_MODES = ("P", "L", "1", "I;16", "I;16B", "I;16L")
+_LABEL_MODES = ("P", "L", "1", "I;16", "I;16B", "I;16L", "LA", "PA")
 _STRETCHED = {"2": 85, "4": 17}
 """Pillow spreads 2- and 4-bit grey over 0..255."""
 _RAW = re.compile(r"'[1L](?:;(\d?)(I?)R?)?'")
@@ -40,23 +40,40 @@ def read_image(path: Path) -> Pixels:
     Raises:
         DataError: if it is cut short, damaged, too large, or not an image of a known format.
     """
-    return read_turned(path)[0]
+    return decode_image(path)[0]
 
 
-def read_turned(path: Path) -> tuple[Pixels, int]:
-    """Read an image as `read_image` does; also return its EXIF orientation, 1 where it is shown as it is stored."""
+def decode_image(path: Path) -> tuple[Pixels, StoredImage]:
+    """Read an image as `read_image` does; also return what else its file holds."""
     with _opened(path) as file:
+        deep = ";16" in file.mode or ";16" in str(file.tile)  # asked first: decoding drops the tiles
+        extra_samples = _samples(file) > len(file.getbands())
         orientation = _turn(file)
-        image: Image.Image = file
-        if image.mode.startswith("I;16"):
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        return np.array(image if image.mode == "RGB" else image.convert("RGB")), orientation
+        pixels, alpha = _rgb_and_alpha(file)
+        translucent = alpha is not None and alpha.min(initial=255) < 255
+        return pixels, StoredImage(orientation, extra_samples or translucent, deep)
 
 
-def read_label(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
-    """Read a label map (H, W) as the ids that its file holds: 8- or 16-bit grey, or the indices of a palette.
+def decode_colors(path: Path) -> tuple[Pixels, npt.NDArray[np.bool_] | None]:
+    """Read a label map in colors as `read_image` does; also return which pixels (H, W) are transparent, if any are."""
+    with _opened(path) as file:
+        _turn(file)
+        pixels, alpha = _rgb_and_alpha(file)
+        return pixels, _transparent(alpha)
 
-    It is turned as its own EXIF tag says, as images are.
+
+def read_label(path: Path) -> Ids:
+    """Read a label map (H, W) as the ids that its file holds; see `decode_label`."""
+    return decode_label(path).ids
+
+
+def decode_label(path: Path) -> StoredLabel:
+    """Read a label map as the ids that its file holds: 8- or 16-bit grey, or the indices of a palette.
+
+    It is turned as its own EXIF tag says, as images are. A pixel that an alpha channel makes transparent counts
+    nowhere: its author saw nothing there, and what is stored beneath is chance. Where a palette (or PNG's one
+    transparent grey) makes a whole id transparent, that id tells as much as the transparency does, and is read as any
+    other: background is often drawn so.
 
     Raises:
         DataError: as `read_image`; also for colours, and for JPEG, which changes ids.
@@ -70,14 +87,25 @@ def read_label(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
                 "Convert label maps to one channel of ids, 8 or 16 bits, or to indices of a palette; or describe the "
                 "data in a data.toml, whose [colors] says which class each colour is.",
             )
-        stored = _RAW.search(str(file.tile))
-        bits, inverted = stored.groups() if stored else ("", "")
+        raw = _RAW.search(str(file.tile))
+        bits, inverted = raw.groups() if raw else ("", "")
+        if "A;16" in str(file.tile):
+            raise DataError(
+                f"{path} has ids of 16 bits beside transparency, of which 8 bits would be lost.",
+                "Write label maps with one channel.",
+            )
         if inverted:
             raise DataError(f"{path} counts white as 0, so its ids are not what was meant.", "Write label maps as PNG.")
         factor = _STRETCHED.get(bits, 1)
         _turn(file)
-        ids: npt.NDArray[np.uint8 | np.uint16] = np.array(file, np.uint16 if "16" in file.mode else np.uint8)
-        return ids if factor == 1 else ids // factor
+        stored: Ids = np.array(file, np.uint16 if "16" in file.mode else np.uint8)
+        ids, alpha = (stored[..., 0].copy(), stored[..., 1]) if stored.ndim == 3 else (stored, None)
+        return StoredLabel(
+            ids if factor == 1 else ids // factor,
+            transparent=_transparent(alpha),
+            palette=_palette(file),
+            transparent_ids=_transparent_ids(file),
+        )
 
 
 def to_size(image: Pixels, size: tuple[int, int]) -> Pixels:
@@ -89,6 +117,49 @@ def to_size(image: Pixels, size: tuple[int, int]) -> Pixels:
     if image.shape[:2] == size:
         return image
     return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _samples(file: Image.Image) -> int:
+    """Return how many samples a pixel has in a TIFF file, some of which Pillow may drop; 0 where nothing says so."""
+    if not isinstance(file, TiffImagePlugin.TiffImageFile):
+        return 0
+    return int(file.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 0))
+
+
+def _rgb_and_alpha(file: Image.Image) -> tuple[Pixels, Pixels | None]:
+    """Return color (H, W, 3), and opacity (H, W) where the file has transparency of any kind."""
+    if file.mode.startswith("I;16"):
+        grey = np.asarray(file)
+        clear = file.info.get("transparency")  # one grey value, in PNG
+        alpha = None if clear is None else np.where(grey == clear, 0, 255).astype(np.uint8)
+        return np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2), alpha
+    if not file.has_transparency_data:
+        return np.array(file if file.mode == "RGB" else file.convert("RGB")), None
+    shown = file if file.mode == "RGBA" else file.convert("RGBA")
+    return np.array(shown.convert("RGB")), np.asarray(shown.getchannel("A"))
+
+
+def _transparent(alpha: Ids | None) -> npt.NDArray[np.bool_] | None:
+    """Return where nothing is seen; None where something is seen everywhere."""
+    if alpha is None or alpha.all():
+        return None
+    return np.equal(alpha, 0)
+
+
+def _palette(file: Image.Image) -> Pixels | None:
+    """Return the colors (N, 3) of a palette's indices."""
+    colors = file.getpalette("RGB") if file.mode in ("P", "PA") else None
+    return None if colors is None else np.array(colors, np.uint8).reshape(-1, 3)
+
+
+def _transparent_ids(file: Image.Image) -> tuple[int, ...]:
+    """Return the ids that are drawn transparent wherever they are."""
+    clear = file.info.get("transparency")
+    if isinstance(clear, int):
+        return (clear,)
+    if isinstance(clear, bytes):
+        return tuple(index for index, opacity in enumerate(clear) if opacity == 0)
+    return ()
 
 
 def _turn(file: ImageFile.ImageFile) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from segdistill.data._base import StoredLabel
 from segdistill.data._image import MAX_PIXELS
 from segdistill.errors import DataError
 
@@ -22,14 +23,14 @@ CLASSES = (
 """What they are in MATLAB, which may store them as smaller ones."""
 
 
-def read_mat(path: Path, name: str, expected: str) -> npt.NDArray[np.uint8 | np.uint16]:
-    """Read the label map (H, W) in a file, which has that name there.
+def read_mat(path: Path, name: str, expected: str) -> StoredLabel:
+    """Read the label map in a file, which has that name there.
 
     Raises:
         DataError: if it is damaged, or no such file; `expected` says what it should be.
     """
     try:
-        return read_matrix(path.read_bytes(), name, 2 * MAX_PIXELS)
+        return StoredLabel(read_matrix(path.read_bytes(), name, 2 * MAX_PIXELS))
     except (OSError, ValueError, struct.error, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}.", expected) from None
 

@@ -36,7 +36,7 @@ class Part:
         sample = self.split.read(self.indices[index])
         if self.labels:
             return sample
-        return replace(sample, label=np.full_like(sample.label, UNLABELED), doubtful=False)
+        return replace(sample, label=np.full_like(sample.label, UNLABELED), doubtful=False, stored_label=None)
 
     def digest(self, index: int) -> bytes:
         """Identify one image; see `Split`."""
@@ -56,6 +56,7 @@ def mixture(data: DataSource, config: DataConfig, *, unlabeled: bool = True) -> 
         DataError: if a folder has no image, or the data lacks a split for training or validation.
     """
     splits = {name: data.split(name) for name in ("train", "val")}
+    unsaid = data.ignores_unsaid and config.labeled == 1  # a class that a part lacks may be in the rest
     extra: list[Split] = [data.split(name) for name in config.auxiliary]
     if not unlabeled:
         extra = [split for split in extra if not isinstance(split, ImageFolder)]
@@ -69,4 +70,6 @@ def mixture(data: DataSource, config: DataConfig, *, unlabeled: bool = True) -> 
         rest = tuple(sorted(set(images) - set(kept)))
         extra += [Part(train, rest, labels=False)] if unlabeled else []
     extra += [image_folder(path) for path in config.unlabeled] if unlabeled else []
-    return replace(data, splits=splits | ({AUXILIARY: Joined(tuple(extra))} if extra else {}))
+    if extra:
+        splits[AUXILIARY] = Joined(tuple(extra))
+    return replace(data, splits=splits, ignores_unsaid=unsaid)

@@ -36,9 +36,9 @@ import numpy.typing as npt
 from pydantic import Field, field_validator, model_validator
 
 from segdistill.config import Strict, components, read_toml, validated
-from segdistill.data._base import SPLITS, DataSource, Pixels
+from segdistill.data._base import SPLITS, DataSource, Pixels, StoredLabel
 from segdistill.data._folder import Files, FolderSplit, files_in, id_table, paired
-from segdistill.data._image import read_image
+from segdistill.data._image import decode_colors
 from segdistill.data.voc import colors
 from segdistill.errors import DataError, UsageError, nearest
 from segdistill.types import IGNORE, MOST_CLASSES
@@ -191,15 +191,19 @@ class ColorMap:
     classes: Pixels
     """Their classes, or IGNORE."""
 
-    def __call__(self, path: Path) -> Pixels:
-        """Read a label map (H, W).
+    def __call__(self, path: Path) -> StoredLabel:
+        """Read a label map; what is transparent counts nowhere, whatever color is stored beneath.
 
         Raises:
             DataError: as `read_image`; also for a colour that is not known.
         """
-        codes = read_image(path).astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+        pixels, transparent = decode_colors(path)
+        codes = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
         places = np.searchsorted(self.codes, codes).clip(max=len(self.codes) - 1)
-        unknown = codes[self.codes[places] != codes]
+        known = self.codes[places] == codes
+        if transparent is not None:
+            known |= transparent
+        unknown = codes[~known]
         if unknown.size:
             found, counts = np.unique(unknown, return_counts=True)
             listed = ", ".join(
@@ -211,8 +215,7 @@ class ColorMap:
                 f"{path} has colours that [colors] has not: {listed}{more}.",
                 'Add them, as a class or as "ignore". Many that are nearly right come from JPEG or from resizing.',
             )
-        classes: Pixels = self.classes[places]
-        return classes
+        return StoredLabel(self.classes[places], colored=True, transparent=transparent)
 
 
 def load(path: str) -> DataSource:
@@ -231,7 +234,8 @@ def load(path: str) -> DataSource:
         raise UsageError(f"Mistakes in {file}:\n  " + "\n  ".join(mistakes[:MOST]) + more)
     splits = {name: _split(file.parent, pairs, own) for name, pairs in own.pairs.items()}
     absent = tuple(f"{own.name} has no {name} split." for name in ("train", "val") if name not in splits)
-    return DataSource(own.name, own.names, _palette(own), splits, absent)
+    unsaid = own.ids is None and own.colors is None and own.ignore is None
+    return DataSource(own.name, own.names, _palette(own), splits, absent, ignores_unsaid=unsaid)
 
 
 def _split(root: Path, pairs: _Pairs, own: _DataFile) -> FolderSplit:

@@ -11,11 +11,10 @@ images only, for the benchmark's server.
 
 from pathlib import Path
 
-from segdistill.data._base import SPLITS, DataSource, Joined, Split
+from segdistill.data._base import SPLITS, DataSource, IdTable, Joined, Split
 from segdistill.data._folder import (
     Files,
     FolderSplit,
-    IdTable,
     data_source,
     files_below,
     id_table,

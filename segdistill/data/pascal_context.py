@@ -11,7 +11,7 @@ from functools import partial
 
 from segdistill.data._base import DataSource
 from segdistill.data._folder import data_source, files_in, id_table, layout_root, lists_in, paired
-from segdistill.data._image import read_label
+from segdistill.data._image import decode_label
 from segdistill.data._matlab import read_mat
 from segdistill.data.voc import colors
 from segdistill.types import IGNORE
@@ -53,7 +53,7 @@ def load(path: str) -> DataSource:
     )
     images = files_in(root, "JPEGImages")
     if (root / LABELS).is_dir():
-        labels, ids, decode = files_in(root, LABELS), id_table(CONVERTED), read_label
+        labels, ids, decode = files_in(root, LABELS), id_table(CONVERTED), decode_label
     else:
         labels, ids, decode = files_in(root, OWN_LABELS, suffixes=[".mat"]), id_table(OWN), read_own
     lists = next((folder for folder in LISTS if (root / folder).is_dir()), LISTS[0])
