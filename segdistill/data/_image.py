@@ -81,6 +81,9 @@ def decode_label(path: Path) -> StoredLabel:
     with _opened(path) as file:
         if file.format in ("JPEG", "MPO") or file.info.get("compression") in ("jpeg", "tiff_jpeg"):
             raise DataError(f"{path} has JPEG's compression, which changes class ids.", "Write label maps as PNG.")
+        if "'LA;16" in str(file.tile):
+            what = f"{path} has ids of 16 bits beside transparency, of which 8 bits would be lost."
+            raise DataError(what, "Write label maps with one channel.")
         if file.mode not in _LABEL_MODES:
             raise DataError(
                 f"{path} holds colours (mode {file.mode}), not class ids: it would take a colour map to read them.",
@@ -89,11 +92,6 @@ def decode_label(path: Path) -> StoredLabel:
             )
         raw = _RAW.search(str(file.tile))
         bits, inverted = raw.groups() if raw else ("", "")
-        if "A;16" in str(file.tile):
-            raise DataError(
-                f"{path} has ids of 16 bits beside transparency, of which 8 bits would be lost.",
-                "Write label maps with one channel.",
-            )
         if inverted:
             raise DataError(f"{path} counts white as 0, so its ids are not what was meant.", "Write label maps as PNG.")
         factor = _STRETCHED.get(bits, 1)

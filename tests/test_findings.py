@@ -1,0 +1,435 @@
+"""Data whose meaning would be lost: each kind is refused, or counted and named with its cause and the way out."""
+
+import json
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from commands import NETWORK, SMALL, halve, refused, segdistill, succeeds
+from PIL import Image, TiffImagePlugin
+
+from segdistill.data import load_data, take_census
+from segdistill.data._image import decode_image, decode_label, read_label
+from segdistill.errors import DataError
+from segdistill.types import IGNORE
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+Pixels = npt.NDArray[np.uint8]
+Write = Callable[[Path, Pixels, int], None]
+SIZE = (32, 48)
+COLORS = '[colors]\n"0,0,0" = "background"\n"255,0,0" = "crack"\n'
+
+
+def mask(index: int) -> Pixels:
+    """Return a crack, another one for every index."""
+    label = np.zeros(SIZE, np.uint8)
+    label[4 + index : 8 + index, 4:40] = 1
+    return label
+
+
+def photo(index: int) -> Pixels:
+    """Return an image with noise, in which the crack is dark."""
+    noise = np.random.default_rng(index).integers(100, 180, (*SIZE, 3))
+    return (noise - 60 * mask(index)[..., None]).astype(np.uint8)
+
+
+def as_png(path: Path, pixels: Pixels, index: int) -> None:
+    Image.fromarray(pixels).save(path.with_suffix(".png"))
+
+
+def white(path: Path, label: Pixels, index: int) -> None:
+    as_png(path, 255 * label, index)
+
+
+def cracks(
+    more: str = "",
+    image: Write = as_png,
+    label: Write = as_png,
+    classes: tuple[str, ...] = ("background", "crack"),
+    draw: Callable[[int], Pixels] = mask,
+) -> str:
+    """Write four pairs for training and two for validation; return the data file's path."""
+    tables = ""
+    for split, indices in (("train", range(4)), ("val", range(4, 6))):
+        tables += f'[{split}]\nimages = "images/{split}"\nlabels = "labels/{split}"\n'
+        for kind in ("images", "labels"):
+            Path("cracks", kind, split).mkdir(parents=True, exist_ok=True)
+        for i in indices:
+            image(Path(f"cracks/images/{split}/{i}"), photo(i), i)
+            label(Path(f"cracks/labels/{split}/{i}"), draw(i), i)
+    above, _, below = more.rpartition("|")
+    Path("cracks/data.toml").write_text(f'name = "cracks"\nclasses = {[*classes]}\n{above}\n{tables}{below}')
+    return "cracks/data.toml"
+
+
+def warnings_of(data: str) -> list[str]:
+    """Return the warnings of a check that must pass."""
+    found = json.loads(succeeds(f"data check {data} --json").out)
+    return [str(warning) for warning in found["warnings"]]
+
+
+def only_warning(data: str) -> str:
+    (warning,) = warnings_of(data)
+    return warning
+
+
+def test_nothing_is_found_where_nothing_is_wrong() -> None:
+    assert warnings_of(cracks()) == []
+
+
+# Classes without pixels
+
+
+def test_masks_of_0_and_255_are_refused_with_what_255_means_and_how_to_change_it(tmp_path: Path) -> None:
+    data = cracks(label=white)
+    told = (
+        *("All labelled pixels of the train split are 'background'", "Classes without a pixel: crack."),
+        *("576 pixels have the id 255, which means ignore", '[ids]\n0 = "background"\n255 = "crack"'),
+    )
+    for line in (f"data check {data}", f"train-teacher --teacher {NETWORK} {SMALL} --data {data} --out run"):
+        refused(line, *told, code=3)
+    refused(f"data check {data} --preview look.png", "Wrote look.png", code=3)  # to see why helps
+    assert not Path("run").exists()
+    found = json.loads(segdistill(f"data check {data} --json").out)
+    assert found["errors"][0].startswith("All labelled pixels")
+    shutil.rmtree("cracks")
+    assert warnings_of(cracks('[ids]\n0 = "background"\n255 = "crack"\n', label=white)) == []
+
+
+def test_a_class_that_may_be_an_unexplained_255_is_refused_until_the_data_file_says_what_255_is() -> None:
+    def draw(index: int) -> Pixels:
+        label = mask(index)
+        label[20:24] = 255
+        return label
+
+    classes = ("background", "crack", "joint")
+    told = ("Classes without a pixel in any split (1): joint.", '255 = "joint"', "`ignore = [255]`")
+    refused(f"data check {cracks(draw=draw, classes=classes)}", *told, code=3)
+    missing = "Classes without a pixel in the train split (1): joint."
+    assert warnings_of(cracks("ignore = [255]|", draw=draw, classes=classes))[0].startswith(missing)
+    ids = '[ids]\n0 = "background"\n1 = "crack"\n255 = "joint"\n'
+    assert warnings_of(cracks(ids, draw=draw, classes=classes)) == []
+
+
+def test_an_absent_class_is_a_warning_where_every_pixel_has_one() -> None:
+    data = cracks(classes=("background", "crack", "joint"))
+    assert [warning.partition(":")[0] for warning in warnings_of(data)] == [
+        f"Classes without a pixel in the {split} split (1)" for split in ("train", "val")
+    ]
+
+
+def test_a_class_that_only_the_unlabelled_part_of_the_images_may_have_stops_nothing() -> None:
+    def draw(index: int) -> Pixels:
+        label = mask(index)
+        label[20:24] = 255
+        label[24:28] = 2 if index == 0 else 0  # the part that keeps its labels has none of it
+        return label
+
+    data = cracks(draw=draw, classes=("background", "crack", "joint"))
+    line = f"train-teacher --teacher {NETWORK} {SMALL} --data {data} --dry-run"
+    told = succeeds(f"{line} --set data.labeled=0.5").err
+    assert "Classes without a pixel in the train split (1): joint." in told
+
+
+def test_a_data_set_of_known_layout_with_one_class_is_refused_too(own_camvid: Path) -> None:
+    for path in (own_camvid / "trainannot").iterdir():
+        as_png(path, np.full((48, 64), 3, np.uint8), 0)
+    refused(f"data check camvid:{own_camvid}", "All labelled pixels of the train split are 'road'", code=3)
+
+
+def test_a_class_that_training_never_sees_and_validation_has_is_told() -> None:
+    def draw(index: int) -> Pixels:
+        return 2 * mask(index) if index == 5 else mask(index)
+
+    (warning,) = warnings_of(cracks(classes=("background", "crack", "joint"), draw=draw))
+    assert warning == (
+        "Classes without a pixel in the train split (1): joint. No label teaches them, and the val split has joint: "
+        "expect an IoU of 0 there."
+    )
+
+
+def test_where_no_pair_can_be_read_no_table_of_zeros_is_printed() -> None:
+    data = cracks()
+    for path in Path("cracks/images").rglob("*.png"):
+        halve(path)
+    result = segdistill(f"data check {data}")
+    assert (result.code, result.out) == (3, "")
+
+
+# Channels of images
+
+
+def four_bands(path: Path, pixels: Pixels, index: int) -> None:
+    infrared = np.arange(pixels.size // 3, dtype=np.uint8).reshape(*SIZE, 1)
+    Image.fromarray(np.concatenate([pixels, infrared], axis=2)).save(path.with_suffix(".tif"))
+
+
+def unspecified(path: Path, pixels: Pixels, index: int) -> None:
+    """Write a fourth sample of which the file does not say that it is opacity."""
+    four_bands(path, pixels, index)
+    file = path.with_suffix(".tif")
+    with Image.open(file) as image:
+        assert isinstance(image, TiffImagePlugin.TiffImageFile)
+        assert image.tag_v2[338] == (2,)
+    content = bytearray(file.read_bytes())
+    entry = bytes.fromhex("5201 0300 01000000 0200")  # tag 338, ExtraSamples: one short, 2
+    assert content.count(entry) == 1
+    content[content.index(entry) + 8] = 0
+    file.write_bytes(content)
+
+
+def half_clear(path: Path, pixels: Pixels, index: int) -> None:
+    alpha = np.full((*SIZE, 1), 255, np.uint8)
+    alpha[:, :4] = 0
+    Image.fromarray(np.concatenate([pixels, alpha], axis=2)).save(path.with_suffix(".png"))
+
+
+def clear_palette(path: Path, pixels: Pixels, index: int) -> None:
+    Image.fromarray(pixels).quantize(16).save(path.with_suffix(".png"), transparency=0)
+
+
+def clear_grey(path: Path, pixels: Pixels, index: int) -> None:
+    grey = pixels[..., 0]
+    Image.fromarray(grey).save(path.with_suffix(".png"), transparency=int(grey[0, 0]))
+
+
+def clear_deep_grey(path: Path, pixels: Pixels, index: int) -> None:
+    deep = pixels[..., 0].astype(np.uint16) * 257
+    Image.fromarray(deep).save(path.with_suffix(".png"), transparency=int(deep[0, 0]))
+
+
+@pytest.mark.parametrize("image", [four_bands, unspecified, half_clear, clear_palette, clear_grey, clear_deep_grey])
+def test_images_with_a_channel_that_is_left_out_are_counted_and_named(image: Write) -> None:
+    warning = only_warning(cracks(image=image))
+    assert warning.startswith(
+        "Images with a channel beyond red, green and blue, which is left out (6): images/train/0."
+    )
+    assert "near infrared" in warning
+
+
+def opaque(path: Path, pixels: Pixels, index: int) -> None:
+    Image.fromarray(np.dstack([pixels, np.full(SIZE, 255, np.uint8)])).save(path.with_suffix(".tif"))
+
+
+def cmyk(path: Path, pixels: Pixels, index: int) -> None:
+    Image.fromarray(pixels).convert("CMYK").save(path.with_suffix(".tif"))
+
+
+def grey_alpha(path: Path, pixels: Pixels, index: int) -> None:
+    Image.fromarray(pixels).convert("LA").save(path.with_suffix(".png"))
+
+
+@pytest.mark.parametrize("image", [opaque, cmyk, grey_alpha])
+def test_an_opaque_channel_and_inks_are_no_news(image: Write) -> None:
+    assert warnings_of(cracks(image=image)) == []
+
+
+@pytest.mark.parametrize("image", [four_bands, half_clear])
+def test_colors_are_read_as_they_are_stored_whatever_the_fourth_channel_holds(image: Write) -> None:
+    data = load_data(cracks(image=image))
+    assert np.array_equal(data.split("train").read(2).image, photo(2))
+
+
+def of_12_bits(path: Path, pixels: Pixels, index: int) -> None:
+    deep = pixels[..., 0].astype(np.uint16) << (8 if index == 0 else 4)  # the first uses the whole range
+    Image.fromarray(deep).save(path.with_suffix(".png"))
+
+
+def color_of_12_bits(path: Path, pixels: Pixels, index: int) -> None:
+    cv2.imwrite(f"{path}.png", pixels.astype(np.uint16) << (8 if index == 0 else 4))
+
+
+@pytest.mark.parametrize("image", [of_12_bits, color_of_12_bits])
+def test_images_of_16_bits_that_are_read_nearly_black_are_counted(image: Write) -> None:
+    warning = only_warning(cracks(image=image))
+    assert warning.startswith("Images of 16 bits that use a quarter of their range or less (5): images/train/1.png, ")
+    assert "multiply values of 12 bits by 16" in warning
+
+
+def test_a_dark_image_of_8_bits_is_no_news() -> None:
+    assert warnings_of(cracks(image=lambda path, pixels, i: as_png(path, pixels // 4, i))) == []
+
+
+@pytest.mark.parametrize("colors", [(0, 255), (0, 1), ((0, 0, 0), (255, 0, 0))])
+def test_label_maps_in_place_of_images_are_told(colors: tuple[object, ...]) -> None:
+    data = cracks(image=lambda path, pixels, i: as_png(path, np.array(colors, np.uint8)[mask(i)], i))
+    assert only_warning(data).startswith("Images with one color per class, as label maps have (6): images/train/0.png")
+
+
+# Label maps
+
+
+def clear(colors: object) -> Write:
+    """Return what writes label maps in colors, or ids, whose left columns are transparent."""
+
+    def write(path: Path, label: Pixels, index: int) -> None:
+        channels = np.array(colors, np.uint8)[label].reshape(*SIZE, -1)
+        alpha = np.full(SIZE, 255, np.uint8)
+        alpha[:, :10] = 0
+        channels[:, :10] = 77  # whatever is stored where nothing is seen
+        pixels = np.dstack([channels, alpha])
+        Image.fromarray(pixels, "LA" if pixels.shape[2] == 2 else "RGBA").save(path.with_suffix(".png"))
+
+    return write
+
+
+@pytest.mark.parametrize(("colors", "more"), [((0, 1), ""), (((0, 0, 0), (255, 0, 0)), COLORS)])
+def test_transparent_pixels_of_a_label_map_count_nowhere_and_are_told(colors: object, more: str) -> None:
+    data = cracks(more, label=clear(colors))
+    expected = mask(3)
+    expected[:, :10] = IGNORE
+    assert np.array_equal(load_data(data).split("train").read(3).label, expected)
+    assert only_warning(data).startswith(
+        "Label maps with transparent pixels, which count nowhere (6): labels/train/0.png"
+    )
+
+
+def test_a_picture_means_the_same_whether_transparency_is_a_channel_or_in_the_palette() -> None:
+    def in_palette(path: Path, label: Pixels, index: int) -> None:
+        pixels = label.copy()
+        pixels[:, :10] = 2
+        file = Image.fromarray(pixels, "P")
+        file.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 0])
+        file.save(path.with_suffix(".png"), transparency=2)
+
+    source = load_data(cracks(COLORS, label=in_palette))
+    expected = mask(1)
+    expected[:, :10] = IGNORE
+    assert np.array_equal(source.split("train").read(1).label, expected)
+
+
+def test_grey_with_an_opaque_channel_is_grey() -> None:
+    def grey(path: Path, label: Pixels, index: int) -> None:
+        Image.fromarray(np.dstack([label, np.full(SIZE, 255, np.uint8)]), "LA").save(path.with_suffix(".png"))
+
+    data = cracks(label=grey)
+    assert warnings_of(data) == []
+    assert np.array_equal(load_data(data).split("val").read(1).label, mask(5))
+
+
+def test_grey_of_16_bits_with_transparency_is_refused_because_half_of_each_id_would_be_lost() -> None:
+    pixels = bytes.fromhex("00 0001ffff 0102ffff")  # a filter, then grey and opacity in two bytes each
+    Path("deep.png").write_bytes(png(2, 1, bits=16, kind=4, rows=pixels))
+    with pytest.raises(DataError, match=r"deep\.png has ids of 16 bits beside transparency"):
+        read_label(Path("deep.png"))
+
+
+def png(width: int, height: int, bits: int, kind: int, rows: bytes) -> bytes:
+    """Return a PNG file, as its specification says."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    return start + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_a_class_that_a_palette_draws_transparent_is_read_as_that_class_and_told() -> None:
+    def overlay(path: Path, label: Pixels, index: int) -> None:
+        file = Image.fromarray(label, "P")
+        file.putpalette([0, 0, 0, 255, 0, 0])
+        file.save(path.with_suffix(".png"), transparency=0)
+
+    data = cracks(label=overlay)
+    assert np.array_equal(load_data(data).split("train").read(0).label, mask(0))
+    assert only_warning(data).startswith("Label maps that draw a class transparent (6): labels/train/0.png, ")
+    ignored = '[ids]\n0 = "background"\n1 = "crack"\n2 = "ignore"\n'
+
+    def void(path: Path, label: Pixels, index: int) -> None:
+        file = Image.fromarray(np.where(label == 0, 2 * (index % 2), label).astype(np.uint8), "P")
+        file.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 0])
+        file.save(path.with_suffix(".png"), transparency=2)
+
+    assert warnings_of(cracks(ignored, label=void)) == [], "what is ignored may be transparent"
+
+
+def test_masks_of_0_and_255_beside_masks_of_0_and_1_are_told() -> None:
+    data = cracks(label=lambda path, label, i: (white if i % 2 else as_png)(path, label, i))
+    warning = only_warning(data)
+    assert warning.startswith(
+        "Label maps that hold the ids 0 and 255 alone (3): labels/train/1.png, labels/train/3.png, labels/val/5.png. "
+        "Others (3, labels/train/0.png the first) hold a class beside 0"
+    )
+
+
+def test_a_void_border_beside_a_class_is_no_news() -> None:
+    def draw(index: int) -> Pixels:
+        label = mask(index) if index % 2 else np.zeros(SIZE, np.uint8)
+        label[28:] = 255
+        return label
+
+    assert warnings_of(cracks("ignore = [255]|", draw=draw)) == []
+
+
+def test_palettes_that_give_an_id_another_color_are_told_with_an_example() -> None:
+    def painted(path: Path, label: Pixels, index: int) -> None:
+        file = Image.fromarray(label, "P")
+        file.putpalette([0, 0, 0, 255, 0, 0] if index else [0, 0, 0, 0, 255, 0, 9, 9, 9])
+        file.save(path.with_suffix(".png"))
+
+    warning = only_warning(cracks(label=painted))
+    assert warning.startswith("Label maps whose palette gives an id another color than others do (5): ")
+    assert "id 1 is 0,255,0 in labels/train/0.png and 255,0,0 in labels/train/1.png." in warning
+
+
+def test_palettes_that_differ_only_in_ids_that_nobody_uses_are_no_news() -> None:
+    def painted(path: Path, label: Pixels, index: int) -> None:
+        file = Image.fromarray(label, "P")
+        file.putpalette([0, 0, 0, 255, 0, 0, index, index, index])
+        file.save(path.with_suffix(".png"))
+
+    assert warnings_of(cracks(label=painted)) == []
+
+
+def test_grey_label_maps_beside_indexed_ones_are_told() -> None:
+    def of_both_kinds(path: Path, label: Pixels, index: int) -> None:
+        Image.fromarray(label, "L" if index == 2 else "P").save(path.with_suffix(".png"))
+
+    warning = only_warning(cracks(label=of_both_kinds))
+    assert warning.startswith(
+        "Label maps stored as grey beside others stored as palette (1 and 5): labels/train/2.png."
+    )
+
+
+def test_a_picture_in_place_of_a_label_map_is_told_by_its_many_ids() -> None:
+    data = cracks(label=lambda path, label, i: as_png(path, photo(i)[..., 0], i))
+    refused(f"data check {data}", "So many come from a picture in place of a label map", code=3)
+
+
+def test_an_image_that_is_twice_in_a_split_with_other_labels_is_told() -> None:
+    data = cracks()
+    shutil.copy("cracks/images/train/0.png", "cracks/images/train/3.png")
+    assert only_warning(data).startswith(
+        "Images that are twice in a split, with different labels (1): images/train/0.png = images/train/3.png."
+    )
+    shutil.copy("cracks/labels/train/0.png", "cracks/labels/train/3.png")
+    assert warnings_of(data) == []
+
+
+# What the look costs
+
+
+def test_the_scan_and_the_training_see_the_same_labels() -> None:
+    data = load_data(cracks(label=clear((0, 1))))
+    census = take_census(data, ["train", "val"])
+    for name in ("train", "val"):
+        split = data.split(name)
+        labels = np.stack([split.read(i).label for i in range(len(split.names))])
+        assert census.pixels[name].tolist() == [int((labels == index).sum()) for index in (0, 1)]
+        assert census.ignored[name] == int((labels == IGNORE).sum())
+
+
+def test_what_a_file_holds_beside_its_pixels_is_read_from_a_plain_file_as_nothing() -> None:
+    as_png(Path("image"), photo(0), 0)
+    as_png(Path("label"), mask(0), 0)
+    assert decode_image(Path("image.png"))[1] == (1, False, False)
+    label = decode_label(Path("label.png"))
+    assert (label.transparent, label.palette, label.transparent_ids) == (None, None, ())
