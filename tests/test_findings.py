@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from commands import NETWORK, SMALL, halve, refused, segdistill, succeeds
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
 from segdistill.data import load_data, take_census
 from segdistill.data._image import decode_image, decode_label, read_label
@@ -87,6 +87,7 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
 # Classes without pixels
 
 
+@pytest.mark.promise("D14")
 def test_masks_of_0_and_255_are_refused_with_what_255_means_and_how_to_change_it(tmp_path: Path) -> None:
     data = cracks(label=white)
     told = (
@@ -103,6 +104,7 @@ def test_masks_of_0_and_255_are_refused_with_what_255_means_and_how_to_change_it
     assert warnings_of(cracks('[ids]\n0 = "background"\n255 = "crack"\n', label=white)) == []
 
 
+@pytest.mark.promise("D14")
 def test_a_class_that_may_be_an_unexplained_255_is_refused_until_the_data_file_says_what_255_is() -> None:
     def draw(index: int) -> Pixels:
         label = mask(index)
@@ -175,13 +177,16 @@ def unspecified(path: Path, pixels: Pixels, index: int) -> None:
     """Write a fourth sample of which the file does not say that it is opacity."""
     four_bands(path, pixels, index)
     file = path.with_suffix(".tif")
-    with Image.open(file) as image:
-        assert isinstance(image, TiffImagePlugin.TiffImageFile)
-        assert image.tag_v2[338] == (2,)
+    change_tag(file, 338, to=0)  # ExtraSamples: unspecified
+
+
+def change_tag(file: Path, tag: int, to: int) -> None:
+    """Give the tag of a little-endian TIFF file, a short, another value."""
     content = bytearray(file.read_bytes())
-    entry = bytes.fromhex("5201 0300 01000000 0200")  # tag 338, ExtraSamples: one short, 2
+    entry = struct.pack("<HHI", tag, 3, 1)
     assert content.count(entry) == 1
-    content[content.index(entry) + 8] = 0
+    place = content.index(entry) + len(entry)
+    content[place : place + 2] = struct.pack("<H", to)
     file.write_bytes(content)
 
 
@@ -205,6 +210,7 @@ def clear_deep_grey(path: Path, pixels: Pixels, index: int) -> None:
     Image.fromarray(deep).save(path.with_suffix(".png"), transparency=int(deep[0, 0]))
 
 
+@pytest.mark.promise("D14")
 @pytest.mark.parametrize("image", [four_bands, unspecified, half_clear, clear_palette, clear_grey, clear_deep_grey])
 def test_images_with_a_channel_that_is_left_out_are_counted_and_named(image: Write) -> None:
     warning = only_warning(cracks(image=image))
@@ -246,11 +252,30 @@ def color_of_12_bits(path: Path, pixels: Pixels, index: int) -> None:
     cv2.imwrite(f"{path}.png", pixels.astype(np.uint16) << (8 if index == 0 else 4))
 
 
+@pytest.mark.promise("D14")
 @pytest.mark.parametrize("image", [of_12_bits, color_of_12_bits])
 def test_images_of_16_bits_that_are_read_nearly_black_are_counted(image: Write) -> None:
     warning = only_warning(cracks(image=image))
     assert warning.startswith("Images of 16 bits that use a quarter of their range or less (5): images/train/1.png, ")
     assert "multiply values of 12 bits by 16" in warning
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_an_image_that_counts_white_as_0_is_seen_as_a_viewer_shows_it(kind: type[np.unsignedinteger]) -> None:
+    most = np.iinfo(kind).max
+    stored = np.array([[0, most // 4, most]], kind)
+    Image.fromarray(stored).save("white.tif")
+    change_tag(Path("white.tif"), 262, to=0)  # PhotometricInterpretation: WhiteIsZero
+    assert decode_image(Path("white.tif"))[0][0, :, 0].tolist() == [255, 192, 0]
+    with pytest.raises(DataError, match="white as 0"):
+        decode_label(Path("white.tif"))
+
+
+def test_bands_that_are_not_marked_as_rgb_are_refused_by_that_name() -> None:
+    four_bands(Path("bands"), photo(0), 0)
+    change_tag(Path("bands.tif"), 262, to=1)
+    with pytest.raises(DataError, match="bands that are not marked as RGB"):
+        decode_image(Path("bands.tif"))
 
 
 def test_a_dark_image_of_8_bits_is_no_news() -> None:
@@ -280,6 +305,7 @@ def clear(colors: object) -> Write:
     return write
 
 
+@pytest.mark.promise("D14")
 @pytest.mark.parametrize(("colors", "more"), [((0, 1), ""), (((0, 0, 0), (255, 0, 0)), COLORS)])
 def test_transparent_pixels_of_a_label_map_count_nowhere_and_are_told(colors: object, more: str) -> None:
     data = cracks(more, label=clear(colors))
@@ -351,6 +377,7 @@ def test_a_class_that_a_palette_draws_transparent_is_read_as_that_class_and_told
     assert warnings_of(cracks(ignored, label=void)) == [], "what is ignored may be transparent"
 
 
+@pytest.mark.promise("D14")
 def test_masks_of_0_and_255_beside_masks_of_0_and_1_are_told() -> None:
     data = cracks(label=lambda path, label, i: (white if i % 2 else as_png)(path, label, i))
     warning = only_warning(data)
@@ -369,6 +396,7 @@ def test_a_void_border_beside_a_class_is_no_news() -> None:
     assert warnings_of(cracks("ignore = [255]|", draw=draw)) == []
 
 
+@pytest.mark.promise("D14")
 def test_palettes_that_give_an_id_another_color_are_told_with_an_example() -> None:
     def painted(path: Path, label: Pixels, index: int) -> None:
         file = Image.fromarray(label, "P")
@@ -404,6 +432,7 @@ def test_a_picture_in_place_of_a_label_map_is_told_by_its_many_ids() -> None:
     refused(f"data check {data}", "So many come from a picture in place of a label map", code=3)
 
 
+@pytest.mark.promise("D14")
 def test_an_image_that_is_twice_in_a_split_with_other_labels_is_told() -> None:
     data = cracks()
     shutil.copy("cracks/images/train/0.png", "cracks/images/train/3.png")

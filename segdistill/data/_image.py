@@ -26,6 +26,8 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)  # we refuse the file, so no line on stderr
 
 _LABEL_MODES = ("P", "L", "1", "I;16", "I;16B", "I;16L", "LA", "PA")
+_TIFF = (b"II*\0", b"MM\0*")
+"""The first bytes of a TIFF file."""
 _STRETCHED = {"2": 85, "4": 17}
 """Pillow spreads 2- and 4-bit grey over 0..255."""
 _RAW = re.compile(r"'[1L](?:;(\d?)(I?)R?)?'")
@@ -47,10 +49,10 @@ def decode_image(path: Path) -> tuple[Pixels, StoredImage]:
     """Read an image as `read_image` does; also return what else its file holds."""
     with _opened(path) as file:
         deep = ";16" in file.mode or ";16" in str(file.tile)  # asked first: decoding drops the tiles
-        extra_samples = _samples(file) > len(file.getbands())
+        extra_samples = (_tag(file, TiffImagePlugin.SAMPLESPERPIXEL) or 0) > len(file.getbands())
         orientation = _turn(file)
         pixels, alpha = _rgb_and_alpha(file)
-        translucent = alpha is not None and alpha.min(initial=255) < 255
+        translucent = alpha is not None and not bool((alpha == 255).all())
         return pixels, StoredImage(orientation, extra_samples or translucent, deep)
 
 
@@ -92,7 +94,7 @@ def decode_label(path: Path) -> StoredLabel:
             )
         raw = _RAW.search(str(file.tile))
         bits, inverted = raw.groups() if raw else ("", "")
-        if inverted:
+        if inverted or _counts_white_as_0(file):
             raise DataError(f"{path} counts white as 0, so its ids are not what was meant.", "Write label maps as PNG.")
         factor = _STRETCHED.get(bits, 1)
         _turn(file)
@@ -117,17 +119,21 @@ def to_size(image: Pixels, size: tuple[int, int]) -> Pixels:
     return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def _samples(file: Image.Image) -> int:
-    """Return how many samples a pixel has in a TIFF file, some of which Pillow may drop; 0 where nothing says so."""
-    if not isinstance(file, TiffImagePlugin.TiffImageFile):
-        return 0
-    return int(file.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 0))
+def _tag(file: Image.Image, number: int) -> int | None:
+    """Return what a TIFF file says under a tag of one number; None where it says nothing, or is no TIFF."""
+    return file.tag_v2.get(number) if isinstance(file, TiffImagePlugin.TiffImageFile) else None
+
+
+def _counts_white_as_0(file: Image.Image) -> bool:
+    return _tag(file, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
 
 
 def _rgb_and_alpha(file: Image.Image) -> tuple[Pixels, Pixels | None]:
     """Return color (H, W, 3), and opacity (H, W) where the file has transparency of any kind."""
     if file.mode.startswith("I;16"):
         grey = np.asarray(file)
+        if _counts_white_as_0(file):  # Pillow inverts 8 bits and fewer, and not 16
+            grey = np.invert(grey)
         clear = file.info.get("transparency")  # one grey value, in PNG
         alpha = None if clear is None else np.where(grey == clear, 0, 255).astype(np.uint8)
         return np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2), alpha
@@ -198,6 +204,11 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     except UnidentifiedImageError:
         with path.open("rb") as unknown:
             start = unknown.read(8)
+        if start[:4] in _TIFF:
+            raise DataError(
+                f"{path} is a TIFF file of a kind that is not read, such as bands that are not marked as RGB.",
+                "Save it as grey or RGB, with 8 or 16 bits.",
+            ) from None
         found = f"it begins with the bytes {start.hex(' ')}" if start else "it is empty"
         raise DataError(f"{path} is no image: {found}.", f"Known formats: {', '.join(FORMATS)}.") from None
     except OSError as error:
