@@ -616,7 +616,7 @@ def test_the_check_counts_the_pixels_of_each_class(tmp_path: Path) -> None:
     assert census.ignored == {"train": 3, "val": 1}
     train, val = census.warnings[:2]
     assert train.startswith("Classes without a pixel in the train split (9): building, pole, road, pavement, tree, ")
-    assert train.endswith(" No label teaches them, and the val split has tree: expect an IoU of 0 there.")
+    assert train.endswith(" No label teaches tree, which the val split has: expect an IoU of 0 there.")
     assert val.startswith("Classes without a pixel in the val split (10): sky, building, ")
     assert val.endswith(" An mIoU over the val split leaves them out, unless they are predicted.")
 

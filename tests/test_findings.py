@@ -152,7 +152,7 @@ def test_a_class_that_training_never_sees_and_validation_has_is_told() -> None:
 
     (warning,) = warnings_of(cracks(classes=("background", "crack", "joint"), draw=draw))
     assert warning == (
-        "Classes without a pixel in the train split (1): joint. No label teaches them, and the val split has joint: "
+        "Classes without a pixel in the train split (1): joint. No label teaches joint, which the val split has: "
         "expect an IoU of 0 there."
     )
 
@@ -417,14 +417,24 @@ def test_palettes_that_differ_only_in_ids_that_nobody_uses_are_no_news() -> None
     assert warnings_of(cracks(label=painted)) == []
 
 
-def test_grey_label_maps_beside_indexed_ones_are_told() -> None:
+def test_indices_of_a_palette_that_became_grey_values_are_told() -> None:
+    def of_both_kinds(path: Path, label: Pixels, index: int) -> None:
+        file = Image.fromarray(label, "P")
+        file.putpalette([0, 0, 0, 2, 2, 2])
+        (file if index < 3 else file.convert("L")).save(path.with_suffix(".png"))
+
+    warnings = warnings_of(cracks(label=of_both_kinds, classes=("background", "crack", "joint")))
+    assert warnings[-1].startswith(
+        "Label maps in grey and label maps with a palette that share no id beside 0: 2 is in labels/train/3.png, for "
+        "example, and 1 in others."
+    )
+
+
+def test_grey_label_maps_beside_indexed_ones_with_the_same_ids_are_no_news() -> None:
     def of_both_kinds(path: Path, label: Pixels, index: int) -> None:
         Image.fromarray(label, "L" if index == 2 else "P").save(path.with_suffix(".png"))
 
-    warning = only_warning(cracks(label=of_both_kinds))
-    assert warning.startswith(
-        "Label maps stored as grey beside others stored as palette (1 and 5): labels/train/2.png."
-    )
+    assert warnings_of(cracks(label=of_both_kinds)) == []
 
 
 def test_a_picture_in_place_of_a_label_map_is_told_by_its_many_ids() -> None:

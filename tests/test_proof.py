@@ -391,7 +391,8 @@ def test_what_is_wrong_with_a_teacher_is_told_before_the_files_are_read(
     def read(*words: object, **options: object) -> None:
         raise AssertionError("a hundred thousand files would have been read")
 
-    monkeypatch.setattr(setting, "check_files", read)
+    for look in ("check_files", "take_census"):
+        monkeypatch.setattr(setting, look, read)
     line = (
         f"distill --preset {preset} --teacher {teacher} --student resnet18-half --data camvid:{camvid} {SMALL} {more}"
     )

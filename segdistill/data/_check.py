@@ -191,19 +191,21 @@ def take_census(
 
 def _absent_classes(classes: tuple[str, ...], pixels: dict[str, npt.NDArray[np.int64]]) -> Iterator[str]:
     """Yield a sentence for each split that lacks classes, with what follows; an unlabeled split lacks none."""
-    scored = pixels.get("val", np.zeros(len(classes), np.int64)) > 0
+    none = np.zeros(len(classes), np.int64)
+    taught = sum((counts for split, counts in pixels.items() if split not in HELD_OUT), none)
     for split, counts in pixels.items():
         absent = [classes[i] for i in np.flatnonzero(counts == 0)]
         if not absent or not counts.any():
             continue
         sentence = f"Classes without a pixel in the {split} split ({len(absent)}): {listed(absent)}."
-        unseen = [classes[i] for i in np.flatnonzero((counts == 0) & scored)]
-        if split == "train" and unseen:
-            sentence += f" No label teaches them, and the val split has {listed(unseen)}: expect an IoU of 0 there."
-        elif split == "train":
-            sentence += " No label teaches them: they can be learnt from a teacher alone."
-        else:
+        untaught = taught == 0
+        missed = [classes[i] for i in np.flatnonzero(untaught & (pixels.get("val", none) > 0))]
+        if split in HELD_OUT:
             sentence += f" An mIoU over the {split} split leaves them out, unless they are predicted."
+        elif missed:
+            sentence += f" No label teaches {listed(missed)}, which the val split has: expect an IoU of 0 there."
+        elif untaught.any():
+            sentence += " No label teaches them: they can be learnt from a teacher alone."
         yield sentence
 
 

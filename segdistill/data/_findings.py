@@ -21,7 +21,7 @@ MAX_LISTED = 10
 """Names in a message."""
 DARK = 64
 """Below this 8-bit value lie all pixels of a 16-bit image that uses 14 bits or fewer, as many cameras do."""
-PROBES = 32
+PROBES = 16
 """Rows and columns of an image in which its colors are compared with its classes."""
 
 
@@ -115,8 +115,10 @@ def findings(sample: Sample, ids: StoredIds | None) -> Iterator[tuple[Finding, s
         yield Finding.OWN_LABEL, sample.name
     if label.transparent is not None:
         yield Finding.TRANSPARENT, label.name
-    if ids is not None and np.isin(ids.used[ids.classes != IGNORE], label.transparent_ids).any():
-        yield Finding.TRANSPARENT_ID, label.name
+    if ids is not None and label.transparent_ids:
+        shown_as_nothing = np.isin(ids.used, label.transparent_ids) & (ids.classes != IGNORE)
+        if shown_as_nothing.any():
+            yield Finding.TRANSPARENT_ID, label.name
 
 
 def _is_colored_like(image: Pixels, label: Pixels) -> bool:
@@ -124,8 +126,10 @@ def _is_colored_like(image: Pixels, label: Pixels) -> bool:
     rows, columns = (max(1, side // PROBES) for side in label.shape)
     colors = image[::rows, ::columns].reshape(-1, 3).astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
     classes = label[::rows, ::columns].ravel()
-    pairs = len(np.unique(colors << 8 | classes))
-    return pairs > 1 and pairs == len(np.unique(colors)) == len(np.unique(classes))
+    different = len(np.unique(classes))
+    if different < 2 or len(np.unique(colors)) != different:  # most photos end here
+        return False
+    return len(np.unique(colors << 8 | classes)) == different
 
 
 @dataclass
@@ -145,15 +149,21 @@ class Consistency:
     """Files that hold classes beside 0, and no ignored 255."""
     mixed: bool = False
     """Whether a file holds both."""
-    modes: dict[str, list[str]] = field(default_factory=lambda: {"palette": [], "grey": []})
-    """Files by what their ids are."""
+    indexed: set[int] = field(default_factory=set)
+    """Ids of classes, beside 0, that are indices of a palette."""
+    grey: dict[int, str] = field(default_factory=dict)
+    """Those that are grey values, each with the first file that holds it."""
 
     def add(self, ids: StoredIds) -> None:
         """Take a label map into account."""
         name = ids.name
-        self.modes["grey" if ids.colors is None else "palette"].append(name)
+        of_classes = ids.used[(ids.used != 0) & (ids.classes != IGNORE)].tolist()
+        if ids.colors is None:
+            self.grey = dict.fromkeys(of_classes, name) | self.grey
+        else:
+            self.indexed.update(of_classes)
         void = bool((ids.classes[ids.used == 255] == IGNORE).any())
-        classes = bool((ids.classes[ids.used != 0] != IGNORE).any())
+        classes = bool(of_classes)
         self.mixed |= void and classes
         if void and ids.used.tolist() == [0, 255]:
             self.void_only.append(name)
@@ -190,11 +200,12 @@ class Consistency:
                 f"{listed(self.recolored)}. For example, {self.example}. Ids are read, colors are not: if the colors "
                 "are right, name them under [colors] of a data.toml."
             )
-        few, many = sorted(self.modes.items(), key=lambda mode: len(mode[1]))
-        if few[1]:
+        if self.grey and self.indexed and not self.grey.keys() & self.indexed:
+            found, file = min(self.grey.items())
             yield (
-                f"Label maps stored as {few[0]} beside others stored as {many[0]} ({len(few[1])} and {len(many[1])}): "
-                f"{listed(few[1])}. An index of a palette and a grey value are read as the same id."
+                f"Label maps in grey and label maps with a palette that share no id beside 0: {found} is in {file}, "
+                f"for example, and {min(self.indexed)} in others. Indices of a palette that were saved as grey have become "
+                "the brightness of their colors: save all label maps with the same ids."
             )
 
 
