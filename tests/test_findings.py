@@ -451,6 +451,10 @@ def test_an_image_that_is_twice_in_a_split_with_other_labels_is_told() -> None:
     )
     shutil.copy("cracks/labels/train/0.png", "cracks/labels/train/3.png")
     assert warnings_of(data) == []
+    lists = 'images = ["images/train/0.png", "images/train/0.png"]\nlabels = ["labels/train/0.png", "labels/val/5.png"]'
+    text = Path(data).read_text().replace('images = "images/train"\nlabels = "labels/train"', lists)
+    Path(data).write_text(text)
+    assert "with different labels (1): images/train/0.png = images/train/0.png." in only_warning(data)
 
 
 # What the look costs

@@ -78,7 +78,7 @@ def data_check(
     overwrite: OverwriteFlag = False,
     json_: JsonFlag = False,
 ) -> None:
-    """Read every image and label. Exit 3 names the files that cannot be used."""
+    """Read every image and label. Exit 3 names the files, or the classes, that cannot be used."""
     from segdistill import pictures
     from segdistill.data import load_data, take_census
 

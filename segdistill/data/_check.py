@@ -75,8 +75,7 @@ class Census:
     def sizes_in_words(self) -> str:
         """Return the sizes of all images with their numbers, the frequent ones first."""
         sizes = sum(self.sizes.values(), Counter[tuple[int, int]]()).most_common()
-        listed = ", ".join(f"{height}x{width} ({count})" for (height, width), count in sizes[:MAX_LISTED])
-        return f"{listed} and {len(sizes) - MAX_LISTED} more" if len(sizes) > MAX_LISTED else listed
+        return listed([f"{height}x{width} ({count})" for (height, width), count in sizes])
 
     def to_json(self, source: DataSource) -> dict[str, Any]:
         """Return what `data check --json` prints of the data set that was looked at."""
@@ -173,9 +172,9 @@ def take_census(
                 if look.ids is not None:
                     id_counts[name].add(look.ids)
                     consistency.add(look.ids)
-                twin = duplicates.add(name, look.name, look.image, look.label)
-                if twin is not None and twin[0] != name and HELD_OUT & {twin[0], name}:
-                    twins.append(Twins((twin[0], name), (twin[1], look.name)))
+                owner, twin = duplicates.add(name, look.name, look.image, look.label)
+                if owner != name and HELD_OUT & {owner, name}:
+                    twins.append(Twins((owner, name), (twin, look.name)))
             contents[name] = content.hexdigest()
     pixels = {name: total[: len(source.classes)] for name, total in totals.items()}
     whole = not errors and at_most is None

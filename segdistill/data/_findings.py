@@ -204,7 +204,7 @@ class Consistency:
             found, file = min(self.grey.items())
             yield (
                 f"Label maps in grey and label maps with a palette that share no id beside 0: {found} is in {file}, "
-                f"for example, and {min(self.indexed)} in others. Indices of a palette that were saved as grey have become "
+                f"for example, and {min(self.indexed)} in others. Indices of a palette that were saved as grey became "
                 "the brightness of their colors: save all label maps with the same ids."
             )
 
@@ -218,11 +218,9 @@ class Duplicates:
     relabeled: list[str] = field(default_factory=list)
     """Pairs within a split whose labels differ."""
 
-    def add(self, split: str, name: str, image: bytes, label: bytes) -> tuple[str, str] | None:
-        """Take an image into account; return split and name of the same one, where it was there before."""
+    def add(self, split: str, name: str, image: bytes, label: bytes) -> tuple[str, str]:
+        """Take an image into account; return split and name of the first that is the same, if only itself."""
         owner, twin, other = self.owners.setdefault(image, (split, name, label))
-        if twin == name and owner == split:
-            return None
         if owner == split and other != label:
             self.relabeled.append(f"{twin} = {name}")
         return owner, twin
