@@ -47,6 +47,8 @@ class Row:
     """Of what a term had trained before."""
     label_assisted: bool = False
     """It has seen the labels: its scores are not accuracy."""
+    best_classes: float | None = None
+    """Number of classes that `best` is a mean over; None where nothing says so."""
 
     @property
     def seconds(self) -> float:
@@ -58,6 +60,7 @@ class Row:
         own = {
             "network": self.network,
             "best_miou": self.best,
+            "best_classes_scored": None if self.best_classes is None else int(self.best_classes),
             "parameters": self.parameters,
             "macs": self.macs,
             "training_seconds": self.training_seconds,

@@ -491,6 +491,7 @@ def _row(
         seconds,
         0.0 if path is None else preparations.seconds_in(path),
         info.label_assisted,
+        info.metrics.get("best_classes_scored"),
     )
 
 

@@ -100,6 +100,8 @@ def train(job: Job, folder: RunFolder | None, place: Workplace, *, resume: bool,
             metrics = job.info.measured(scores.miou, scores.pixel_accuracy, scores.classes_scored)
             if check.best_step and not job.info.label_assisted:
                 metrics |= {"best_miou": check.best, "best_step": float(check.best_step)}
+                if check.best_classes is not None:
+                    metrics["best_classes_scored"] = float(check.best_classes)
             save_model(folder / "model.safetensors", job.network, job.info.model_copy(update={"metrics": metrics}))
         distributed.barrier()
         _stop_late(stopped, job, place, command)
@@ -200,6 +202,7 @@ class Recorder:
             self.unvalidated = state.get("unvalidated", False)
             if self.check is not None:
                 self.check.best, self.check.best_step = _best(state)
+                self.check.best_classes = state.get("best_classes")
         if self.folder is not None and resume:
             keep, digest = (0, None) if state is None else (state["lines"], state.get("lines_sha256"))
             self.folder.truncate_lines("metrics.jsonl", keep, digest)
@@ -264,6 +267,7 @@ class Recorder:
         own |= {"seconds": self.seconds, "unvalidated": self.unvalidated}
         if self.check is not None:
             own |= {"best": self.check.best, "best_step": self.check.best_step}
+            own |= {"best_classes": self.check.best_classes}
         self.folder.sync("metrics.jsonl")  # a state counts on the lines that it names
         save_state(self.folder / "checkpoints/last", {"training": training.state(), **own}, keep_previous=True)
 
@@ -281,6 +285,8 @@ class Check:
     def __init__(self, job: Job, folder: RunFolder | None, place: Workplace) -> None:
         self.job, self.folder, self.place = job, folder, place
         self.best, self.best_step = -1.0, 0
+        self.best_classes: int | None = None
+        """Number of classes that the best mIoU is a mean over; a state of an earlier version does not say."""
         self.scores: Scores | None = None
 
     def __call__(self, step: int, precision: Precision, asked: Callable[[], int | None]) -> Scores | None:
@@ -305,7 +311,7 @@ class Check:
             text = f"agrees with {100 * scores.pixel_accuracy:.2f} % of the labels it sees; this is no accuracy"
         self.place.talk.say(f"{self.job.stage.name} step {step}: {text}")
         if scores.miou > self.best:
-            self.best, self.best_step = scores.miou, step
+            self.best, self.best_step, self.best_classes = scores.miou, step, scores.classes_scored
             if self.folder is not None:
                 own = self.job.info.measured(scores.miou, scores.pixel_accuracy, scores.classes_scored) | {
                     "step": float(step)

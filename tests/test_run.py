@@ -158,7 +158,15 @@ def test_results_as_json_have_the_contract_s_keys(workshop: Workshop, student: P
     scores = {"images", "miou", "classes_scored", "classes_declared", "pixel_accuracy", "iou", "ignored_pixels"}
     for result in workshop.distilled["results"].values():
         assert result.keys() == scores | {
-            *("network", "best_miou", "parameters", "macs", "training_seconds", "preparation_seconds")
+            *(
+                "network",
+                "best_miou",
+                "best_classes_scored",
+                "parameters",
+                "macs",
+                "training_seconds",
+                "preparation_seconds",
+            )
         }
     assert workshop.exported.keys() == {"file", "sha256", "opset", "size", "check", "latency_ms", "fps", "gate"}
     assert workshop.exported["check"].keys() == {

@@ -38,7 +38,8 @@ def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool = Fa
             name,
             result["network"],
             percent(result["miou"]) + coverage(result.get("classes_scored"), result.get("classes_declared")),
-            *(percent(result[key]) for key in ("best_miou", "pixel_accuracy")),
+            percent(result["best_miou"]) + _best_coverage(result),
+            percent(result["pixel_accuracy"]),
             *("-" if result[key] is None else f"{result[key] / unit:.2f}" for key, unit in costs.items()),
         ]
         for name, result in outcome.results.items()
@@ -94,6 +95,13 @@ def show_export(terminal: "Terminal", result: dict[str, Any]) -> None:
     size = "x".join(map(str, result["size"]))
     title = f"Milliseconds per image at {size}, batch 1, fp32, {threads} thread{'s' * (threads > 1)}, measured in turns"
     terminal.table(title, ["", "first", "p50", "p90", "p99", "fps", "runs"], rows)
+
+
+def _best_coverage(result: dict[str, Any]) -> str:
+    from segdistill.metrics import coverage
+
+    scored = result.get("best_classes_scored")
+    return "" if scored is None else coverage(scored, result.get("classes_declared"))
 
 
 def percent(value: float | None) -> str:
