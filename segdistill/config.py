@@ -92,10 +92,20 @@ class NetworkConfig(Strict):
     dilation: Literal["late", "early"] | None = None
     """Where a ResNet's stage that lost its stride dilates: after the convolution that lost it, as torchvision and CIRKD
     have it, which is the default; or from its first convolution on, as Liu et al. 2019 and DeepLab-v2 do."""
+    stem_pool: Literal["floor", "ceil"] | None = None
+    """How a ResNet's max pooling halves an even size: 256 to 128, which is the default, or to 129, as Liu et al. 2019
+    (PyTorch's ceil_mode)."""
     head_width: Annotated[int, Field(ge=1, le=65536)] | None = None
     """Channels of the features that feed the classifier."""
+    head_slope: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Slope of the activations in a PSPNet's pyramid below 0: the default is 0, ReLU; Liu et al. 2019 have 0.01."""
     aspp: bool | None = None
     """Whether a DeepLabV3 has its atrous convolutions; the default is yes."""
+    skip: Literal["normalized", "raw"] | None = None
+    """What an ESPNet's decoder sees of level 1: its output and the image after batch norm and activation, which is the
+    default, or its output alone, as the authors' Cityscapes networks do."""
+    conv_last: bool | None = None
+    """Whether an STDC's map at 1/32 passes the classifier's 1x1 convolution (use_conv_last); the default is no."""
     align_corners: bool | None = None
     """How maps are enlarged, in the network and at its end: bilinear, with corners or (the default) areas aligned."""
     input: InputConfig | None = None

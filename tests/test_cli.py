@@ -128,7 +128,14 @@ def test_the_usual_names_of_two_commands_work_too() -> None:
 def test_networks_are_measured_on_request_and_kept_where_they_are_as_fast_as_asked_for() -> None:
     line = "networks espnet --size 32x48 --json"
     plain = json.loads(segdistill(line).out)
-    assert {entry["name"] for entry in plain} == {"espnet", "espnet-q3", "espnet-c", "espnet-c-q3"}
+    assert {entry["name"] for entry in plain} == {
+        "espnet",
+        "espnet-q3",
+        "espnet-q5",
+        "espnet-c",
+        "espnet-c-q3",
+        "espnet-c-q5",
+    }
     timed = json.loads(segdistill(f"{line} --latency").out)
     times = [entry.pop("latency_ms") for entry in timed]
     assert times == sorted(times)

@@ -307,12 +307,32 @@ def test_dropout_is_that_of_the_publication_unless_it_is_chosen(name: str, rates
 def test_every_option_changes_the_network(architecture: str) -> None:
     module = import_module(find("networks", architecture, "architecture"))
     name = next(name for name in network_names() if name.partition("-")[0] == architecture)
-    other = {"stem": "deep", "dilation": "early", "dropout": 0.7, "head_width": 24, "aspp": False}
+    other = {"stem": "deep", "dilation": "early", "stem_pool": "ceil", "dropout": 0.7, "head_width": 24, "aspp": False}
+    other |= {"head_slope": 0.01, "skip": "raw", "conv_last": True}
     with FakeTensorMode():
         plain = str(build_network(NetworkConfig(network=name), CLASSES))
         for option in module.OPTIONS:
             config = NetworkConfig.model_validate({"network": name, option: other[option]})
             assert str(build_network(config, CLASSES)) != plain, option
+
+
+@pytest.mark.parametrize(("size", "floor", "ceil"), [((64, 96), (8, 12), (9, 13)), ((65, 97), (9, 13), (9, 13))])
+def test_pooling_rounds_the_half_of_an_even_size_as_chosen(
+    size: tuple[int, int], floor: tuple[int, int], ceil: tuple[int, int]
+) -> None:
+    for rounded, expected in (("floor", floor), ("ceil", ceil)):
+        network = make("pspnet-resnet18-half", stem_pool=rounded)
+        assert network(images(1, 3, *size)).logits.shape[-2:] == expected
+
+
+def test_the_pyramid_leaks_as_chosen_and_nothing_else_does() -> None:
+    slopes = [
+        m.negative_slope for m in make("pspnet-resnet18-half", head_slope=0.01).modules() if isinstance(m, nn.LeakyReLU)
+    ]
+    assert slopes == [0.01] * 5
+    assert not any(
+        isinstance(module, nn.LeakyReLU) for module in make("pspnet-resnet18-half", head_slope=0.0).modules()
+    )
 
 
 def test_the_width_of_the_head_is_that_of_the_last_features() -> None:

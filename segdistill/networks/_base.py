@@ -82,7 +82,7 @@ class SegNetwork(nn.Module):
     def ship(self) -> None:
         """Become what is exported: it computes the same with what runtimes are fast at, and is not trained any more."""
         for module in list(self.modules()):
-            if isinstance(module, nn.ReLU | nn.Hardtanh):
+            if isinstance(module, nn.ReLU | nn.LeakyReLU | nn.Hardtanh):
                 module.inplace = False  # the graph is the same, and traced in half the time
             for name, child in module.named_children():
                 if isinstance(child, nn.PReLU):

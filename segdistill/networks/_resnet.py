@@ -76,7 +76,7 @@ VARIANTS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, in
 """Block, blocks per stage, width of the first stage, and ImageNet weights: V1, trained as the papers' were."""
 
 STRIDES = (8, 16, 32)
-OPTIONS = ("stem", "dilation")
+OPTIONS = ("stem", "dilation", "stem_pool")
 """What can be chosen about every network with a ResNet."""
 STRIDES_AND_DILATIONS = {
     8: ((1, 2, 1, 1), (1, 1, 2, 4)),
@@ -90,7 +90,8 @@ def resnet(config: NetworkConfig, in_channels: int) -> "ResNet":
     """Build the ResNet that a network's full name ends in."""
     assert config.output_stride is not None, "resolved"
     name, deep, early = config.network.partition("-")[2], config.stem == "deep", config.dilation == "early"
-    return ResNet(name, config.output_stride, in_channels, deep_stem=deep, early_dilation=early)
+    ceil = config.stem_pool == "ceil"
+    return ResNet(name, config.output_stride, in_channels, deep_stem=deep, early_dilation=early, ceil_pool=ceil)
 
 
 class ResNet(Backbone):
@@ -104,6 +105,7 @@ class ResNet(Backbone):
         *,
         deep_stem: bool = False,
         early_dilation: bool = False,
+        ceil_pool: bool = False,
     ) -> None:
         super().__init__()
         block, blocks, width, imagenet = VARIANTS[name]
@@ -118,6 +120,7 @@ class ResNet(Backbone):
         else:
             self.conv1 = nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=ceil_pool)
         inputs = (2 * width if deep_stem else width, *self.channels)
         strides, dilations = STRIDES_AND_DILATIONS[output_stride]
 
@@ -139,7 +142,7 @@ class ResNet(Backbone):
         if self.deep_stem:
             x = F.relu(self.bn2(self.conv2(x)), inplace=True)
             x = F.relu(self.bn3(self.conv3(x)), inplace=True)
-        stage1 = self.layer1(F.max_pool2d(x, 3, stride=2, padding=1))
+        stage1 = self.layer1(self.maxpool(x))
         stage2 = self.layer2(stage1)
         stage3 = self.layer3(stage2)
         return stage1, stage2, stage3, self.layer4(stage3)

@@ -2,37 +2,68 @@
 
 Structure and tensor names are those of the authors' code, sacmehta/ESPNet. ESPNet-C is the encoder alone, with logits
 at 1/8; ESPNet adds a decoder, with logits at the image's size. Two ESP blocks refine 1/4 (the paper's p) and eight 1/8
-(q), or three in the variants called q3. The strides are fixed, and there is neither dropout nor an auxiliary head.
+(q), or as many as the variants q3 and q5 say. The strides are fixed, and there is neither dropout nor an auxiliary
+head.
+
+The authors' decoder has two forms. Their CamVid network's sees level 1 together with the image and after b1, as that of
+Liu et al. 2019 does; their Cityscapes networks' sees level 1 alone and before b1 (test/Model.py).
 """
 
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segdistill.config import NetworkConfig
+from segdistill.errors import UsageError
 from segdistill.networks._base import SegNetwork
 from segdistill.networks._named import named
 from segdistill.types import SegOutput
 
-BACKBONES = ("", "q3", "c", "c-q3")
-STRIDES = (8,)
-OPTIONS = ()
 P = 2
+Q = 8
+Q_BY_VARIANT = {"q3": 3, "q5": 5}
+"""ESP blocks that refine 1/4 and 1/8; of 1/8 some variants have fewer."""
+BACKBONES = ("", "q3", "q5", "c", "c-q3", "c-q5")
+STRIDES = (8,)
+OPTIONS = ("skip",)
+"""Of those with a decoder."""
 
 
 def build(config: NetworkConfig, num_classes: int, in_channels: int) -> SegNetwork:
-    """Build the network that `config.network` names in full, such as espnet or espnet-c."""
+    """Build the network that `config.network` names in full, such as espnet or espnet-c.
+
+    Raises:
+        UsageError: if an ESPNet-C is to have something about the decoder.
+    """
     _, *variant = config.network.split("-")
-    network = ESPNetC if "c" in variant else ESPNet
-    return network(num_classes, in_channels, q=3 if "q3" in variant else 8)
+    q = next((Q_BY_VARIANT[part] for part in variant if part in Q_BY_VARIANT), Q)
+    if "c" in variant:
+        if config.skip is not None:
+            raise UsageError(f"{config.network} cannot be built so: skip: it has no decoder.", "Leave that out.")
+        return ESPNetC(num_classes, in_channels, q=q)
+    return ESPNet(num_classes, in_channels, q=q, raw_skip=config.skip == "raw")
+
+
+class Levels(NamedTuple):
+    """What the encoder computes of RGB images (B, 3, H, W)."""
+
+    raw: Tensor
+    """(B, 16, H / 2, W / 2): the first level before the image joins it."""
+    first: Tensor
+    """(B, 19, H / 2, W / 2)"""
+    second: Tensor
+    """(B, 131, H / 4, W / 4)"""
+    third: Tensor
+    """(B, 256, H / 8, W / 8)"""
 
 
 class ESPNetC(SegNetwork):
     """The encoder: three levels, each of which also sees what the level before it saw and the image itself."""
 
-    def __init__(self, num_classes: int, in_channels: int = 3, *, q: int = 8) -> None:
+    def __init__(self, num_classes: int, in_channels: int = 3, *, q: int = Q) -> None:
         super().__init__(num_classes, in_channels)
         self.level1 = _conv_norm_act(in_channels, 16, 2)
         self.b1 = _norm_act(16 + in_channels)
@@ -59,30 +90,33 @@ class ESPNetC(SegNetwork):
     def segment(self, image: Tensor) -> SegOutput:
         """Return logits at 1/8; the features are the three levels."""
         levels = self.levels(image)
-        return SegOutput(self.classifier(levels[-1]), levels, None)
+        return SegOutput(self.classifier(levels.third), (levels.first, levels.second, levels.third), None)
 
-    def levels(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the levels at 1/2, 1/4 and 1/8, with 19, 131 and 256 channels for RGB images (B, 3, H, W)."""
+    def levels(self, image: Tensor) -> Levels:
+        """Return the levels at 1/2, 1/4 and 1/8."""
         half = self.halved(image)
         quarter = self.halved(half)
-        first = self.b1(torch.cat([self.level1(image), half], dim=1))
+        raw = self.level1(image)
+        first = self.b1(torch.cat([raw, half], dim=1))
         down = self.level2_0(first)
         second = self.b2(torch.cat([self.level2(down), down, quarter], dim=1))
         down = self.level3_0(second)
         third = self.b3(torch.cat([down, self.level3(down)], dim=1))
-        return first, second, third
+        return Levels(raw, first, second, third)
 
 
 class ESPNet(SegNetwork):
     """ESPNet-C and a decoder that has as many channels as there are classes, but at least the five of an ESP block."""
 
-    def __init__(self, num_classes: int, in_channels: int = 3, *, q: int = 8) -> None:
+    def __init__(self, num_classes: int, in_channels: int = 3, *, q: int = Q, raw_skip: bool = False) -> None:
         super().__init__(num_classes, in_channels)
         width = max(num_classes, len(DILATIONS))
+        self.raw_skip = raw_skip
         self.encoder = ESPNetC(width, in_channels, q=q)
         self.level3_C = _conv(128 + in_channels, width, 1)  # what is at 1/4, whatever the name says
         self.br = _norm(width)
-        self.conv = _conv_norm_act(16 + in_channels + width, width, 1)
+        skipped = 16 if raw_skip else 16 + in_channels
+        self.conv = _conv_norm_act(skipped + width, width, 1)
         self.up_l3 = nn.Sequential(_doubling(width, width))
         self.combine_l2_l3 = nn.Sequential(_norm_act(2 * width), ESP(2 * width, width))
         self.up_l2 = nn.Sequential(_doubling(width, width), _norm_act(width))
@@ -98,10 +132,11 @@ class ESPNet(SegNetwork):
 
     def segment(self, image: Tensor) -> SegOutput:
         """Return logits at the image's size; the features are the three levels and what the classifier doubles."""
-        first, second, third = self.encoder.levels(image)
+        raw, first, second, third = self.encoder.levels(image)
         deep = _as_large_as(second, self.up_l3(self.br(self.encoder.classifier(third))))
         combined = self.combine_l2_l3(torch.cat([self.level3_C(second), deep], dim=1))
-        last = self.conv(torch.cat([_as_large_as(first, self.up_l2(combined)), first], dim=1))
+        skipped = raw if self.raw_skip else first
+        last = self.conv(torch.cat([_as_large_as(skipped, self.up_l2(combined)), skipped], dim=1))
         return SegOutput(_as_large_as(image, self.classifier(last)), (first, second, third, last), None)
 
 

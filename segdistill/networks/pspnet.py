@@ -1,9 +1,11 @@
 """PSPNet (Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017): the last stage and its averages on four grids.
 
 The channels of the head are a quarter of the last stage's, in each grid and after the fusion: 512 for the teachers
-and 128 for ResNet-18 in Liu et al. 2019, here with plain batch norm and ReLU (theirs leaks). `head_width` is that after
+and 128 for ResNet-18 in Liu et al. 2019, whose activations leak (`head_slope = 0.01`). `head_width` is that after
 the fusion: CIRKD has 256 for ResNet-101 since 2025. Images may have any size.
 """
+
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ from segdistill.types import SegOutput
 
 BACKBONES = tuple(_resnet.VARIANTS)
 STRIDES = _resnet.STRIDES
-OPTIONS = (*_resnet.OPTIONS, "dropout", "head_width")
+OPTIONS = (*_resnet.OPTIONS, "dropout", "head_width", "head_slope")
 BINS = (1, 2, 3, 6)
 
 
@@ -36,7 +38,7 @@ class PSPNet(SegNetwork):
         self.backbone = (timm_backbone if "timm:" in config.network else _resnet.resnet)(config, in_channels)
         *_, third, last = self.backbone.channels
         width = config.head_width or last // 4
-        self.pyramid = PyramidPooling(last, width)
+        self.pyramid = PyramidPooling(last, width, config.head_slope or 0.0)
         self.dropout = nn.Dropout2d(config.dropout_or(0.1))
         self.classifier = nn.Conv2d(width, num_classes, 1)
         self.auxiliary = fcn_head(third, num_classes, nn.Dropout2d(config.dropout_or(0.1))) if config.aux else None
@@ -56,11 +58,12 @@ class PyramidPooling(nn.Module):
     In training, the single bin has one value per image, and batch norm needs two: give it two images or more.
     """
 
-    def __init__(self, inputs: int, width: int) -> None:
+    def __init__(self, inputs: int, width: int, slope: float = 0.0) -> None:
         super().__init__()
         each = inputs // 4
-        self.branches = nn.ModuleList(conv_bn_relu(inputs, each, 1) for _ in BINS)
-        self.fuse = conv_bn_relu(inputs + len(BINS) * each, width, 3)
+        relu = partial(nn.LeakyReLU, slope) if slope else nn.ReLU
+        self.branches = nn.ModuleList(conv_bn_relu(inputs, each, 1, relu=relu) for _ in BINS)
+        self.fuse = conv_bn_relu(inputs + len(BINS) * each, width, 3, relu=relu)
 
     def forward(self, x: Tensor, *, align_corners: bool = False) -> Tensor:
         """Map (B, inputs, h, w) to (B, width, h, w)."""

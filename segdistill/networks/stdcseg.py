@@ -2,7 +2,13 @@
 
 The STDC network under BiSeNet's context path. Structure and tensor names are those of the authors' code,
 MichaelFan01/STDC-Seg, where STDC1 is called STDCNet813 and STDC2 STDCNet1446. Their heads normalise with InPlaceABN
-without activation, here it is plain batch norm.
+without activation, which multiplies by |weight| + 1e-5; here it is plain batch norm, and an import converts the
+weights.
+
+Their backbone keeps the classifier's last 1x1 convolution, conv_last (1024 to max(1024, 16 * base) = 1024 channels,
+batch norm, ReLU), in every checkpoint. With use_conv_last=True their map at 1/32 passes it before the context path
+sees it, and everything that follows has the same shapes either way. Off is the default of their train.py and
+evaluation.py, and evaluation.py leaves it there for the four published networks.
 
 What they have in training only: two auxiliary heads, of which one is here, since a `SegOutput` has room for one:
 conv_out16, whose gradient passes through the whole context path. And the heads that learn details from the labels'
@@ -24,13 +30,14 @@ BLOCKS = {"stdc1": (2, 2, 2), "stdc2": (4, 5, 3)}
 """How many at 1/8, 1/16 and 1/32; the first of each halves the size."""
 BACKBONES = tuple(BLOCKS)
 STRIDES = (8,)
-OPTIONS = ()
+OPTIONS = ("conv_last",)
 
 
 def build(config: NetworkConfig, num_classes: int, in_channels: int) -> SegNetwork:
     """Build the network that `config.network` names in full, such as stdcseg-stdc1."""
     blocks = BLOCKS[config.network.removeprefix("stdcseg-")]
-    return STDCSeg(blocks, num_classes, in_channels, aux=config.aux)
+    backbone = STDC(blocks, in_channels, conv_last=bool(config.conv_last))
+    return STDCSeg(backbone, num_classes, in_channels, aux=config.aux)
 
 
 class STDCSeg(SegNetwork):
@@ -38,9 +45,9 @@ class STDCSeg(SegNetwork):
 
     training_only = ("conv_out16.",)
 
-    def __init__(self, blocks: tuple[int, int, int], num_classes: int, in_channels: int, *, aux: bool) -> None:
+    def __init__(self, backbone: "STDC", num_classes: int, in_channels: int, *, aux: bool) -> None:
         super().__init__(num_classes, in_channels)
-        self.cp = ContextPath(STDC(blocks, in_channels))
+        self.cp = ContextPath(backbone)
         self.ffm = FeatureFusion(256 + 128, 256)
         self.conv_out = Head(256, 256, num_classes)
         self.conv_out16 = Head(128, 64, num_classes) if aux else None
@@ -58,12 +65,13 @@ class STDCSeg(SegNetwork):
 class STDC(nn.Module):
     """Two strided convolutions and three stages of blocks."""
 
-    def __init__(self, blocks: tuple[int, int, int], in_channels: int) -> None:
+    def __init__(self, blocks: tuple[int, int, int], in_channels: int, *, conv_last: bool = False) -> None:
         super().__init__()
         layers: list[nn.Module] = [_conv(in_channels, 32, 3, 2), _conv(32, 64, 3, 2)]
         for count, (inputs, outputs) in zip(blocks, pairwise((64, 256, 512, 1024)), strict=True):
             layers += [Block(inputs, outputs, 2), *(Block(outputs, outputs, 1) for _ in range(count - 1))]
         self.features = nn.Sequential(*layers)
+        self.conv_last = _conv(1024, 1024, 1) if conv_last else None
         self.ends = tuple(accumulate(blocks, initial=2))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -71,6 +79,8 @@ class STDC(nn.Module):
         stages = [self.features[:2](image)]
         for start, end in pairwise(self.ends):
             stages.append(self.features[start:end](stages[-1]))
+        if self.conv_last is not None:
+            stages[-1] = self.conv_last(stages[-1])
         return tuple(stages)
 
 
