@@ -1,8 +1,9 @@
 """Published checkpoints as model files: every tensor is used, or named with the reason why it is not.
 
 The layout is recognised by the tensors' names. What their shapes tell, they decide: how many outputs there are, the
-stem, the head's width, whether there is an auxiliary head. What no shape tells (output stride, dilation, what the
-network expects of images) is as published, unless it is asked for otherwise.
+stem, the head's width, an ESPNet's depth and form, whether there is an auxiliary head. What no shape tells (output
+stride, dilation, what the network expects of images) is as published, unless it is asked for otherwise. What was
+published now so, now so, or is not known at all, must be told: nothing is guessed.
 """
 
 import re
@@ -20,10 +21,11 @@ from segdistill.config import InputConfig, NetworkConfig, validated
 from segdistill.data import DataSource, load_data
 from segdistill.data.voc import colors
 from segdistill.errors import ModelError, UsageError
-from segdistill.layouts import Layout, as_published, layouts_of, renamed
+from segdistill.layouts import IMAGENET, Layout, Preprocessing, as_published, layouts_of, renamed
 from segdistill.networks import SegNetwork, blank_network, build_network, missing_options, resolve
 from segdistill.networks._base import count_parameters
 from segdistill.networks._weights import FEW, UNCOUNTED, mismatch, read_weights
+from segdistill.networks.espnet import Q_BY_VARIANT
 from segdistill.record import versions
 from segdistill.store import check_folder, open_run, seal
 from segdistill.talk import Rows, Talk
@@ -33,6 +35,13 @@ WRAPPED = re.compile(r"^(?:module\.|model\.|_orig_mod\.)+")
 """What DataParallel, torch.compile, and modules that hold a network and its loss, put before the names."""
 SOME = 7
 """Outputs of a network that is only looked at: more than the five channels that ESPNet's decoder has at least."""
+RAW_SKIP = 16
+"""Channels beside the logits' that the last convolution of an ESPNet sees where its skip is raw."""
+BLOCK = re.compile(r"(?:encoder\.)?level3\.(\d+)\.")
+"""The names of an ESPNet's blocks at 1/8, in all layouts."""
+COLORS = 3
+FLAGS = {"mean": "--mean A,B,C", "std": "--std A,B,C", "order": "--bgr or --rgb", "divide": "--divide F"}
+"""What tells each key of `InputConfig`."""
 Triple = tuple[float, float, float]
 
 
@@ -52,6 +61,10 @@ class Request:
     """The same."""
     divide: float | None = None
     order: Literal["rgb", "bgr"] | None = None
+    size: tuple[int, int] | None = None
+    """To which images (height, width) are brought; None leaves them at their own."""
+    drop_label_channel: bool = False
+    """Leave out the fourth channel of the first convolution, which for a student of LAD's is always 0."""
 
 
 class Loaded(NamedTuple):
@@ -63,6 +76,8 @@ class Loaded(NamedTuple):
     used: int
     filled: int
     """Tensors that the checkpoint lacks, all of them counts of batches."""
+    converted: tuple[str, ...]
+    """Tensors whose numbers were changed, and to what, in words."""
     left_out: tuple[str, ...]
     """What else the checkpoint holds, and why it has no place here, in words."""
 
@@ -78,57 +93,63 @@ def import_weights(request: Request, out: Path, talk: Talk, *, overwrite: bool) 
         raise UsageError(f"{out} is not empty.", "Add --overwrite to replace what is there, or choose another --out.")
     check_folder(out, resume=False, overwrite=overwrite)
     data = None if request.data is None else load_data(request.data)
-    loaded = load_published(request.file, request.network)
+    loaded = load_published(request.file, request.network, drop_label_channel=request.drop_label_channel)
     outputs = loaded.network.num_classes
     if outputs - (request.void_output is not None) > MOST_CLASSES:
         raise ModelError(f"{request.file} has {outputs} outputs; label maps tell {MOST_CLASSES} classes.")
     classes = _classes(request, outputs, data)
+    expected, network = _as_published(request, loaded)
     info = ModelInfo(
-        network=_as_published(request, loaded, talk),
+        network=network,
         classes=classes,
         palette=colors(range(1, len(classes) + 1)) if data is None else data.palette,
         role="teacher",
         void_output=request.void_output,
-        size=None,
+        size=request.size,
         data="" if data is None else data.name,
         preset="import-weights",
         steps=0,
         versions=versions(),
     )
-    talk.banner(f"{info.network.network} from {request.file.name}", _report(loaded, info))
+    talk.banner(f"{info.network.network} from {request.file.name}", _report(loaded, info, expected))
     with open_run(out, resume=False, overwrite=overwrite) as folder:
         save_model(folder / "model.safetensors", loaded.network, info)
         seal(out)
 
 
-def load_published(file: Path, config: NetworkConfig) -> Loaded:
+def load_published(file: Path, config: NetworkConfig, *, drop_label_channel: bool = False) -> Loaded:
     """Read a checkpoint into the network that it was made from.
 
     Raises:
-        UsageError: if there is no such file, or it is a model file of ours.
+        UsageError: if there is no such file, it is a model file of ours, or leaves a choice open that was not made.
         ModelError: if it is damaged, or its tensors are not this network's.
     """
     weights, left_out = _read(file)
+    config = _as_deep(config, weights)
     blank = blank_network(config, SOME)
     known = blank.state_dict()
     layout = max(layouts_of(config.network), key=lambda layout: len(known.keys() & renamed(weights, layout).keys()))
-    left_out += _take_out(weights, layout.left_out)
+    _check_questions(file, config, layout, weights)
+    computed = tuple(start for start in layout.left_out if any(name.startswith(start) for name in known))
+    left_out += _take_out(weights, {start: why for start, why in layout.left_out.items() if start not in computed})
     weights = renamed(weights, layout)
     if not config.aux:
         left_out += _take_out(weights, dict.fromkeys(blank.training_only, "the auxiliary head, in training only"))
+    left_out += _without_label_channel(file, weights, layout, wanted=drop_label_channel)
     outputs = _outputs(known, blank_network(config, SOME + 1).state_dict(), weights)
-    config = _as_shaped(config, blank, weights)
+    config = _as_shaped(config, layout, blank, weights)
     network = build_network(config, outputs).to(widest_type(weights))
     own = network.state_dict()
     if problem := mismatch(as_published(own, layout), as_published(weights, layout)):
-        names = "" if not layout.names else f", by the names of {layout.source}"
+        names = "" if not layout.names else f" (by the names of {layout.source})"
         raise ModelError(
-            f"{file} does not hold the tensors of {config.network}{names}: {problem}",
+            f"{file} does not hold the tensors of {config.network}: {problem}{names}.",
             "Give the --network that it holds, as `segdistill networks` lists them. --set KEY=VALUE makes the choices "
             "that a network has, such as stem=deep or head_width=512.",
         )
+    converted = _convert(weights, layout)
     network.load_state_dict(weights, strict=False)
-    return Loaded(network, config, layout, len(weights), len(own) - len(weights), tuple(left_out))
+    return Loaded(network, config, layout, len(weights), len(own) - len(weights), converted, tuple(left_out))
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], list[str]]:
@@ -165,12 +186,71 @@ def _take_out(weights: dict[str, Tensor], reasons: Mapping[str, str]) -> list[st
     return told
 
 
-def _as_shaped(config: NetworkConfig, blank: SegNetwork, found: Mapping[str, Tensor]) -> NetworkConfig:
-    """Return a configuration with the choices that names and shapes tell, but for those that were made before.
+def _as_deep(config: NetworkConfig, found: Mapping[str, Tensor]) -> NetworkConfig:
+    """Return the variant of an ESPNet that has as many blocks as the checkpoint, where its depth was left open."""
+    if config.network not in ("espnet", "espnet-c"):
+        return config
+    blocks = {match[1] for match in map(BLOCK.match, found) if match}
+    variants = {q: f"{config.network}-{variant}" for variant, q in Q_BY_VARIANT.items()}
+    return config.model_copy(update={"network": variants.get(len(blocks), config.network)})
+
+
+def _check_questions(file: Path, config: NetworkConfig, layout: Layout, found: Mapping[str, Tensor]) -> None:
+    """Refuse a checkpoint that leaves a choice open which was not made.
+
+    Raises:
+        UsageError: naming the choices there are.
+    """
+    for option, question in layout.questions.items():
+        raised = any(name.startswith(question.tensors) for name in found)
+        if raised and option not in config.model_fields_set:
+            raise UsageError(f"{file} holds {question.tensors}*, {question.problem}.", question.answers)
+
+
+def _without_label_channel(file: Path, weights: dict[str, Tensor], layout: Layout, *, wanted: bool) -> list[str]:
+    """Cut the label's channel off the convolution that sees images; return what that was, in words.
+
+    Raises:
+        UsageError: if there is one and that is not wanted, or the reverse.
+    """
+    name = layout.label_convolution
+    convolution = weights.get(name)
+    has_label = convolution is not None and convolution.dim() == 4 and convolution.shape[1] == COLORS + 1
+    if not has_label and wanted:
+        raise UsageError(f"--drop-label-channel: {file} has no such channel.", "Leave it out.")
+    if convolution is None or not has_label:
+        return []
+    (published,) = as_published({name: convolution}, layout)
+    if not wanted:
+        raise UsageError(
+            f"{file}: {published} sees 4 channels, where an image has 3. The networks of LAD (Qiu et al. 2024) have "
+            "the label in the fourth.",
+            "A student of theirs always has 0 there: --drop-label-channel leaves that channel out, and the network "
+            "computes the same. A teacher of theirs cannot be imported: it wants labels in its authors' codes.",
+        )
+    weights[name] = convolution[:, :COLORS]
+    return [f"{published}, fourth channel: the label's, which is always 0"]
+
+
+def _convert(weights: dict[str, Tensor], layout: Layout) -> tuple[str, ...]:
+    """Bring tensors to what our networks compute with; return which and to what, in words."""
+    told = []
+    for conversion in layout.conversions:
+        names = [name for name in weights if conversion.names.fullmatch(name)]
+        for name in names:
+            weights[name] = conversion.convert(weights[name])
+        if names:
+            told.append(f"{len(names)} {conversion.tensors}, {conversion.reason}")
+    return tuple(told)
+
+
+def _as_shaped(config: NetworkConfig, layout: Layout, blank: SegNetwork, found: Mapping[str, Tensor]) -> NetworkConfig:
+    """Return a configuration with the choices that layout, names and shapes tell, but for those that were made before.
 
     Args:
         config: as it was asked for.
-        blank: the network that it describes.
+        layout: the checkpoint's.
+        blank: the network that the configuration describes.
         found: the checkpoint's tensors.
     """
 
@@ -179,7 +259,8 @@ def _as_shaped(config: NetworkConfig, blank: SegNetwork, found: Mapping[str, Ten
 
     known = blank.state_dict()
     head, usual = found.get("classifier.weight"), known.get("classifier.weight")
-    proposals: dict[str, Any] = {}
+    decoder = found.get("conv.conv.weight")
+    proposals = dict(layout.options)
     if "backbone.conv3.weight" in found:
         proposals["stem"] = "deep"
     if lacks("aspp.branches.1."):
@@ -188,9 +269,12 @@ def _as_shaped(config: NetworkConfig, blank: SegNetwork, found: Mapping[str, Ten
         proposals["aux"] = False
     if head is not None and usual is not None and head.dim() == 4 and head.shape[1] != usual.shape[1]:
         proposals["head_width"] = head.shape[1]
+    if decoder is not None and decoder.dim() == 4 and decoder.shape[1] - decoder.shape[0] == RAW_SKIP:
+        proposals["skip"] = "raw"
+    chosen = config.model_fields_set
     for option, value in proposals.items():
         proposed = config.model_copy(update={option: value})
-        if option not in config.model_fields_set and not missing_options(proposed):
+        if option not in chosen and not missing_options(proposed):
             config = proposed
     return config
 
@@ -232,40 +316,98 @@ def _classes(request: Request, outputs: int, data: DataSource | None) -> tuple[s
     return numbers if data is None else data.classes
 
 
-def _as_published(request: Request, loaded: Loaded, talk: Talk) -> NetworkConfig:
-    """Return the configuration with what the network expects of images and enlarged maps, unless asked for."""
-    layout, asked, outputs = loaded.layout, loaded.config, loaded.network.num_classes
-    published = layout.images_by_outputs.get(outputs, layout.images)
-    images = published if asked.input is None else asked.input.over(published)
-    told = request.mean is not None or (asked.input is not None and "mean" in asked.input.model_fields_set)
-    if layout.images_by_outputs and outputs not in layout.images_by_outputs and not told:
-        talk.warn(
-            f"No published {asked.network} has {outputs} outputs, so that the statistics of its images are not known: "
-            "ImageNet's are taken. Give --mean and --std."
-        )
+def _as_published(request: Request, loaded: Loaded) -> tuple[Preprocessing | None, NetworkConfig]:
+    """Return what is known of the checkpoint, and its configuration with what it expects, unless asked for.
+
+    Raises:
+        UsageError: if what it expects of images is not known, and was not told.
+    """
+    asked = loaded.config
+    known = loaded.layout.preprocessing_of(loaded.network.num_classes)
+    expected = known or _agreed(request, loaded)
+    images = expected.images if asked.input is None else asked.input.over(expected.images)
     order = request.order or images.order
     seen: dict[str, Any] = {"mean": request.mean, "std": request.std}
     if order == "bgr":
         seen = {key: values and values[::-1] for key, values in seen.items()}
     own = {key: value for key, value in (seen | {"divide": request.divide}).items() if value is not None}
     images = validated(InputConfig, images.model_dump() | own | {"order": order}, "--mean, --std or --divide")
-    corners = layout.align_corners if asked.align_corners is None else asked.align_corners
-    return resolve(asked.model_copy(update={"input": images, "align_corners": corners}))
+    corners = expected.align_corners if asked.align_corners is None else asked.align_corners
+    return known, resolve(asked.model_copy(update={"input": images, "align_corners": corners}))
 
 
-def _report(loaded: Loaded, info: ModelInfo) -> Rows:
+def _agreed(request: Request, loaded: Loaded) -> Preprocessing:
+    """Return what all published checkpoints of the layout expect alike, for one of which the rest was told.
+
+    Mean and deviation are never taken from another checkpoint. Where none is known, images are RGB and nothing else
+    divides them, unless told otherwise.
+
+    Raises:
+        UsageError: if it was not, with the flags and what is known of this network.
+    """
+    layout, config = loaded.layout, loaded.config
+    known = layout.known()
+    needed = {"mean", "std"} | {key for key in FLAGS if len({getattr(one.images, key) for one in known}) > 1}
+    given = {key for key in FLAGS if getattr(request, key) is not None}
+    given |= set() if config.input is None else config.input.model_fields_set
+    if missing := [FLAGS[key] for key in FLAGS if key in needed - given]:
+        raise UsageError(
+            f"{request.file}: the statistics of its images are not known. No published checkpoint that is known here "
+            f"has {loaded.network.num_classes} outputs and the tensor names of {layout.source}.",
+            f"Give {' '.join(missing)}, of channels in 0..255 in the order in which the network sees them. "
+            f"Checkpoints of this architecture expect, as flags of import-weights:\n{_known(config)}",
+        )
+    images = known[0].images if known else IMAGENET
+    corners = bool(known) and all(one.align_corners for one in known)
+    return Preprocessing("told", images, corners)
+
+
+def _known(config: NetworkConfig) -> str:
+    """Return a line of flags for each way in which published checkpoints of an architecture expect images."""
+    every = [one for layout in layouts_of(config.network) for one in layout.known()]
+    every.append(Preprocessing("ImageNet's statistics, the default of our own", IMAGENET))
+    return "\n".join(f"  {one.publication}: {_flags(one)}" for one in every)
+
+
+def _flags(expected: Preprocessing) -> str:
+    """Return what `import-weights` would be given for that."""
+    images = expected.images
+    mean, std = (_seen(values, images.order).replace(" ", ",") for values in (images.mean, images.std))
+    divide = "" if images.divide == 1 else f" --divide {images.divide:g}"
+    corners = " --set align_corners=true" if expected.align_corners else ""
+    return f"--{images.order} --mean {mean} --std {std}{divide}{corners}"
+
+
+def _seen(values: Triple, order: str) -> str:
+    """Return numbers of red, green and blue in the order in which the network sees the channels."""
+    return " ".join(f"{value:.12g}" for value in (values[::-1] if order == "bgr" else values))
+
+
+def _hints(info: ModelInfo, expected: Preprocessing | None) -> list[str]:
+    """Return what differs from the way in which a publication's scores were taken, in words."""
+    if expected is None:
+        return []
+    hints = []
+    if expected.void_output is not None and info.void_output is None:
+        void = expected.void_output
+        hints.append(f"output {void} is void in what {expected.publication}, publish: --void-output {void}")
+    if expected.scored_at and info.size is None:
+        hints.append(f"published scores are of images at {expected.scored_at}: give it as --size if yours are larger")
+    return hints
+
+
+def _report(loaded: Loaded, info: ModelInfo, expected: Preprocessing | None) -> Rows:
     """Return what was made of a checkpoint, in words."""
     network, images = info.network, info.network.input
     assert images is not None, "resolved"
     choices = [
         f"{key} = {getattr(network, key)}"
-        for key in ("stem", "head_width", "aspp")
+        for key in ("stem", "dilation", "stem_pool", "head_width", "head_slope", "aspp", "skip", "conv_last")
         if getattr(network, key) is not None
     ]
-
-    def seen(values: Triple) -> str:
-        return " ".join(f"{value:g}" for value in (values[::-1] if images.order == "bgr" else values))
-
+    mean, std = _seen(images.mean, images.order), _seen(images.std, images.order)
+    source = "as told" if expected is None or images != expected.images else f"as {expected.publication}"
+    size = "their own size" if info.size is None else "{}x{}".format(*info.size)
     divided = "" if images.divide == 1 else f", then divided by {images.divide:g}"
     void = "" if info.void_output is None else f" and void, which is output {info.void_output}"
     filled = f"{loaded.filled} *.{UNCOUNTED} with 0: old checkpoints lack them" if loaded.filled else "nothing"
@@ -273,9 +415,11 @@ def _report(loaded: Loaded, info: ModelInfo) -> Rows:
         ("layout", loaded.layout.source),
         ("network", ", ".join([f"{count_parameters(loaded.network) / 1e6:.3f} M parameters", *choices])),
         ("outputs", f"{len(info.classes)} classes{void}"),
-        ("images", f"{images.order.upper()}, mean {seen(images.mean)}, deviation {seen(images.std)}{divided}"),
+        ("images", f"{images.order.upper()}, mean {mean}, deviation {std}{divided}; {source}; at {size}"),
         ("logits", f"enlarged with {'corners' if network.align_corners else 'areas'} aligned"),
         ("used", f"{loaded.used} tensors"),
         ("filled in", filled),
+        *(("converted", text) for text in loaded.converted),
         *(("left out", text) for text in loaded.left_out or ("nothing",)),
+        *(("hint", text) for text in _hints(info, expected)),
     ]

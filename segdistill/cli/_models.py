@@ -232,10 +232,18 @@ def import_weights(
     divide: Annotated[
         float | None, typer.Option("--divide", metavar="F", help="Divides what mean and deviation leave.")
     ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option("--size", metavar="HxW", help="Size that images are brought to. Default: their own."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Choose about the network, e.g. stem=deep. Repeatable."),
     ] = None,
+    drop_label_channel: Annotated[
+        bool,
+        typer.Option("--drop-label-channel", help="Leave out the fourth input channel of a student of LAD's."),
+    ] = False,
     overwrite: OverwriteFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -251,6 +259,8 @@ def import_weights(
         std=parse_channels(std, "--std"),
         divide=divide,
         order=None if bgr is None else "bgr" if bgr else "rgb",
+        size=parse_size(size),
+        drop_label_channel=drop_label_channel,
     )
     import_weights(request, out, terminal, overwrite=overwrite)
     terminal.result(f"Model: {out}")
