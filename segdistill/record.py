@@ -209,8 +209,8 @@ def finished(setting: Setting, path: Path, kind: str) -> Outcome | None:
     rows, gain = _json(path, "scores.json"), _json(path, "gain.json")
     if not rows or not all(_is_shown(row) for row in rows.values()):
         raise ModelError(f"{path / 'scores.json'} is gone or holds no results.", "Restore the file, or train again.")
-    if gain is not None and not isinstance(gain.get("sentence"), str):
-        raise ModelError(f"{path / 'gain.json'} holds no verdict.", "Restore the file, or train again.")
+    if gain is not None:
+        gain = _read_verdict(path / "gain.json", gain)
     setting.place.talk.say(f"Already finished: {path}")
     return Outcome(path, rows, gain)
 
@@ -225,6 +225,14 @@ def _is_shown(row: Any) -> bool:
 def described(gain: Verdict) -> dict[str, Any]:
     """Return a verdict in numbers and as a sentence."""
     return gain.to_json() | {"sentence": gain.sentence()}
+
+
+def _read_verdict(path: Path, gain: dict[str, Any]) -> dict[str, Any]:
+    """Return a stored verdict as this version says it: earlier ones gave a verdict after one seed."""
+    try:
+        return described(Verdict.from_json(gain))
+    except ValueError:
+        raise ModelError(f"{path} holds no verdict.", "Restore the file, or train again.") from None
 
 
 def _json(path: Path, name: str) -> Any:

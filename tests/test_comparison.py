@@ -6,44 +6,23 @@ from functools import reduce
 from operator import add
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
+from gain_interval import Case, Matrices, coverage, scores_of, students
+from scipy import stats
 from torch import Tensor
-from torch.nn import functional as F
 
-from segdistill.comparison import FEW_IMAGES, Verdict, compare, draw
-from segdistill.metrics import Scores, class_counts, mean_iou
+from segdistill.comparison import FEW_IMAGES, Verdict, common_variance, compare, draw, half_width
+from segdistill.metrics import Scores
 
 STEPS = "at the same steps"
-Matrices = npt.NDArray[np.int64]
-
-
-def scores_of(matrices: Matrices | Tensor) -> Scores:
-    """Return the scores of images by their confusion matrices (N, C, C)."""
-    each = F.pad(torch.as_tensor(matrices), (0, 1, 0, 1))
-    return Scores(each.sum(0), len(each), tuple(class_counts(each)))
 
 
 def simulated(
     rng: np.random.Generator, gain: float, seeds: int, images: int, spread: float = 0.0
 ) -> tuple[Matrices, Matrices]:
-    """Return matrices (S, N, 3, 3) of plain and distilled students of three classes, the last of them rare.
-
-    How well a network does on an image depends on both and on their pair; what it misses, it takes for the next class.
-    """
-    truth = rng.multinomial(1000, [0.6, 0.37, 0.03], size=images)
-    hard = 0.7 * rng.standard_normal((images, 1))
-
-    def student(gain: float) -> Matrices:
-        skill = gain + spread * rng.standard_normal((seeds, 1, 1)) + 0.4 * rng.standard_normal((seeds, images, 3))
-        hits = rng.binomial(truth, 1 / (1 + np.exp(-1 - skill - hard)))
-        matrices = np.zeros((seeds, images, 3, 3), np.int64)
-        matrices[..., range(3), range(3)] = hits
-        matrices[..., range(3), [1, 2, 0]] = truth - hits
-        return matrices
-
-    return student(0), student(gain)
+    """Return matrices (S, N, 3, 3) of plain and distilled students of three classes, the last of them rare."""
+    return students(rng, Case(seeds, images, between=spread, common=0.0, gain=gain))
 
 
 def judged(plain: Iterable[Matrices], distilled: Iterable[Matrices], resamples: int = 400) -> Verdict:
@@ -54,17 +33,16 @@ def judged(plain: Iterable[Matrices], distilled: Iterable[Matrices], resamples: 
 
 
 def test_two_kinds_of_images_give_the_interval_worked_out_by_hand() -> None:
-    misses = torch.zeros(100, 2, 2, dtype=torch.int64)
+    misses = np.zeros((100, 2, 2), np.int64)
     misses[:, 0, 0] = 10
-    misses[:20, 0] = torch.tensor([0, 10])
-    hits = misses.clone()
-    hits[:10, 0] = torch.tensor([10, 0])
+    misses[:20, 0] = [0, 10]
+    hits = misses.copy()
+    hits[:10, 0] = [10, 0]
     verdict = compare([scores_of(misses)], [scores_of(hits)], STEPS, resamples=20_000)
     # class 0: 80 of 100 and 90 of 100; class 1 is predicted where it is not: 0 in both means
     assert verdict.gain == pytest.approx((0.9 - 0.8) / 2, abs=1e-12)
     # images that only one network hits are binomial(100, 0.1): between 5 and 16 in 95 % of the draws
     assert (verdict.low, verdict.high) == pytest.approx((0.05 / 2, 0.16 / 2), abs=1e-12)
-    assert verdict.holds
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -77,36 +55,69 @@ def test_a_slow_bootstrap_with_the_same_draws_finds_the_same_interval(seeds: int
         picked = [scores_of(matrices[i : i + 1]) for i, count in enumerate(times) for _ in range(int(count))]
         return reduce(add, picked, Scores.empty(3)).miou
 
-    gains = [
-        np.mean([miou(d, times) - miou(p, times) for p, d in zip(plain, distilled, strict=True)])
-        for times in draw(rng, 12, 50)
-    ]
-    if seeds > 1:
-        shifts = rng.standard_t(seeds - 1, 50) * np.std(whole, ddof=1) / np.sqrt(seeds)
-        gains = [gain + sign * shift for gain, shift in zip(gains, shifts, strict=True) for sign in (1, -1)]
+    gains = np.array(
+        [
+            [miou(d, times) - miou(p, times) for p, d in zip(plain, distilled, strict=True)]
+            for times in draw(rng, 12, 50)
+        ]
+    )
+    gain = np.mean(whole)
+    if seeds == 1:
+        expected = np.quantile(gains, [0.025, 0.975])
+    else:
+        between = np.var(whole, ddof=1) / seeds
+        pairs = [(0, 1), (0, 2), (1, 2)]
+        common = np.mean([np.cov(gains[:, one], gains[:, other])[0, 1] for one, other in pairs])
+        freedom = 2 * (1 + common / between) ** 0.8
+        reach = stats.t.ppf(0.975, freedom) * np.sqrt(between + common)
+        expected = np.array([gain - reach, gain + reach])
     verdict = judged(plain, distilled, resamples=50)
-    assert (verdict.low, verdict.high) == pytest.approx(tuple(np.quantile(gains, [0.025, 0.975])), abs=1e-12)
-    assert verdict.gain == pytest.approx(np.mean(whole), abs=1e-12)
+    assert (verdict.low, verdict.high) == pytest.approx(tuple(expected), abs=1e-9)
+    assert verdict.gain == pytest.approx(gain, abs=1e-12)
     assert verdict.spread == (pytest.approx(np.std(whole, ddof=1), abs=1e-12) if seeds > 1 else None)
 
 
-@pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (3, 0.3)])
-def test_the_interval_covers_a_known_truth_in_about_95_percent_of_all_trials(seeds: int, spread: float) -> None:
-    rng = np.random.default_rng(1)
-    plain, distilled = simulated(rng, 0.15, seeds=300, images=600, spread=spread)
-    before, after = (mean_iou(class_counts(torch.from_numpy(m.sum(1)))).mean() for m in (plain, distilled))
-    verdicts = [judged(*simulated(rng, 0.15, seeds, images=50, spread=spread), resamples=300) for _ in range(200)]
-    covered = sum(verdict.low <= after - before <= verdict.high for verdict in verdicts)
-    assert 0.91 * 200 <= covered <= 0.985 * 200
+def test_between_seeds_alone_the_interval_is_students_t_and_between_images_alone_the_normal() -> None:
+    # of 1.0 and 3.0: standard deviation sqrt(2), of the mean 1; a table of t has 12.706 at one degree of freedom
+    assert half_width(between=1.0, common=0.0, seeds=2) == pytest.approx(12.706, abs=1e-3)
+    assert half_width(between=4.0, common=0.0, seeds=3) == pytest.approx(2 * 4.303, abs=2e-3)
+    assert half_width(between=0.0, common=4.0, seeds=2) == pytest.approx(2 * 1.960, abs=1e-3)
+    # as many parts of each: 2 * 2 ** 0.8 = 3.48 degrees of freedom, between the 3.182 of 3 and the 2.776 of 4
+    assert 2.776 < half_width(between=0.5, common=0.5, seeds=3) < 3.182
+
+
+def test_what_an_image_draws_from_one_seed_alone_is_not_counted_twice() -> None:
+    rng = np.random.default_rng(8)
+    shared, own = rng.standard_normal((4000, 1)), rng.standard_normal((4000, 4))
+    assert common_variance(torch.from_numpy(own)) < 0.05
+    assert common_variance(torch.from_numpy(2 * shared + own)) == pytest.approx(4, rel=0.1)
+
+
+# Ratios of the images' noise to the seeds' spread from none to all of it; and images that resemble each other in a run.
+CASES = [
+    Case(2, 50, between=0.4, common=0.0),
+    Case(2, 50, between=0.1, common=0.8),
+    Case(3, 50, between=0.2, common=0.8),
+    Case(3, 50, between=0.0, common=0.0, own=1.0),
+    Case(3, 50, between=0.1, common=0.4, own=1.0, resemblance=0.9),
+    Case(5, 50, between=0.05, common=0.8),
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_interval_covers_a_known_gain_in_about_95_percent_of_all_trials(case: Case) -> None:
+    # The true coverages lie in 91 to 97 %: of 150 trials that is 137 to 146, and three standard deviations more.
+    assert 0.85 <= coverage(case, 150, seed=1, population=(100, 400))["coverage"] < 1
 
 
 def test_several_seeds_widen_the_interval_by_the_spread_between_them() -> None:
     plain, distilled = simulated(np.random.default_rng(2), gain=0.2, seeds=1, images=60)
     one, alike = judged(plain, distilled), judged([*plain] * 3, [*distilled] * 3)
-    assert (alike.low, alike.high, alike.spread) == pytest.approx((one.low, one.high, 0), abs=1e-12)
+    assert alike.spread == 0
+    assert alike.high - alike.low == pytest.approx(one.high - one.low, rel=0.15)
     apart = judged([*plain] * 2, [*plain, *distilled])  # one seed gains nothing
     assert apart.high - apart.low > 1.3 * (one.high - one.low)
-    assert one.holds
+    assert alike.holds
     assert not apart.holds
 
 
@@ -121,28 +132,40 @@ def test_equal_students_differ_by_nothing_and_nothing_holds() -> None:
     assert not verdict.harms
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("seeds", [1, 2, 3])
 def test_exchanged_students_turn_every_sign_and_the_verdict(seeds: int) -> None:
-    plain, distilled = simulated(np.random.default_rng(3), gain=0.5, seeds=seeds, images=40, spread=0.1)
+    plain, distilled = simulated(np.random.default_rng(3), gain=0.5, seeds=seeds, images=40, spread=0.02)
     one, other = judged(plain, distilled), judged(distilled, plain)
     assert (one.gain, one.low, one.high) == pytest.approx((-other.gain, -other.high, -other.low), abs=1e-12)
-    assert (one.holds, one.harms, other.holds, other.harms) == (True, False, False, True)
+    assert (one.holds, other.harms) == (seeds == 3, seeds == 3)
+    assert not one.harms
+    assert not other.holds
+
+
+@pytest.mark.parametrize("gain", [-3, 3])
+def test_one_seed_shows_a_difference_but_gives_no_verdict(gain: float) -> None:
+    verdict = judged(*simulated(np.random.default_rng(4), gain=gain, seeds=1, images=101))
+    assert verdict.low * verdict.high > 0
+    assert not verdict.holds
+    assert not verdict.harms
+    assert "holds" not in verdict.sentence()
+    assert "harms" not in verdict.sentence()
 
 
 @pytest.mark.parametrize("images", [1, 2, FEW_IMAGES - 1])
 def test_a_few_images_show_a_gain_but_not_that_it_holds(images: int) -> None:
-    plain, distilled = simulated(np.random.default_rng(4), gain=3, seeds=1, images=images)
+    plain, distilled = simulated(np.random.default_rng(4), gain=3, seeds=3, images=images)
     verdict = judged(plain, distilled)
     assert verdict.low > 0
     assert not verdict.holds
-    assert verdict.sentence().endswith(": too few images to tell.")
+    assert verdict.sentence().endswith(": fewer than 10 images are too few to tell, so this is no verdict.")
 
 
 def test_a_class_that_is_nowhere_in_a_draw_is_left_out_of_its_mean() -> None:
     # the second class is in one of 20 images alone, and hit by the distilled student alone
-    plain = torch.zeros(20, 3, 3, dtype=torch.int64)
+    plain = np.zeros((20, 3, 3), np.int64)
     plain[:, 0, 0] = 8
-    distilled = plain.clone()
+    distilled = plain.copy()
     plain[0, 1, 0], distilled[0, 1, 1] = 4, 4
     verdict = compare([scores_of(plain)], [scores_of(distilled)], STEPS)
     assert verdict.gain == pytest.approx(1 - (160 / 164 + 0) / 2, abs=1e-12)
@@ -159,34 +182,43 @@ def test_students_that_saw_other_images_are_not_compared() -> None:
 
 # In words and numbers
 
+ONE = Verdict(0.02, 0.0171, 0.0229, None, 101, 1, STEPS)
+NO_SPREAD = "the spread between seeds was not measured"
+REMEDY = "so this is no verdict; distill --seeds 3 measures it."
+
 
 @pytest.mark.parametrize(
     ("verdict", "start", "end"),
     [
         (
-            Verdict(0.009, 0.004, 0.013, None, 101, 1, STEPS),
-            "Gain +0.90 mIoU points [0.40, 1.30] at the same steps (95 % bootstrap interval over ",
-            "101 validation images, 1 seed: the spread between seeds is not in it): it holds.",
+            ONE,
+            "Gain +2.00 mIoU points [1.71, 2.29] at the same steps (95 % bootstrap interval over ",
+            f"101 validation images, 1 seed): {NO_SPREAD}, {REMEDY}",
         ),
         (
             Verdict(0.009, 0.004, 0.013, 0.0021, 500, 3, "in the same time"),
-            "Gain +0.90 mIoU points [0.40, 1.30] in the same time (95 % bootstrap interval over ",
-            "500 validation images and 3 seeds, whose gains spread by 0.21): it holds.",
+            "Gain +0.90 mIoU points [0.40, 1.30] in the same time (95 % interval over ",
+            "3 seeds, whose gains have a standard deviation of 0.21): it holds with 95 % confidence.",
         ),
         (
-            Verdict(-0.00001, -0.004, 0.003, None, 101, 1, STEPS),
-            "Gain +0.00 mIoU points [-0.40, 0.30] at the same steps (95 % bootstrap interval over ",
-            "in it): the interval contains 0, so no gain is shown.",
+            Verdict(-0.00001, -0.004, 0.003, 0.001, 101, 3, STEPS),
+            "Gain +0.00 mIoU points [-0.40, 0.30] at the same steps (95 % interval over ",
+            "of 0.10): the interval contains 0, so no gain is shown.",
         ),
         (
-            Verdict(-0.009, -0.013, -0.004, None, 101, 1, STEPS),
-            "Gain -0.90 mIoU points [-1.30, -0.40] at the same steps (95 % bootstrap interval over ",
-            "in it): it harms.",
+            Verdict(-0.009, -0.013, -0.004, 0.001, 101, 5, STEPS),
+            "Gain -0.90 mIoU points [-1.30, -0.40] at the same steps (95 % interval over ",
+            "of 0.10): it harms, with 95 % confidence.",
+        ),
+        (
+            Verdict(0.01, -0.02, 0.04, 0.002, 101, 2, STEPS),
+            "Gain +1.00 mIoU points [-2.00, 4.00] at the same steps (95 % interval over ",
+            "no gain is shown. With 2 seeds the interval is very wide: --seeds 3 narrows it.",
         ),
         (
             Verdict(0.009, 0.009, 0.009, None, 1, 1, STEPS),
-            "Gain +0.90 mIoU points [0.90, 0.90] at the same steps (95 % bootstrap interval over ",
-            "1 validation image, 1 seed: the spread between seeds is not in it): too few images to tell.",
+            "Gain +0.90 mIoU points [0.90, 0.90] at the same steps (95 % bootstrap interval over 1 validation image, ",
+            f"1 seed): {NO_SPREAD} and fewer than 10 images are too few to tell, {REMEDY}",
         ),
     ],
 )
@@ -196,10 +228,19 @@ def test_the_sentence_says_gain_interval_budget_and_verdict(verdict: Verdict, st
     assert said.endswith(end)
 
 
-def test_a_verdict_as_json_has_all_its_numbers() -> None:
-    told = json.loads(json.dumps(Verdict(0.009, 0.004, 0.013, None, 101, 1, STEPS).to_json()))
+def test_a_verdict_as_json_has_all_its_numbers_and_comes_back() -> None:
+    told = json.loads(json.dumps(ONE.to_json()))
     assert told == {
-        **{"gain": 0.009, "low": 0.004, "high": 0.013, "level": 0.95, "holds": True, "harms": False},
+        **{"gain": 0.02, "low": 0.0171, "high": 0.0229, "level": 0.95, "holds": False, "harms": False},
         **{"spread": None, "images": 101, "seeds": 1, "budget": STEPS},
         **{"classes_scored": None, "classes_declared": None},
     }
+    assert Verdict.from_json(told) == ONE
+
+
+def test_a_verdict_of_an_earlier_version_is_read_and_no_longer_said_to_hold_after_one_seed() -> None:
+    old = ONE.to_json() | {"holds": True, "sentence": "Gain +2.00 mIoU points [1.71, 2.29]: it holds."}
+    assert not Verdict.from_json(old).holds
+    for damaged in ({}, old | {"gain": "2"}, old | {"seeds": None}, [old]):
+        with pytest.raises(ValueError, match="Verdict"):
+            Verdict.from_json(damaged)

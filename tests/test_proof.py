@@ -170,6 +170,8 @@ def test_the_gain_has_an_interval_and_a_verdict(camvid: Path, teacher: Path) -> 
     assert gain["low"] <= gain["gain"] <= gain["high"]
     assert (gain["images"], gain["seeds"]) == (12, 1)
     assert "at the same steps" in gain["sentence"]
+    assert "the spread between seeds was not measured, so this is no verdict" in gain["sentence"]
+    assert (gain["holds"], gain["harms"]) == (False, False)
     assert json.loads(Path("run/gain.json").read_text()) == gain
     assert gain["sentence"] in Path("run/README.md").read_text()
     again = segdistill(

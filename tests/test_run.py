@@ -415,6 +415,19 @@ def test_results_that_are_forged_with_their_digest_are_refused(
     refused(f"{DISTILL} --baseline steps --resume --out {run}", f"{name} ", said, code=5)
 
 
+def test_a_finished_run_of_an_earlier_version_is_told_without_its_verdict_after_one_seed(
+    student: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(student, tmp_path / "run")
+    gain = json.loads((run / "gain.json").read_text())
+    old = gain | {"images": 101, "low": 0.0171, "high": 0.0229, "holds": True, "sentence": "Gain +2.00: it holds."}
+    (run / "gain.json").write_text(json.dumps(old))
+    seal_one(run, "gain.json")
+    again = succeeds(f"{DISTILL} --baseline steps --resume --out {run}")
+    assert "holds" not in again.out
+    assert "the spread between seeds was not measured, so this is no verdict" in again.out
+
+
 def test_a_teacher_that_no_network_is_ends_an_export_before_the_work(student: Path) -> None:
     network, info = load_model(student / "model.safetensors")
     teacher = info.network.model_copy(update={"network": "nonesuch-resnet18"})
