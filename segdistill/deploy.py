@@ -1,5 +1,6 @@
 """The commands on a finished model: evaluate it, export it, let it label images."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,8 @@ from torch import Tensor
 from segdistill import report
 from segdistill.checkpoint import ModelInfo, load_model, model_path
 from segdistill.config import components, data_example
-from segdistill.data import DataSource, evaluation_batches, load_data
-from segdistill.data._base import UNLABELED
+from segdistill.data import DataSource, Part, evaluation_batches, load_data
+from segdistill.data._base import UNLABELED, Split
 from segdistill.engine import evaluate, resolve_device, resolve_precision
 from segdistill.errors import CheckError, DataError, ModelError, UsageError
 from segdistill.export import export_onnx
@@ -236,13 +237,14 @@ def export_model(
     try:
         exact = resolve_precision("fp32", where)
         exported, predict = OnnxModel(unproven, where), predictor(network, exact)
-        image = next(iter(evaluation_batches(images, shape, batch_size=1))).image
-        talk.say(f"Measuring at {image.shape[2]}x{image.shape[3]}, batch 1, fp32, {torch.get_num_threads()} threads")
+        image, size_from = typical_image(images, size, info.size, workers, talk)
+        threads = torch.get_num_threads()
+        talk.say(f"Measuring at {image.shape[2]}x{image.shape[3]} ({size_from}), batch 1, fp32, {threads} threads")
         there = image.to(where, memory_format=torch.channels_last)
         subjects = {"student": torch_subject(predict, there), "onnxruntime": exported.subject(image)}
         if teacher is not None:
             subjects = {"teacher": torch_subject(predictor(teacher, exact), there)} | subjects
-        latencies = measure(subjects, threads=torch.get_num_threads())
+        latencies = measure(subjects, threads=threads)
         batches = evaluation_batches(images, shape, batch_size=BATCH, workers=workers)
         with talk.progress("checking", len(images.names)) as advance:
             check = check_parity(predict, exported, batches, lambda count: advance(count, ""))
@@ -259,8 +261,36 @@ def export_model(
         failures = [*failures, f"the speed gate: {gate.limit}, measured {latencies['onnxruntime'].p50:.2f} ms"]
     if model.is_dir() and file == model / "model.onnx" and (model / "manifest.json").exists():
         seal_one(model, file.name)
-    result = export_report(file, (image.shape[2], image.shape[3]), check, latencies, gate)
+    result = export_report(file, (image.shape[2], image.shape[3]), size_from, check, latencies, gate)
     return result | {"failures": failures}
+
+
+def typical_image(
+    images: Split, asked: tuple[int, int] | None, trained: tuple[int, int] | None, workers: int, talk: Talk
+) -> tuple[Tensor, str]:
+    """Return an image (1, 3, h, w) of the size that stands for the data, and where that size comes from, in words.
+
+    Args:
+        images: the validation split.
+        asked: the size in `--size`.
+        trained: the size that the model brings all images to.
+        workers: processes that read.
+        talk: where to show how far it is.
+    """
+    if (size := asked or trained) is not None:
+        (batch,) = evaluation_batches(Part(images, (0,), labels=True), size)
+        return batch.image, "of --size" if asked else "of the model"
+    first: dict[tuple[int, int], int] = {}
+    counts: Counter[tuple[int, int]] = Counter()
+    with talk.progress("sizes", len(images.names)) as advance:
+        for index, batch in enumerate(evaluation_batches(images, None, workers=workers)):
+            height, width = batch.image.shape[2:]
+            first.setdefault((height, width), index)
+            counts[height, width] += 1
+            advance(1, "")
+    (size, count), *_ = counts.most_common()  # of equally frequent ones the first that came
+    (batch,) = evaluation_batches(Part(images, (first[size],), labels=True), None)
+    return batch.image, f"the most frequent, {count} of {len(images.names)} validation images"
 
 
 def infer_images(

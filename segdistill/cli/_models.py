@@ -115,7 +115,11 @@ def export(
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option("--size", metavar="HxW", help="Image size it is exported and measured at. Default: training's."),
+        typer.Option(
+            "--size",
+            metavar="HxW",
+            help="Image size it is exported and measured at. Default: training's, or the most frequent.",
+        ),
     ] = None,
     data: ModelDataFlag = None,
     min_fps: Annotated[

@@ -67,12 +67,14 @@ def show_export(terminal: "Terminal", result: dict[str, Any]) -> None:
     from segdistill.parity import MAX_DIFFERENCE, MAX_MIOU_CHANGE, MIN_AGREEMENT
 
     check = result["check"]
+    least = f"{100 * MIN_AGREEMENT:g} % in each image"
     terminal.table(
         f"{result['file']}: opset {result['opset']}, checked on {check['images']} images",
         ["check", "found", "limit"],
         [
-            ["largest difference of logits", f"{check['max_abs_diff']:.2g}", f"{MAX_DIFFERENCE:g} of the largest"],
-            ["pixels with the same label", f"{100 * check['label_agreement']:.4f} %", f">= {100 * MIN_AGREEMENT:g} %"],
+            ["largest difference of logits", figure(check["max_abs_diff"]), "-"],
+            ["as a share of its image's largest", figure(check["max_relative_diff"]), f"{MAX_DIFFERENCE:g}"],
+            ["pixels with the same label", f"{100 * check['label_agreement']:.4f} %", f">= {least}"],
             [
                 f"mIoU in PyTorch, in onnxruntime{coverage(check['classes_scored'], check['classes_declared'])}",
                 f"{percent(check['miou_torch'])}, {percent(check['miou_onnx'])}",
@@ -93,7 +95,8 @@ def show_export(terminal: "Terminal", result: dict[str, Any]) -> None:
     ]
     threads = next(iter(latencies.values()))["threads"]
     size = "x".join(map(str, result["size"]))
-    title = f"Milliseconds per image at {size}, batch 1, fp32, {threads} thread{'s' * (threads > 1)}, measured in turns"
+    conditions = f"batch 1, fp32, {threads} thread{'s' * (threads > 1)}, measured in turns"
+    title = f"Milliseconds per image at {size} ({result['size_from']}), {conditions}"
     terminal.table(title, ["", "first", "p50", "p90", "p99", "fps", "runs"], rows)
 
 
@@ -102,6 +105,11 @@ def _best_coverage(result: dict[str, Any]) -> str:
 
     scored = result.get("best_classes_scored")
     return "" if scored is None else coverage(scored, result.get("classes_declared"))
+
+
+def figure(value: float | None) -> str:
+    """Return a number in two digits; None stands for one that is not finite."""
+    return "not finite" if value is None else f"{value:.2g}"
 
 
 def percent(value: float | None) -> str:
