@@ -25,6 +25,9 @@ from segdistill.types import Batch, Frozen, Objective, Stage, Step
 MAX_BAD_STEPS = 3
 """Steps in a row that may have a non-finite gradient; each is left out. fp16 finds its loss scale that way."""
 MAX_BAD_STEPS_FP16 = 20
+MAX_SKIPPED = 0.1
+"""Share of the steps so far that may be left out in all, beyond as many as may be in a row. A tenth fewer steps is less
+than what runs differ by that are meant to differ; a healthy run leaves out none, and in fp16 one in 2000."""
 AT_ONCE = 2048 * 1024
 """Pixels: 19 classes of so many, a frame of Cityscapes, are 160 MB of logits."""
 PROBE_PASSES, PROBE_SECONDS = 3, 5.0
@@ -116,6 +119,8 @@ class Training:
     def __init__(self, stage: Stage, precision: Precision) -> None:
         self.stage = stage
         self.step = 0
+        self.skipped = 0
+        """Steps that were left out so far, because their gradient was not finite."""
         self.trainee = Trainee(stage.model, stage.objective).to(precision.device)
         self.trainee.to(memory_format=torch.channels_last)
         self.critic = stage.objective.critic
@@ -136,6 +141,7 @@ class Training:
         return {
             "stage": self.stage.name,
             "step": self.step,
+            "skipped": self.skipped,
             "weights": weights,
             "optimizer": self.optimizer.state_dict(),
             "critic_optimizer": self.critic_optimizer.state_dict() if self.critic_optimizer else None,
@@ -162,7 +168,7 @@ class Training:
             raise ModelError(
                 f"The last checkpoint is not of this training ({type(error).__name__}: {what}).", "Start a new run."
             ) from None
-        self.step = state["step"]
+        self.step, self.skipped = state["step"], skipped_in(state)
 
 
 def fit(
@@ -187,8 +193,8 @@ def fit(
         on_resume: called once that is loaded, on every process; may raise to stop.
 
     Raises:
-        CheckError: if the gradient is not finite for several steps in a row. Such a step leaves the weights and the
-            statistics of batch norm as they were.
+        CheckError: if the gradient is not finite for several steps in a row, or in too many of all. Such a step leaves
+            the weights and the statistics of batch norm as they were.
     """
     optim, device = stage.optim, precision.device
     training = Training(stage, precision)
@@ -223,12 +229,13 @@ def fit(
             average([buffer for buffer in training.buffers if buffer.is_floating_point()])
         else:  # neither may what batch norm saw reach its statistics
             bad += 1
+            training.skipped += 1
             torch._foreach_copy_(training.buffers, before)
-        if bad > (MAX_BAD_STEPS_FP16 if training.scaler.is_enabled() else MAX_BAD_STEPS):
+        if found := _too_many_skipped(training, bad):
             low = precision.dtype != torch.float32
             suspect = precision.name if low and _finite_in_float32(trainee, training, batch, device) else ""
             torch._foreach_copy_(training.buffers, before)
-            raise _non_finite(training.step, terms, names, lr, bad, suspect)
+            raise _non_finite(training.step, terms, names, lr, found, suspect)
         training.step += 1
         on_step(Report(training.step, terms, lr, norm, training))
 
@@ -440,6 +447,33 @@ def _apply(training: Training) -> float:
     return norm.item() if math.isfinite(check.item()) else check.item()
 
 
+def skipped_in(state: dict[str, Any]) -> int:
+    """Return how many steps had been left out when a state was taken; earlier versions did not count them.
+
+    Raises:
+        ModelError: if that is no number of steps.
+    """
+    skipped = state.get("skipped", 0)
+    if type(skipped) is not int or not 0 <= skipped <= state["step"]:
+        raise ModelError("The last checkpoint does not say how many steps were left out.", "Start a new run.")
+    return skipped
+
+
+def _too_many_skipped(training: Training, bad: int) -> str:
+    """Say what is wrong where too many steps were left out; nothing to say means that the training may go on.
+
+    Args:
+        training: before its step is counted.
+        bad: steps left out in a row.
+    """
+    in_a_row, done = MAX_BAD_STEPS_FP16 if training.scaler.is_enabled() else MAX_BAD_STEPS, training.step + 1
+    if bad > in_a_row:
+        return f"The gradient was not finite {bad} steps in a row ({training.skipped} of {done} in all)"
+    if bad and training.skipped > max(in_a_row, MAX_SKIPPED * done):
+        return f"The gradient was not finite in {training.skipped} of {done} steps, more than {100 * MAX_SKIPPED:.0f} %"
+    return ""
+
+
 def _finite_in_float32(trainee: nn.Module, training: Training, batch: Batch, device: torch.device) -> bool:
     """Whether a batch has a finite gradient in float32: one more pass, whose gradients are dropped.
 
@@ -453,7 +487,7 @@ def _finite_in_float32(trainee: nn.Module, training: Training, batch: Batch, dev
 
 
 def _non_finite(
-    step: int, terms: dict[str, Tensor], names: tuple[str, ...], lr: float, bad: int, suspect: str
+    step: int, terms: dict[str, Tensor], names: tuple[str, ...], lr: float, found: str, suspect: str
 ) -> CheckError:
     """Return the error that ends a training.
 
@@ -462,19 +496,16 @@ def _non_finite(
         terms: of that step.
         names: its images.
         lr: its rate.
-        bad: bad steps in a row.
+        found: what is wrong, as `_too_many_skipped` says it.
         suspect: the precision, where float32 has a finite gradient; else empty.
     """
     values = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.items())
-    found = (
-        f"The gradient was not finite {bad} steps in a row, the last being step {step + 1} (lr {lr:.3g}): {values}.\n"
-        f"Its images: {', '.join(names)}"
-    )
+    what = f"{found}, the last being step {step + 1} (lr {lr:.3g}): {values}.\nIts images: {', '.join(names)}"
     advice = "The weights are those from before. Lower optim.lr or the weight of the term that is not finite."
     if suspect:
-        found += f"\nIn float32 the gradient of the last ones is finite: the first suspect is the precision, {suspect}."
+        what += f"\nIn float32 the gradient of the last ones is finite: the first suspect is the precision, {suspect}."
         advice = f"Train with --precision fp32. {advice}"
-    return CheckError(found, advice)
+    return CheckError(what, advice)
 
 
 def _mix(*numbers: int) -> int:

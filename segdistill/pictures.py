@@ -145,7 +145,7 @@ def draw_curves(metrics: Path, path: Path) -> None:
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     names = (
-        [key for key in training[0] if key not in ("stage", "step", "lr", "gradient_norm", "critic")]
+        [key for key in training[0] if key not in ("stage", "step", "lr", "gradient_norm", "critic", "skipped_steps")]
         if training
         else []
     )

@@ -49,6 +49,8 @@ class Row:
     """It has seen the labels: its scores are not accuracy."""
     best_classes: float | None = None
     """Number of classes that `best` is a mean over; None where nothing says so."""
+    skipped_steps: int = 0
+    """Steps of its training that were left out, because their gradient was not finite."""
 
     @property
     def seconds(self) -> float:
@@ -57,7 +59,7 @@ class Row:
 
     def to_json(self, classes: tuple[str, ...]) -> dict[str, Any]:
         """Return the row in numbers."""
-        own = {
+        own: dict[str, Any] = {
             "network": self.network,
             "best_miou": self.best,
             "best_classes_scored": None if self.best_classes is None else int(self.best_classes),
@@ -66,6 +68,8 @@ class Row:
             "training_seconds": self.training_seconds,
             "preparation_seconds": self.preparation_seconds,
         }
+        if self.skipped_steps:
+            own["skipped_steps"] = self.skipped_steps
         return own | report.scores_table(self.scores, classes, label_assisted=self.label_assisted)
 
 
@@ -251,7 +255,9 @@ def finish(folder: RunFolder, setting: Setting, rows: list[Row], gain: Verdict |
     pictures.draw_curves(folder / "metrics.jsonl", folder / "curves.png")
     own = next((row for row in rows if row.name == "distilled"), rows[-1])
     listed = [(row.name, row.network, None if row.label_assisted else row.scores, row.parameters) for row in rows]
-    card = report.model_card(info, listed, own.scores, "" if gain is None else gain.sentence())
+    remarks = [] if gain is None else [gain.sentence()]
+    remarks += [f"{row.name}: {report.skipped_steps(row.skipped_steps)}." for row in rows if row.skipped_steps]
+    card = report.model_card(info, listed, own.scores, remarks)
     write_atomic(folder / "README.md", card)
     seal(folder.path)
 

@@ -10,6 +10,12 @@ SEES_LABELS = "This network sees the labels beside the images: how well it reads
 ABSENT = "A class marked - is neither in the ground truth nor predicted, and left out of the mean."
 
 
+def skipped_steps(count: int, of: int | None = None) -> str:
+    """Say how many steps of a training were left out."""
+    steps = f"{count} step{'s' * (count != 1)}" if of is None else f"{count} of {of} steps"
+    return f"{steps} skipped, because the gradient was not finite"
+
+
 def scores_table(scores: Scores, classes: Sequence[str], *, label_assisted: bool = False) -> dict[str, object]:
     """Return scores as the JSON of `evaluate` has them; of a network that sees the labels, none counts as accuracy."""
     if label_assisted:
@@ -27,7 +33,10 @@ def scores_table(scores: Scores, classes: Sequence[str], *, label_assisted: bool
 
 
 def model_card(
-    info: ModelInfo, rows: Sequence[tuple[str, str, Scores | None, int | None]], own: Scores, verdict: str = ""
+    info: ModelInfo,
+    rows: Sequence[tuple[str, str, Scores | None, int | None]],
+    own: Scores,
+    remarks: Sequence[str] = (),
 ) -> str:
     """Return the README of a run's folder: what the model is, what was measured, how to use it.
 
@@ -35,7 +44,7 @@ def model_card(
         info: the model's header.
         rows: name, network, scores and parameters of what was evaluated; no scores where it sees the labels.
         own: the model's own scores.
-        verdict: what is to be said of the gain.
+        remarks: what else is to be said, in sentences: of the gain, of steps that were left out.
     """
 
     def score(scores: Scores | None) -> str:
@@ -52,7 +61,7 @@ def model_card(
         for name, value in zip(info.classes, own.iou, strict=True)
     )
     absent = "" if info.label_assisted or not own.coverage else ABSENT
-    remarks = "\n\n".join(text for text in (SEES_LABELS if info.label_assisted else "", absent, verdict) if text)
+    said = "\n\n".join(text for text in (SEES_LABELS if info.label_assisted else "", absent, *remarks) if text)
     tags = ["semantic-segmentation", *(["knowledge-distillation", info.preset] if info.terms else [])]
     how = f"Distilled ({', '.join(info.terms)})" if info.terms else "Trained without distillation"
     size = "their own size" if info.size is None else f"{info.size[0]}x{info.size[1]}"
@@ -76,7 +85,7 @@ labels' own size, ignored pixels left out, weights of the last step, float32.
 |---|---|---:|---:|---:|
 {table}
 
-{remarks}
+{said}
 
 | class | IoU |
 |---|---:|

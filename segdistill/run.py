@@ -19,7 +19,7 @@ from segdistill.class_map import Mapped
 from segdistill.comparison import Verdict, compare
 from segdistill.config import NetworkConfig, RunConfig, TeacherConfig, read_toml, validated
 from segdistill.data import AUXILIARY, load_data, mixture
-from segdistill.engine import fit
+from segdistill.engine import fit, skipped_in
 from segdistill.errors import CheckError, ModelError, UsageError
 from segdistill.first_step import pulls
 from segdistill.foreign import is_foreign
@@ -355,7 +355,8 @@ def _run(
         if folder is not None and state is not None:
             folder.truncate_lines("metrics.jsonl", state["lines"], state.get("lines_sha256"))
         seconds = distributed.same_for_all(None if state is None else state["seconds"])
-        return _row(name, job.network, info, _score(setting, job.network, info), setting, path, seconds)
+        skipped = distributed.same_for_all(0 if state is None else skipped_in(state["training"]))
+        return _row(name, job.network, info, _score(setting, job.network, info), setting, path, seconds, skipped)
     before(setting)
     banner(setting, job, path, name)
     if not options.resume and isinstance(job.stage.objective, Distillation) and job.stage.objective.weights:
@@ -364,7 +365,7 @@ def _run(
         return None
     trained = train(job, folder, place, resume=options.resume, command=options.again)
     info = job.info if folder is None else read_info(path / "model.safetensors")
-    return _row(name, job.network, info, trained.scores, setting, path, trained.seconds)
+    return _row(name, job.network, info, trained.scores, setting, path, trained.seconds, trained.skipped)
 
 
 def _logged(setting: Setting, folder: RunFolder | None) -> Setting:
@@ -480,6 +481,7 @@ def _row(
     setting: Setting,
     path: Path | None = None,
     seconds: float | None = None,
+    skipped: int = 0,
 ) -> Row:
     return Row(
         name,
@@ -492,6 +494,7 @@ def _row(
         0.0 if path is None else preparations.seconds_in(path),
         info.label_assisted,
         info.metrics.get("best_classes_scored"),
+        skipped,
     )
 
 

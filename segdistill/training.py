@@ -14,12 +14,13 @@ from segdistill import distributed
 from segdistill.checkpoint import ModelInfo, load_state, save_model, save_state
 from segdistill.config import RunConfig
 from segdistill.data import AUXILIARY, DataSource, evaluation_batches, training_batches
-from segdistill.engine import Precision, Report, Training, evaluate, fit, gather_scores
+from segdistill.engine import Precision, Report, Training, evaluate, fit, gather_scores, skipped_in
 from segdistill.errors import ModelError, Stopped
 from segdistill.label_codes import with_labels
 from segdistill.metrics import Scores
 from segdistill.networks import SegNetwork
 from segdistill.prediction import predictor
+from segdistill.report import skipped_steps
 from segdistill.signals import stop, stop_signals
 from segdistill.store import RunFolder
 from segdistill.talk import Advance, Silence, Talk
@@ -80,6 +81,8 @@ class Trained(NamedTuple):
     scores: Scores
     seconds: float
     """Spent in its steps, without validation and checkpoints."""
+    skipped: int
+    """Steps that were left out, because their gradient was not finite."""
 
 
 def train(job: Job, folder: RunFolder | None, place: Workplace, *, resume: bool, command: str) -> Trained:
@@ -105,7 +108,7 @@ def train(job: Job, folder: RunFolder | None, place: Workplace, *, resume: bool,
             save_model(folder / "model.safetensors", job.network, job.info.model_copy(update={"metrics": metrics}))
         distributed.barrier()
         _stop_late(stopped, job, place, command)
-    return Trained(scores, recorder.seconds)
+    return Trained(scores, recorder.seconds, recorder.skipped)
 
 
 def prepare(job: Preparation, folder: RunFolder | None, place: Workplace, *, resume: bool, command: str) -> float:
@@ -148,6 +151,8 @@ def _run_stage(
             resume=None if own is None else own["training"],
             on_resume=recorder.catch_up,
         )
+    if recorder.skipped:
+        place.talk.warn(f"{job.stage.name}: {skipped_steps(recorder.skipped, stage.optim.steps)}.")
     return recorder
 
 
@@ -191,6 +196,8 @@ class Recorder:
         self.stopped, self.command, self.check = stopped, command, check
         self.seconds = 0.0
         """Spent in steps, without validation and checkpoints."""
+        self.skipped = 0
+        """Steps that were left out so far, because their gradient was not finite."""
         self.unvalidated = False
         """Whether a signal came during the validation that belongs to the last step."""
         self._since = time.perf_counter()
@@ -199,6 +206,7 @@ class Recorder:
         """Go on where a checkpoint was taken; of another stage, only its lines in the log remain."""
         if state is not None and same_stage:
             self.seconds = state["seconds"]
+            self.skipped = skipped_in(state["training"])
             self.unvalidated = state.get("unvalidated", False)
             if self.check is not None:
                 self.check.best, self.check.best_step = _best(state)
@@ -211,6 +219,7 @@ class Recorder:
         """Handle one step; called on every process."""
         config, steps = self.job.config, self.job.stage.optim.steps
         last = report.step == steps
+        self.skipped = report.training.skipped
         if report.step % LOG_EVERY == 0 or last:
             self._log(report)
         self.advance(1, "")
@@ -255,6 +264,8 @@ class Recorder:
         terms = distributed.mean_across(report.terms)
         loss = sum((value for name, value in terms.items() if name != "critic"), 0.0)
         entry = {"loss": loss, **terms, "lr": report.lr, "gradient_norm": report.gradient_norm}
+        if self.skipped:
+            entry["skipped_steps"] = self.skipped
         self._write(report.step, entry)
         shown = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
         self.advance(0, f"loss {loss:.3f} ({shown})")

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from itertools import chain, pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -36,13 +37,14 @@ from segdistill.engine import (
     Trainee,
     Training,
     evaluate,
+    fit,
     poly_rate,
     predict_labels,
     probe,
     resolve_device,
     resolve_precision,
 )
-from segdistill.errors import CheckError, UsageError
+from segdistill.errors import CheckError, ModelError, UsageError
 from segdistill.networks import Deployed
 from segdistill.types import IGNORE, Batch, Frozen, Stage, Step
 
@@ -223,12 +225,55 @@ def test_the_precision_is_suspected_where_float32_is_finite_on_the_same_batch(pr
     assert all(parameter.grad is None for parameter in stage.model.parameters())
 
 
-def test_single_bad_steps_between_good_ones_do_not_stop_the_run() -> None:
-    good, stage = one_batch(2), skd_stage(2 * MAX_BAD_STEPS + 2, SKD | {"holistic": 0})
-    pairs = ((not_finite(good), good) for _ in range(MAX_BAD_STEPS + 1))
-    reports = train(stage, chain.from_iterable(pairs))
-    assert sum(not math.isfinite(report.gradient_norm) for report in reports) == MAX_BAD_STEPS + 1
+@pytest.mark.promise("R5")
+def test_single_bad_steps_between_good_ones_are_counted_and_do_not_stop_the_run() -> None:
+    good, student, every = one_batch(2), tiny(0), 12
+    steps = every * (MAX_BAD_STEPS + 2)
+    stage = Stage("student", student, plain(student), optim(steps))
+    batches = (not_finite(good) if step % every == every - 1 else good for step in range(steps))
+    reports = train(stage, batches)
+    assert [r.step for r in reports if not math.isfinite(r.gradient_norm)] == list(range(every, steps + 1, every))
+    assert reports[-1].training.skipped == MAX_BAD_STEPS + 2
     assert all(value.isfinite().all() for value in everything(stage).values())
+
+
+@pytest.mark.promise("R5")
+def test_a_run_that_skips_more_than_a_tenth_of_its_steps_is_stopped() -> None:
+    good, stage = one_batch(2), skd_stage(200, {"pixel": 1.0})
+    three_quarters = (good if step % 4 == 0 else not_finite(good) for step in range(200))
+    seen: list[int] = []
+    with pytest.raises(CheckError) as caught:
+        train(stage, three_quarters, lambda report: seen.append(report.step))
+    assert caught.value.exit_code == 4
+    assert seen[-1] == 5, "the second bad step after the first good ones is the fourth of six"
+    assert "The gradient was not finite in 4 of 6 steps, more than 10 %, the last being step 6 (lr " in str(
+        caught.value
+    )
+    assert "cross_entropy nan" in str(caught.value)
+    assert all(name in str(caught.value) for name in good.names)
+
+
+def test_the_count_of_skipped_steps_goes_on_with_the_state_and_is_0_in_an_earlier_one() -> None:
+    good, student = one_batch(2), tiny(0)
+
+    def stage() -> Stage:
+        return Stage("student", student, plain(student), optim(10))
+
+    states: list[dict[str, Any]] = []
+    train(stage(), iter([good, not_finite(good), good] + [good] * 7), lambda r: states.append(r.training.state()))
+    assert [state["skipped"] for state in states] == [0] + [1] * 9
+    skipped: list[int] = []
+
+    def go_on(state: dict[str, Any], *batches: Batch) -> None:
+        on_step = lambda report: skipped.append(report.training.skipped)  # noqa: E731
+        fit(stage(), iter(batches), precision=CPU, seed=3, on_step=on_step, resume=state)
+
+    go_on(states[7], not_finite(good), good)
+    go_on({name: value for name, value in states[7].items() if name != "skipped"}, good, good)
+    assert skipped == [2, 2, 0, 0]
+    for forged in (-1, 9, True, "1", None):
+        with pytest.raises(ModelError, match="how many steps were left out"):
+            Training(stage(), CPU).load(states[7] | {"skipped": forged})
 
 
 def test_a_batch_without_labels_gives_cross_entropy_no_gradient() -> None:

@@ -1,7 +1,9 @@
 """What stands around a distillation in the commands: unlabelled images, the plain twin, several seeds, preparations."""
 
 import json
+import math
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -14,17 +16,21 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from commands import SMALL, contents, halve, refused, segdistill, succeeds, write_camvid
 from PIL import Image
 from safetensors import safe_open
+from torch import Tensor
 
-from segdistill import pictures, preparations, setting, training
+from segdistill import engine, pictures, preparations, setting, training
 from segdistill.checkpoint import load_state, read_info
 from segdistill.config import DataConfig
 from segdistill.data import AUXILIARY, load_data, mixture
 from segdistill.data._base import UNLABELED
 from segdistill.engine import Report
 from segdistill.errors import Stopped
+from segdistill.networks.pspnet import PSPNet
+from segdistill.types import SegOutput
 
 NETS = "--teacher pspnet18 --student resnet18-half"
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -161,6 +167,26 @@ def test_an_unlabelled_folder_that_is_missing_or_empty_is_told_at_once(
 
 
 # The plain twin and the seeds
+
+
+def test_skipped_steps_are_in_the_results_the_card_the_table_and_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    healthy = PSPNet.segment
+
+    def spoiled(self: PSPNet, image: Tensor) -> SegOutput:
+        output = healthy(self, image)
+        second_step = self.training and torch.initial_seed() == engine._mix(0, 1, 0)
+        return output._replace(logits=output.logits * math.nan) if second_step else output
+
+    monkeypatch.setattr(PSPNet, "segment", spoiled)
+    line = f"train-teacher --preset skd --teacher pspnet18 --data streets {SMALL} --steps 3 --out run"
+    shown = succeeds(line)
+    said = "skipped, because the gradient was not finite"
+    assert re.search(r"│ +skipped steps │", shown.out.replace("┃", "│"))
+    assert json.loads(Path("run/scores.json").read_text())["teacher"]["skipped_steps"] == 1
+    assert f"teacher: 1 step {said}." in Path("run/README.md").read_text()
+    assert f"teacher: 1 of 3 steps {said}." in Path("run/train.log").read_text()
+    again = succeeds(f"{line} --resume")
+    assert again.out == shown.out
 
 
 def test_the_gain_has_an_interval_and_a_verdict(camvid: Path, teacher: Path) -> None:

@@ -1,6 +1,7 @@
 """A training that is stopped and continued is the one that was not, bit for bit; what it leaves behind is whole."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from commands import assert_same_run, equal
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import CPU, distillation, model_info, plain, source, tiny
+from torch import nn
 
 from segdistill.checkpoint import load_state, save_model, save_state
 from segdistill.config import NetworkConfig, RunConfig
@@ -32,7 +34,7 @@ from segdistill.pictures import draw_curves
 from segdistill.store import open_run
 from segdistill.talk import Advance, Silence
 from segdistill.training import Job, Workplace, load_last, score, train
-from segdistill.types import Stage
+from segdistill.types import SegOutput, Stage
 
 STEPS = 11
 """Three epochs of three steps and most of a fourth: 6 images, 2 per step."""
@@ -275,6 +277,34 @@ def test_the_log_stays_json_where_a_loss_is_not_finite(tmp_path: Path) -> None:
     ]
     assert [entry["loss"] for entry in entries if "loss" in entry] == [None]
     draw_curves(tmp_path / "run/metrics.jsonl", tmp_path / "curves.png")
+
+
+@pytest.mark.promise("R5", "C4")
+def test_steps_that_are_skipped_are_told_and_counted_on_through_a_resume(tmp_path: Path) -> None:
+    def spoiled_job() -> Job:
+        job = a_job(configuration(terms={}))
+
+        def spoil(network: nn.Module, inputs: Any, output: SegOutput) -> SegOutput:
+            # what is drawn here depends on the step alone; of these eleven steps it strikes a few
+            bad = network.training and torch.rand(()) < 0.1
+            return output._replace(logits=output.logits * math.nan) if bad else output
+
+        job.network.register_forward_hook(spoil)
+        return job
+
+    listener = Listener()
+    run(spoiled_job(), tmp_path / "whole", listener)
+    total = load_state(tmp_path / "whole/checkpoints/last")["training"]["skipped"]
+    assert 0 < total <= 3
+    assert f"student: {total} of {STEPS} steps skipped, because the gradient was not finite." in listener.heard
+    assert [line["skipped_steps"] for line in lines(tmp_path / "whole") if "loss" in line][-1] == total
+    draw_curves(tmp_path / "whole/metrics.jsonl", tmp_path / "curves.png")
+    for step in (2, 7):
+        stopped(spoiled_job(), tmp_path / "cut", Listener(at=step, action=terminate))
+    listener = Listener()
+    run(spoiled_job(), tmp_path / "cut", listener)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert f"student: {total} of {STEPS} steps skipped, because the gradient was not finite." in listener.heard
 
 
 @pytest.mark.promise("C6")

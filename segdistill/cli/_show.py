@@ -44,6 +44,10 @@ def show_outcome(terminal: "Terminal", outcome: "Outcome", *, as_json: bool = Fa
         ]
         for name, result in outcome.results.items()
     ]
+    skipped = [result.get("skipped_steps", 0) for result in outcome.results.values()]
+    if any(skipped):
+        header.append("skipped steps")
+        rows = [[*row, str(count)] for row, count in zip(rows, skipped, strict=True)]
     if rows:
         images = next(iter(outcome.results.values()))["images"]
         terminal.table(f"{images} validation images, weights of the last step", header, rows)
