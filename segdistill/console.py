@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Any, cast
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from segdistill.errors import SegdistillError
@@ -41,6 +41,31 @@ class Heard:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+class LossBar(Progress):
+    """A line with title, bar, counts and times, and below it what was last said of the losses, folded where it must be.
+
+    The bar gives way to the rest of its line; nothing else of it is cut at 80 columns.
+    """
+
+    def __init__(self, console: Console) -> None:
+        bar = BarColumn(bar_width=None, table_column=Column(ratio=1))
+        times = [TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()]
+        super().__init__(
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            *(bar, MofNCompleteColumn(), *times),
+            console=console,
+            transient=True,
+            expand=True,
+        )
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Yield the line and what is below it."""
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if task.fields["info"]:
+                yield Text(task.fields["info"])
 
 
 class Terminal:
@@ -78,11 +103,15 @@ class Terminal:
         if self.quiet:
             yield lambda count, text: None
         elif self.err.is_terminal and not self.verbose:
-            columns = [TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn()]
-            times = [TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()]
-            with Progress(*columns, *times, TextColumn("{task.fields[info]}"), console=self.err, transient=True) as bar:
+            with LossBar(self.err) as bar:
                 task = bar.add_task(shown(title), total=total, completed=done, info="")
-                yield lambda count, text: bar.update(task, advance=count, info=shown(text))
+
+                def advance(count: int, text: str) -> None:
+                    bar.update(task, advance=count)
+                    if text:  # a step that has nothing to say leaves what the last one said
+                        bar.update(task, info=printable(text))
+
+                yield advance
         else:
             yield self._plain(title, total, done)
 

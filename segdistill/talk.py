@@ -6,7 +6,7 @@ from typing import Protocol
 
 Rows = Sequence[tuple[str, str]]
 Advance = Callable[[int, str], None]
-"""Say how much more is done, and what to show beside it."""
+"""Say how much more is done, and what to show beside it; an empty text leaves what is there."""
 
 
 class Talk(Protocol):
