@@ -80,10 +80,10 @@ def read_back(printed: str) -> RunConfig:
     return load_preset("printed.toml")
 
 
-def process(*words: str | Path, cwd: Path | None = None, **environment: str) -> Result:
-    """Run a program to its end."""
+def process(*words: str | Path, cwd: Path | None = None, timeout: float = 300, **environment: str) -> Result:
+    """Run a program to its end, which comes before `timeout` seconds."""
     done = subprocess.run(
-        list(map(str, words)), cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=300
+        list(map(str, words)), cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=timeout
     )
     return Result(done.returncode, done.stdout, done.stderr)
 
