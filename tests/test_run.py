@@ -250,7 +250,7 @@ def test_a_graph_that_differs_from_its_network_is_rejected(
     monkeypatch.setattr(deploy, "export_onnx", harm)
     result = segdistill(f"export {student} --output bad.onnx --data streets --workers 0 --json")
     assert result.code == 4
-    assert "bad.onnx.rejected did not pass: the logits differ" in " ".join(result.err.split())
+    assert "bad.onnx.rejected did not pass: the logits of an image differ" in " ".join(result.err.split())
     assert json.loads(result.out)["file"] == "bad.onnx.rejected"
     assert files(tmp_path) == {"bad.onnx.rejected"}
 
