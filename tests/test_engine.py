@@ -213,6 +213,7 @@ class NotInBf16(nn.Module):
 @pytest.mark.parametrize("precision", [BF16, CPU], ids=["bf16", "fp32"])
 def test_the_precision_is_suspected_where_float32_is_finite_on_the_same_batch(precision: Precision) -> None:
     stage, batch = skd_stage(10), one_batch(2)
+    assert isinstance(stage.model.first, nn.Sequential)
     stage.model.first.append(NotInBf16())
     if precision is CPU:
         batch = not_finite(batch)

@@ -36,7 +36,7 @@ def write(path: Path, pixels: npt.NDArray[np.generic]) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def own(text: str = CLASSES + SPLITS, label: Pixels = LABEL, root: Path = Path("yard")) -> str:
+def own(text: str = CLASSES + SPLITS, label: Pixels | npt.NDArray[np.uint16] = LABEL, root: Path = Path("yard")) -> str:
     """Write two pairs per split, no image like another, and the data file; return its path."""
     for number, split in enumerate(("train", "val")):
         for i in range(2):

@@ -150,12 +150,14 @@ def test_what_a_preset_sets_for_the_published_networks_can_be_set(name: str) -> 
     said = " ".join(line.lstrip("# ") for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
     keys = dict(re.findall(r"'?student\.(align_corners|input)=([^` ']+)", said))
     assert keys.keys() == {"align_corners", "input"}
+    published = CIRKD_PSPNET.preprocessing
+    assert published is not None
     config = load_preset(name, [f"{role}.{key}={keys[key]}" for role in ("student", "teacher") for key in keys])
     for network in (config.student, config.teacher):
         assert network.align_corners is True
         assert network.input is not None
-        assert network.input.mean == pytest.approx(CIRKD_PSPNET.images.mean, abs=1e-3)
-        assert (network.input.std, network.input.order) == (CIRKD_PSPNET.images.std, CIRKD_PSPNET.images.order)
+        assert network.input.mean == pytest.approx(published.images.mean, abs=1e-3)
+        assert (network.input.std, network.input.order) == (published.images.std, published.images.order)
 
 
 def test_skd_states_the_paper_s_weights_beside_ours() -> None:
