@@ -119,6 +119,13 @@ def test_the_check_of_an_exported_graph_says_it(
     check = Check(0.0, 0.0, 1.0, 1.0, 0, 0.9, 0.5, images=2, classes_scored=2, classes_declared=3)
     assert check.failures() == [f"the mIoU {WORDS} goes from 0.9000 to 0.5000, by more than 0.001"]
     latency = {**dict.fromkeys(("first", "p50", "p90", "p99"), 1.0), "n": 1, "threads": 1}
-    shown = {"file": "a.onnx", "opset": 20, "size": [32, 48], "check": asdict(check), "gate": None}
+    shown = {
+        "file": "a.onnx",
+        "opset": 20,
+        "size": [32, 48],
+        "size_from": "--size",
+        "check": asdict(check),
+        "gate": None,
+    }
     show_export(Terminal(), shown | {"latency_ms": {"student": latency, "onnxruntime": latency}, "fps": 1000.0})
     assert f"mIoU in PyTorch, in onnxruntime {WORDS}" in capsys.readouterr().out
