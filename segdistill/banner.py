@@ -19,7 +19,7 @@ from segdistill.talk import duration
 from segdistill.training import Job
 from segdistill.types import Term
 
-MAX_KINDS = 4
+MAX_KINDS = 2
 """Convolutions that are named in a row of the banner."""
 
 
@@ -69,7 +69,8 @@ def in_float32(kinds: Iterable[Kind]) -> str:
     """Say which convolutions are computed in float32 although the training is in bf16."""
     names = sorted({str(kind) for kind in kinds})
     more = f"; and {len(names) - MAX_KINDS} more" if len(names) > MAX_KINDS else ""
-    return f"float32, as bf16 is unsafe here, for: {'; '.join(names[:MAX_KINDS])}{more}"
+    count = f"{len(names)} kind{'s' * (len(names) > 1)} of convolutions"
+    return f"float32 for {count}, as bf16 is not safe here: {'; '.join(names[:MAX_KINDS])}{more}"
 
 
 def describe(network: SegNetwork, size: tuple[int, int]) -> str:
