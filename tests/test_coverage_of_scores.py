@@ -25,6 +25,7 @@ OPTIONS = "--data yard/data.toml --set data.crop=[32,48] --set data.batch_size=2
 WORDS = "(over 2 of 3 classes)"
 DATA = """name = "yard"
 classes = ["ground", "plant", "tool"]
+absent = ["tool"]
 [ids]
 0 = "ground"
 1 = "plant"

@@ -105,26 +105,31 @@ def test_masks_of_0_and_255_are_refused_with_what_255_means_and_how_to_change_it
 
 
 @pytest.mark.promise("D14")
-def test_a_class_that_may_be_an_unexplained_255_is_refused_until_the_data_file_says_what_255_is() -> None:
+def test_a_class_that_may_be_an_unexplained_255_is_refused_with_how_to_say_what_it_is() -> None:
     def draw(index: int) -> Pixels:
         label = mask(index)
         label[20:24] = 255
         return label
 
     classes = ("background", "crack", "joint")
-    told = ("Classes without a pixel in any split (1): joint.", '255 = "joint"', "`ignore = [255]`")
+    told = ("Classes without a pixel in the train split (1): joint.", '255 = "joint"', 'absent = ["joint"]')
     refused(f"data check {cracks(draw=draw, classes=classes)}", *told, code=3)
-    missing = "Classes without a pixel in the train split (1): joint."
-    assert warnings_of(cracks("ignore = [255]|", draw=draw, classes=classes))[0].startswith(missing)
     ids = '[ids]\n0 = "background"\n1 = "crack"\n255 = "joint"\n'
     assert warnings_of(cracks(ids, draw=draw, classes=classes)) == []
 
 
-def test_an_absent_class_is_a_warning_where_every_pixel_has_one() -> None:
-    data = cracks(classes=("background", "crack", "joint"))
+@pytest.mark.promise("D14")
+def test_a_class_without_a_training_pixel_is_refused_unless_the_data_file_says_that_it_is_meant() -> None:
+    classes = ("background", "crack", "joint")
+    line = f"train-teacher --teacher {NETWORK} {SMALL} --data {cracks(classes=classes)} --out run"
+    refused(line, "Classes without a pixel in the train split (1): joint.", 'absent = ["joint"]', code=3)
+    assert not Path("run").exists()
+    data = cracks('absent = ["joint"]|', classes=classes)
     assert [warning.partition(":")[0] for warning in warnings_of(data)] == [
         f"Classes without a pixel in the {split} split (1)" for split in ("train", "val")
     ]
+    unknown = cracks('absent = ["joints"]|', classes=classes)
+    refused(f"data check {unknown}", "absent: 'joints' is no class", code=2)
 
 
 def test_a_class_that_only_the_unlabelled_part_of_the_images_may_have_stops_nothing() -> None:
@@ -150,7 +155,7 @@ def test_a_class_that_training_never_sees_and_validation_has_is_told() -> None:
     def draw(index: int) -> Pixels:
         return 2 * mask(index) if index == 5 else mask(index)
 
-    (warning,) = warnings_of(cracks(classes=("background", "crack", "joint"), draw=draw))
+    (warning,) = warnings_of(cracks('absent = ["joint"]|', classes=("background", "crack", "joint"), draw=draw))
     assert warning == (
         "Classes without a pixel in the train split (1): joint. No label teaches joint, which the val split has: "
         "expect an IoU of 0 there."

@@ -422,7 +422,8 @@ def test_of_many_sizes_the_most_frequent_are_told() -> None:
 
 
 def test_a_preview_shows_image_labels_and_both_in_their_colours() -> None:
-    text = "palette = [[10, 20, 30], [200, 100, 0], [0, 0, 250]]\nignore = [255]\n" + CLASSES + SPLITS
+    text = "palette = [[10, 20, 30], [200, 100, 0], [0, 0, 250]]\nignore = [255]\n"
+    text += 'absent = ["ground"]\n' + CLASSES + SPLITS
     label = np.repeat([[1, 2]], 48, 0).repeat(32, 1).astype(np.uint8)
     label[:, -8:] = 255
     data = own(text, label)
@@ -443,7 +444,7 @@ def test_a_preview_shows_image_labels_and_both_in_their_colours() -> None:
 
 
 def test_images_of_other_shapes_are_not_distorted_in_a_preview() -> None:
-    data = own(label=np.zeros((48, 96), np.uint8))
+    data = own('absent = ["tool"]\n' + CLASSES + SPLITS, np.zeros((48, 96), np.uint8))
     write(Path("yard/images/train/1.png"), np.full((96, 48, 3), 77, np.uint8))
     write(Path("yard/labels/train/1.png"), np.ones((96, 48), np.uint8))
     succeeds(f"data check {data} --preview look.png")

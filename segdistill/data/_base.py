@@ -146,6 +146,8 @@ class DataSource:
     """The images are drawn, not read: there are no files that could be damaged."""
     ignores_unsaid: bool = False
     """Pixels of the id 255 count nowhere, and the data.toml does not say so: it is what is usual."""
+    expected: frozenset[str] = frozenset()
+    """Classes without which the training split is a mistake; none of public data, small parts of which are common."""
     contents: Mapping[str, str] = field(default_factory=dict)
     """A digest of the images and label maps of each split that was read; see `Census`."""
 

@@ -1,6 +1,7 @@
 """A look at every file before a run begins, so that no damaged one stops it hours later."""
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -217,11 +218,11 @@ def _impossible_classes(
 
     - A split for training or validation without one labelled pixel teaches or scores nothing.
     - A training split with a single class teaches nothing: every network is right at once.
-    - A class that no split has, while there are pixels of 255 and the data.toml says nothing of that id: they may be
-      that class, as in masks where the last class is white. `ignore = [255]`, or [ids], makes it sure.
+    - A class of one's own data that no training label has: a wrong id, a white mask (255 is void unless said
+      otherwise), a list that was copied. `absent` in the data.toml says that it is meant, as for a class that only a
+      teacher teaches.
 
-    Any other absent class is a warning. Rare classes are absent from small parts of public data sets, a teacher can
-    teach a class that no label does, and where every pixel has a class or was declared void, no meaning is lost.
+    Any other absent class is a warning: rare classes are absent from small parts of public data sets.
     """
     for split in ("train", "val"):
         if split in pixels and not pixels[split].any():
@@ -234,12 +235,14 @@ def _impossible_classes(
         (present,) = set(source.classes) - set(absent)
         what = f"All labelled pixels of the train split are {present!r}. Classes without a pixel: {listed(absent)}."
         return DataError(what, _way_out(source, ids["train"], absent))
-    everywhere = np.sum([*pixels.values()], axis=0)
-    nowhere = [name for name, count in zip(source.classes, everywhere, strict=True) if not count]
-    if nowhere and source.ignores_unsaid and ids["train"].ignored:
-        what = f"Classes without a pixel in any split ({len(nowhere)}): {listed(nowhere)}."
-        fix = _way_out(source, ids["train"], nowhere)
-        return DataError(what, f"{fix}\nIf it is void, write `ignore = [{IGNORE}]` above the tables there.")
+    missing = [name for name in absent if name in source.expected]
+    if missing:
+        what = f"Classes without a pixel in the train split ({len(missing)}): {listed(missing)}."
+        meant = json.dumps(missing, ensure_ascii=False)
+        fix = _way_out(source, ids["train"], missing)
+        return DataError(
+            what, f"{fix}\nIf they are meant to be missing, say so above the tables there: absent = {meant}"
+        )
     return None
 
 

@@ -56,7 +56,9 @@ def mixture(data: DataSource, config: DataConfig, *, unlabeled: bool = True) -> 
         DataError: if a folder has no image, or the data lacks a split for training or validation.
     """
     splits = {name: data.split(name) for name in ("train", "val")}
-    unsaid = data.ignores_unsaid and config.labeled == 1  # a class that a part lacks may be in the rest
+    expected = (
+        data.expected if config.labeled == 1 else frozenset[str]()
+    )  # a class that a part lacks may be in the rest
     extra: list[Split] = [data.split(name) for name in config.auxiliary]
     if not unlabeled:
         extra = [split for split in extra if not isinstance(split, ImageFolder)]
@@ -72,4 +74,4 @@ def mixture(data: DataSource, config: DataConfig, *, unlabeled: bool = True) -> 
     extra += [image_folder(path) for path in config.unlabeled] if unlabeled else []
     if extra:
         splits[AUXILIARY] = Joined(tuple(extra))
-    return replace(data, splits=splits, ignores_unsaid=unsaid)
+    return replace(data, splits=splits, expected=expected)

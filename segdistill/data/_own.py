@@ -19,7 +19,8 @@
     0 = "ignore"
 
 Further keys are `palette`, a list of colours for those who give no tables, and `ignore`, a list of the ids that count
-nowhere, which is [255] unless said otherwise. For label maps in colours, `[colors]` with entries such as
+nowhere, which is [255] unless said otherwise. A class without a pixel in the training split is taken for a mistake,
+unless it is in the list `absent`. For label maps in colours, `[colors]` with entries such as
 "128,64,128" = "ground" takes the place of `[ids]`. A file from Windows may begin with a byte order mark, and its paths
 may have backslashes.
 """
@@ -89,6 +90,7 @@ class _DataFile(Strict):
     classes: tuple[_Class, ...]
     palette: tuple[Color, ...] | None = None
     ignore: tuple[Id, ...] | None = None
+    absent: tuple[str, ...] = ()
     train: _Pairs | None = None
     val: _Pairs | None = None
     test: _Pairs | None = None
@@ -155,6 +157,9 @@ def _mistakes(own: _DataFile) -> Iterator[str]:
         yield f"palette: {len(own.palette)} colours for {len(own.names)} classes"
     if own.palette is not None and any(entry.color for entry in own.classes):
         yield "palette: the classes have colours of their own"
+    for name in own.absent:
+        if name not in own.names:
+            yield f"absent: {name!r} is no class. {nearest(name, own.names)}"
     if not own.pairs:
         yield "no images: write tables [train] and [val], each with images and labels"
     for split, pairs in own.pairs.items():
@@ -235,7 +240,8 @@ def load(path: str) -> DataSource:
     splits = {name: _split(file.parent, pairs, own) for name, pairs in own.pairs.items()}
     absent = tuple(f"{own.name} has no {name} split." for name in ("train", "val") if name not in splits)
     unsaid = own.ids is None and own.colors is None and own.ignore is None
-    return DataSource(own.name, own.names, _palette(own), splits, absent, ignores_unsaid=unsaid)
+    expected = frozenset(own.names) - frozenset(own.absent)
+    return DataSource(own.name, own.names, _palette(own), splits, absent, ignores_unsaid=unsaid, expected=expected)
 
 
 def _split(root: Path, pairs: _Pairs, own: _DataFile) -> FolderSplit:
