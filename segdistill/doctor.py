@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from segdistill.telemetry import switched_off
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -85,7 +87,8 @@ def _devices() -> list[Finding]:
 
 def _onnxruntime() -> Finding:
     try:
-        import onnxruntime
+        with switched_off():
+            import onnxruntime
     except (ImportError, OSError) as error:
         return Finding("onnxruntime providers", str(error).splitlines()[0], "pip install --force-reinstall onnxruntime")
     return Finding("onnxruntime providers", ", ".join(onnxruntime.get_available_providers()))

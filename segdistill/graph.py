@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import torch
-from onnxruntime.capi import onnxruntime_pybind11_state as ort
 from torch import Tensor
 
 from segdistill.checkpoint import ModelInfo
 from segdistill.errors import ModelError, UsageError
 from segdistill.latency import Subject
+from segdistill.telemetry import switched_off
+
+with switched_off():
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
 MAX_BYTES = 2**31 - 1
 """No protobuf message is larger."""
@@ -88,7 +91,7 @@ def open_session(content: bytes, path: Path, device: torch.device) -> Any:
         f"This onnxruntime cannot compute on {device}: it has no {provider}.",
         "Use --device cpu, or install onnxruntime-gpu in place of onnxruntime.",
     )
-    if provider not in onnxruntime.get_available_providers():
+    if not computes_on(device):
         raise missing
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
@@ -137,6 +140,11 @@ def messages(message: Any) -> Iterator[Any]:
         if field.message_type is not None:
             for child in [value] if hasattr(value, "ListFields") else value:
                 yield from messages(child)
+
+
+def computes_on(device: torch.device) -> bool:
+    """Whether this onnxruntime can compute on a device."""
+    return _provider(device) in onnxruntime.get_available_providers()
 
 
 def _provider(device: torch.device) -> str:

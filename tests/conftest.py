@@ -5,8 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import write_camvid
-from forked import Workshop
+
+from segdistill.telemetry import switch_off
+
+switch_off()  # tests import onnxruntime themselves, and start processes that do
+
+from commands import write_camvid  # noqa: E402
+from forked import Workshop  # noqa: E402
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and results depend on the number
 signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what runs in the background without it

@@ -8,7 +8,7 @@ import segdistill
 
 PACKAGE = Path(segdistill.__file__).parent
 LAYERS = (
-    {"errors", "config", "talk", "signals", "reading"},
+    {"errors", "config", "talk", "signals", "reading", "telemetry"},
     {"types", "autocast", "convolutions"},
     {"losses", "metrics", "distributed", "store"},
     {"terms", "networks", "checkpoint"},
@@ -29,6 +29,9 @@ ONE_HOME = {
     "albumentations": {"data/_transforms.py"},
     "matplotlib": {"pictures.py"},
     "onnx": {"export.py", "graph.py"},
+    "onnxruntime": {"doctor.py", "graph.py"},
+    "timm": {"networks/_timm.py"},
+    "transformers": {"foreign/hf.py"},
 }
 WITHOUT_TORCH = (
     "errors.py",
@@ -36,6 +39,7 @@ WITHOUT_TORCH = (
     "talk.py",
     "reading.py",
     "store.py",
+    "telemetry.py",
     "console.py",
     "doctor.py",
     "__main__.py",

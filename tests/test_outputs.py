@@ -3,9 +3,6 @@
 import os
 import random
 import resource
-import shutil
-import subprocess
-import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -14,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import contents, files, write_camvid
+from commands import files, write_camvid
 from forked import ROUNDS, ended, peak, said, start
 from fuzz import graph, sealed
 from PIL import Image
@@ -135,32 +132,6 @@ def test_an_image_of_8192_pixels_a_side_is_labelled_in_3_gigabytes(tmp_path: Pat
         assert "labelled tile by tile" in said(folder)
         with Image.open(folder / "out" / f"{line.split()[2]}") as labels:
             assert labels.size == size
-
-
-GUARD = """
-import sys
-def heard(event, args):
-    if event in ("socket.getaddrinfo", "socket.gethostbyname") or (
-        event in ("socket.connect", "socket.sendto") and isinstance(args[1], tuple)
-    ):
-        print("reached out:", event, args, file=sys.stderr)
-sys.addaudithook(heard)
-from segdistill.cli import main
-main()
-"""
-
-
-@pytest.mark.reliability
-@pytest.mark.promise("S11")
-def test_the_whole_path_asks_nothing_of_the_network(tmp_path: Path) -> None:
-    cut_off = ["unshare", "-rn"]
-    if shutil.which("unshare") is None or subprocess.run([*cut_off, "true"], check=False).returncode:
-        cut_off = []  # then it is only listened to
-    words = [*cut_off, sys.executable, "-c", GUARD, "quickstart", "--steps", "2", "--out", "quick", "--workers", "1"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=1500, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "reached out" not in done.stderr
-    assert len(contents(tmp_path / "quick/labels")) == 24
 
 
 @pytest.mark.reliability

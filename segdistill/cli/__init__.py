@@ -11,6 +11,7 @@ from segdistill.cli._app import app
 from segdistill.cli._show import open_terminal
 from segdistill.errors import ResourceError, SegdistillError, Stopped, UsageError
 from segdistill.signals import at_once
+from segdistill.telemetry import switch_off
 
 # They register the commands, which `--help` lists in this order.
 # isort: off
@@ -26,6 +27,7 @@ OUT_OF_MEMORY = (
 
 def main() -> None:
     """Run the command line and turn errors into a panel and an exit code; tracebacks only with --debug."""
+    switch_off()  # before anything that could tell is imported, here or in a process that this one starts
     _open_all()
     for stream in (sys.stdout, sys.stderr):  # what a terminal has no letters for, in a name, ends no run
         if isinstance(stream, io.TextIOWrapper):

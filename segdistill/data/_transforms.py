@@ -1,19 +1,19 @@
 """Augmentation. The only module that knows albumentations."""
 
 import math
-import os
 import random
 
 import cv2
 import numpy as np
 
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # its import would ask the network for a newer release
-import albumentations as A
-
 from segdistill.config import IMAGENET_MEAN, DataConfig
 from segdistill.data._base import Pixels
 from segdistill.data._image import to_size
+from segdistill.telemetry import switched_off
 from segdistill.types import IGNORE
+
+with switched_off():
+    import albumentations as A
 
 FILL = tuple(round(channel) for channel in IMAGENET_MEAN)
 """What images are filled up with."""

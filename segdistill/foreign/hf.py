@@ -20,6 +20,7 @@ from segdistill.config import InputConfig, Size, validated
 from segdistill.errors import ModelError, UsageError
 from segdistill.foreign._base import Loaded, normalised_by, numbered, tried, watched
 from segdistill.networks import SegNetwork
+from segdistill.telemetry import switched_off
 from segdistill.types import SegOutput
 
 WHERE = "FOLDER or hf:ID"
@@ -85,7 +86,8 @@ def load(where: str, wanted: InputConfig | None, device: torch.device) -> Loaded
         )
     if not Path(where).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", where):
         raise UsageError(f"There is no folder {where!r}.", "hf: takes a folder with config.json, or an id, OWNER/NAME.")
-    import transformers  # late: it is an extra, and takes seconds
+    with switched_off():
+        import transformers  # late: it is an extra, and takes seconds
 
     transformers.logging.set_verbosity_error()  # what its loading has to say is said below, by name
     transformers.logging.disable_progress_bar()
@@ -117,7 +119,8 @@ def _asked(kind: Any, where: str, **options: Any) -> Any:
     """Return what a class of transformers loads from a folder or an id."""
     local = Path(where).is_dir()
     try:
-        return kind.from_pretrained(where, local_files_only=local, trust_remote_code=False, **options)
+        with switched_off():
+            return kind.from_pretrained(where, local_files_only=local, trust_remote_code=False, **options)
     except Exception as error:  # transformers, its hub's client and the formats below have none in common
         if "weights_only" in str(error):  # torch's own text advises to run the code
             raise ModelError(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,7 +17,7 @@ from segdistill.checkpoint import ModelInfo
 from segdistill.config import InputConfig
 from segdistill.errors import ModelError, UsageError
 from segdistill.foreign._base import TRIAL, Loaded, normalised_by, numbered, tried
-from segdistill.graph import ORT_ERRORS, OnnxModel, open_session, read_graph
+from segdistill.graph import ORT_ERRORS, OnnxModel, computes_on, open_session, read_graph
 from segdistill.networks import SegNetwork
 from segdistill.store import sha256_of
 from segdistill.types import SegOutput
@@ -62,7 +61,7 @@ def load(where: str, wanted: InputConfig | None, device: torch.device) -> Loaded
     if not path.is_file():
         raise UsageError(f"There is no file {where}.", f"A graph is given as onnx:{WHERE}.")
     notes: tuple[str, ...] = ()
-    if device.type == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+    if device.type == "cuda" and not computes_on(device):
         device = torch.device("cpu")
         notes = ("this onnxruntime knows no CUDA: the teacher computes on the CPU. onnxruntime-gpu is faster.",)
     content, metadata = read_graph(path)

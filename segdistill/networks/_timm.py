@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from segdistill.config import IMAGENET_MEAN, IMAGENET_STD, NetworkConfig
 from segdistill.errors import UsageError
 from segdistill.networks._base import Backbone
+from segdistill.telemetry import switched_off
 
 ODD_SIZE = (65, 97)
 
@@ -42,7 +43,8 @@ class TimmBackbone(Backbone):
         Raises:
             UsageError: if they cannot be had, or expect images normalised otherwise than by ImageNet's statistics.
         """
-        import timm
+        with switched_off():
+            import timm
 
         try:
             wanted: Any = timm.get_pretrained_cfg(self.timm_name)
@@ -61,7 +63,8 @@ class TimmBackbone(Backbone):
         return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
 
     def _create(self, in_channels: int, *, pretrained: bool = False) -> nn.Module:
-        import timm  # late: it is an extra, and takes seconds
+        with switched_off():
+            import timm  # late: it is an extra, and takes seconds
 
         if not timm.is_model(self.timm_name):
             close = get_close_matches(self.timm_name, timm.list_models(), cutoff=0.5)
