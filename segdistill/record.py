@@ -18,7 +18,8 @@ import torch
 from segdistill import distributed, pictures, report
 from segdistill.checkpoint import ModelInfo, read_info
 from segdistill.comparison import Verdict
-from segdistill.config import read_toml
+from segdistill.conditions import PARTS, conditions, differences
+from segdistill.config import RunConfig, read_toml, validated
 from segdistill.data import DataSource
 from segdistill.errors import ModelError, UsageError
 from segdistill.metrics import Scores
@@ -26,6 +27,8 @@ from segdistill.reading import read_file
 from segdistill.setting import Setting, init_weights_used, weights_used
 from segdistill.signals import at_once
 from segdistill.store import RunFolder, open_run, seal, verify_file, write_atomic, write_json
+from segdistill.talk import Logged
+from segdistill.terms import check_terms
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,10 @@ def _spread(results: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+WORDS = {"about", "paper"}
+"""Keys of a preset that only say what it is."""
+
+
 @contextmanager
 def run_folder(setting: Setting, path: Path, kind: str) -> Iterator[RunFolder | None]:
     """Open a run's folder in the first process, refuse changed settings on resume, and write what the run is."""
@@ -137,11 +144,28 @@ def run_folder(setting: Setting, path: Path, kind: str) -> Iterator[RunFolder | 
             write_json(folder / "data.json", describe_data(setting.data))
             write_json(folder / "environment.json", {"kind": kind, **environment(setting)})
             write_atomic(folder / "config.toml", tomli_w.dumps(folder_config(setting)))
-        if resume:  # a baseline and seeds may be added
-            added = {"baseline": options.baseline, "seeds": options.seeds}
-            write_json(folder / "environment.json", _table(path / "environment.json") | added)
+        if resume:
+            _go_on(folder, setting)
         with at_once(continued_by=options.again):
             yield folder
+
+
+def _go_on(folder: RunFolder, setting: Setting) -> None:
+    """Write into environment.json where a run goes on, if not as it last did; warn of what may change its bits."""
+    before, now, options = _table(folder / "environment.json"), environment(setting), setting.options
+    added: dict[str, Any] = {"baseline": options.baseline, "seeds": options.seeds}  # which may be added
+    others = before.get("resumed_with")
+    parts = [before, *(part for part in (others if isinstance(others, list) else []) if isinstance(part, dict))]
+    talk = Logged(setting.place.talk, log_of(folder))
+    told: dict[str, tuple[str, str]] = {}
+    for part in parts:
+        told = differences(part, now) | told
+    for name, (was, value) in told.items():
+        talk.warn(f"Part of this run was computed with {name} {was}, now {value}: it may end in other bits.")
+    if differences(parts[-1], now):
+        moment = {"time": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
+        added["resumed_with"] = [*parts[1:], moment | {name: now[name] for name in PARTS}]
+    write_json(folder / "environment.json", before | added)
 
 
 def folder_config(setting: Setting) -> dict[str, Any]:
@@ -161,6 +185,7 @@ def environment(setting: Setting) -> dict[str, Any]:
         "precision": place.precision.name,
         "threads": torch.get_num_threads(),
         "processes": distributed.world_size(),
+        **conditions(),
         "weights": weights_used(setting.options),
         "init_weights": init_weights_used(setting.options),
         "baseline": setting.options.baseline,
@@ -180,11 +205,12 @@ def cpu_name() -> str:
 
 
 def log_of(folder: RunFolder) -> Callable[[str], None]:
-    """Return what appends a line with the time to the run's log, where the run's folder is a dot."""
-    own = re.compile(rf"(?<![\w./-]){re.escape(str(folder.path))}(?![\w.-])")
+    """Return what appends a line with the time to the run's log, where the run's folder is a dot if it has a path."""
+    place = str(folder.path)
+    own = re.compile(rf"(?<![\w./-]){re.escape(place)}(?![\w.-])")
 
     def write(text: str) -> None:
-        line = own.sub(".", text)
+        line = own.sub(".", text) if "/" in place else text  # a name alone is a word like any other, such as "run"
         folder.append("train.log", f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}")
 
     return write
@@ -281,18 +307,15 @@ def refuse_other_teacher(folder: Path, info: ModelInfo) -> None:
 
 
 def _refuse_changes(folder: Path, setting: Setting, kind: str) -> None:
-    """Refuse to continue a run of another kind, with other settings or data; warn where bits may differ."""
-    try:
-        before = _flat(read_toml(folder / "config.toml"))
-    except UsageError as error:
-        raise ModelError(f"The run in {folder} cannot be continued: {error.what}", "Start a new one.") from None
+    """Refuse to continue a run of another kind, with other settings or data."""
+    before = _settings_of(folder)
     data_before, place_before = _table(folder / "data.json"), _table(folder / "environment.json")
     if place_before.get("kind") != kind:
         raise UsageError(
             f"{folder} holds a run of another kind: {place_before.get('kind')}, not {kind}.",
             "Give the command that began it, or another --out.",
         )
-    now, place = _flat(folder_config(setting)), environment(setting)
+    now, place = _settings(validated(RunConfig, folder_config(setting), str(folder))), environment(setting)
     for key, flag in (("weights", "--pretrained or --backbone-weights"), ("init_weights", "--init-weights")):
         before[flag], now[flag] = place_before.get(key, "none"), place[key]
     if place_before.get("baseline"):  # one may be added
@@ -304,26 +327,12 @@ def _refuse_changes(folder: Path, setting: Setting, kind: str) -> None:
         lines = "\n".join(f"  {key}: {before.get(key)} -> {now.get(key)}" for key in changed)
         raise UsageError(
             f"--resume continues the same run, but these settings differ:\n{lines}",
-            "Start a new run with another --out.",
+            f"Start a new run with another --out, or give the run's own: --preset {folder / 'config.toml'}",
         )
     if data_before != describe_data(setting.data):
         raise UsageError(
             "The data set has changed since this run began.", "Restore it, or start a new run with another --out."
         )
-    was = _matters_to_bits(place_before)
-    for key, value in _matters_to_bits(place).items():
-        if was.get(key) != value:
-            setting.place.talk.warn(
-                f"This run began with {key} {was.get(key)}, now {value}: it will not end in the same bits."
-            )
-
-
-def _matters_to_bits(environment: dict[str, Any]) -> dict[str, Any]:
-    """Return what the last digits of a run depend on beside its settings."""
-    place = {key: environment.get(key) for key in ("device", "precision", "threads", "processes")}
-    versions = environment.get("versions")
-    own = versions if isinstance(versions, dict) else {}
-    return place | {name: version for name, version in own.items() if not name.startswith("onnx")}
 
 
 def _table(path: Path) -> dict[str, Any]:
@@ -335,6 +344,25 @@ def _table(path: Path) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise ModelError(f"{path} is damaged: it holds no table.", "Start a new run.")
     return table
+
+
+def _settings_of(folder: Path) -> dict[str, Any]:
+    """Return the settings that a run's folder names.
+
+    Raises:
+        ModelError: if there are none that this version understands.
+    """
+    path = folder / "config.toml"
+    try:
+        return _settings(validated(RunConfig, read_toml(path), str(path)))
+    except UsageError as error:
+        raise ModelError(f"The run in {folder} cannot be continued: {error.what}", "Start a new one.") from None
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """Return what a run depends on, without the words about it; a key that its version did not know has the default."""
+    terms = {"terms": check_terms(config.terms)}
+    return _flat(config.model_dump(mode="json", by_alias=True, exclude=WORDS) | terms)
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

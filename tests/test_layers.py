@@ -9,7 +9,7 @@ import segdistill
 PACKAGE = Path(segdistill.__file__).parent
 LAYERS = (
     {"errors", "config", "talk", "signals", "reading", "telemetry"},
-    {"types", "autocast", "convolutions"},
+    {"types", "autocast", "convolutions", "conditions"},
     {"losses", "metrics", "distributed", "store"},
     {"terms", "networks", "checkpoint"},
     {"label_codes", "class_map", "comparison", "layouts"},

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import tomli_w
 import torch
 from commands import (
     DISTILL,
@@ -605,16 +607,58 @@ def test_a_training_that_is_interrupted_says_how_to_go_on(camvid: Path, tmp_path
 
 
 @pytest.mark.promise("C4")
-def test_a_run_that_goes_on_elsewhere_says_why_its_bits_may_differ(camvid: Path) -> None:
+def test_a_run_that_goes_on_elsewhere_says_why_its_bits_may_differ(
+    camvid: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     line = f"train-teacher --teacher {NETWORK} --data camvid:{camvid} {SMALL} --out run"
     succeeds(line)
     Path("run/manifest.json").unlink()  # as if it had been killed at its end
+    began = json.loads(Path("run/environment.json").read_text())
+    began["versions"]["torch"], began["threads"] = "1.0", 64
+    Path("run/environment.json").write_text(json.dumps(began))
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    talk, log = succeeds(f"{line} --resume").err, Path("run/train.log").read_text()
+    for difference in (
+        f"torch 1.0, now {versions()['torch']}",
+        f"threads 64, now {torch.get_num_threads()}",
+        "ONEDNN_MAX_CPU_ISA unset, now AVX2",
+    ):
+        said = f"Part of this run was computed with {difference}: it may end in other bits."
+        assert said in talk
+        assert f"warning: {said}" in log
     environment = json.loads(Path("run/environment.json").read_text())
-    environment["versions"]["torch"], environment["threads"] = "1.0", 64
-    Path("run/environment.json").write_text(json.dumps(environment))
-    talk = succeeds(f"{line} --resume").err
-    assert f"began with torch 1.0, now {versions()['torch']}: it will not end in the same bits" in talk
-    assert f"began with threads 64, now {torch.get_num_threads()}: it will not" in talk
+    (part,) = environment.pop("resumed_with")
+    assert environment == began
+    assert part["versions"] == versions()
+    assert part["threads"] == torch.get_num_threads()
+    assert part["switches"]["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+    again = succeeds(f"{line} --resume").err  # it is finished: nothing is computed
+    assert "other bits" not in again
+    Path("run/manifest.json").unlink()
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    assert "ONEDNN_MAX_CPU_ISA AVX2, now unset" in succeeds(f"{line} --resume").err, "neither part is forgotten"
+    assert len(json.loads(Path("run/environment.json").read_text())["resumed_with"]) == 2
+
+
+@pytest.mark.promise("C4")
+def test_a_run_of_an_earlier_version_goes_on_with_its_settings_and_knows_of_no_difference(camvid: Path) -> None:
+    line = f"distill --preset skd --teacher resnet18-half --student {NETWORK} --data camvid:{camvid} {UNTRAINED}"
+    succeeds(f"{line} --out run")
+    for folder in (Path("run"), *Path("runs").iterdir()):
+        (folder / "manifest.json").unlink()
+        config = tomllib.loads((folder / "config.toml").read_text())
+        del config["terms"]["holistic"]["critic_weight"], config["aux_weight"], config["data"]["auxiliary_share"]
+        config["about"], config["paper"] = "In other words.", "Somebody"
+        (folder / "config.toml").write_text(tomli_w.dumps(config))
+        environment = json.loads((folder / "environment.json").read_text())
+        for name in ("cpu", "libraries", "flags", "switches"):
+            del environment[name]
+        (folder / "environment.json").write_text(json.dumps(environment))
+    talk = succeeds(f"{line} --out run --resume").err
+    assert "other bits" not in talk
+    changed = f"{line} --out run --resume --set aux_weight=0.3"
+    Path("run/manifest.json").unlink()
+    refused(changed, "aux_weight: 0.4 -> 0.3", "--preset run/config.toml")
 
 
 # Numbers
