@@ -1,5 +1,6 @@
 """What is said of a model's scores: the table for programs, the model card for people."""
 
+import re
 from collections.abc import Sequence
 
 from segdistill.checkpoint import ModelInfo
@@ -53,11 +54,11 @@ def model_card(
         return f"{100 * scores.miou:.2f}{scores.coverage} | {100 * scores.pixel_accuracy:.2f}"
 
     table = "\n".join(
-        f"| {name} | {_cell(network)} | {'-' if count is None else f'{count / 1e6:.2f} M'} | {score(scores)} |"
+        f"| {name} | {_verbatim(network)} | {'-' if count is None else f'{count / 1e6:.2f} M'} | {score(scores)} |"
         for name, network, scores, count in rows
     )
     per_class = "\n".join(
-        f"| {_cell(name)} | {'-' if value is None or info.label_assisted else f'{100 * value:.2f}'} |"
+        f"| {_verbatim(name)} | {'-' if value is None or info.label_assisted else f'{100 * value:.2f}'} |"
         for name, value in zip(info.classes, own.iou, strict=True)
     )
     absent = "" if info.label_assisted or not own.coverage else ABSENT
@@ -73,7 +74,7 @@ tags: [{", ".join(tags)}]
 
 # {info.network.network}, {info.role}
 
-{how} by segdistill {info.versions.get("segdistill", "")} with the preset `{info.preset}` on `{_cell(info.data)}`,
+{how} by segdistill {info.versions.get("segdistill", "")} with the preset `{info.preset}` on {_verbatim(info.data)},
 {info.steps} steps. Images enter as RGB in 0..255 at {size}; normalisation is part of the model.
 
 ## Measured
@@ -113,6 +114,18 @@ def _use(info: ModelInfo) -> str:
     return "\n".join(f"    segdistill {command}" for command in commands)
 
 
-def _cell(text: str) -> str:
-    """Keep a name from the user's data from acting as markup."""
-    return "".join(f"&#{ord(char)};" if char in "<>|&`[]" else char for char in text)
+def _verbatim(text: str) -> str:
+    """Return a name from the user's data or files as code, where neither Markdown nor GitHub knows any markup.
+
+    GitHub looks for mentions, issues, emoji and formulas once entities are resolved, but not in code. A pipe ends a
+    table's cell even there, so it stands between two pieces of code. What cannot be printed is shown by its escape.
+    """
+    line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    return "&#124;".join(_code(piece) for piece in line.split("|"))
+
+
+def _code(text: str) -> str:
+    """Return a code span, within more backticks than the text has in a row; nothing of nothing."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    apart = " " if text.strip(" ") and (text[0] in "` " or text[-1] in "` ") else ""  # one at each end is not shown
+    return f"{fence}{apart}{text}{apart}{fence}" if text else ""
