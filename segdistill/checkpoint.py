@@ -22,7 +22,7 @@ from segdistill.config import LabelCodes, NetworkConfig, Size, Strict
 from segdistill.errors import CheckError, ModelError, UsageError
 from segdistill.networks import SegNetwork, blank_network, build_network
 from segdistill.networks._weights import check_header, check_pickle, mismatch
-from segdistill.reading import open_file
+from segdistill.reading import check_utf8, open_file
 from segdistill.store import verify_file, write_atomic
 from segdistill.types import MOST_CLASSES
 
@@ -196,13 +196,15 @@ def model_path(model: Path) -> Path:
     """Return the file that MODEL names: a run's folder holds `model.safetensors`.
 
     Raises:
-        UsageError: if there is no such path, or the run is not finished.
+        UsageError: if there is no such path, it is not UTF-8, or the run is not finished.
         ModelError: if the file is not the one the run wrote.
     """
     if not model.exists():
         raise UsageError(
             f"There is no {model}.", "Give a run's folder, a .safetensors model file or an exported .onnx file."
         )
+    if model.suffix != ".onnx":
+        check_utf8(model)  # safetensors opens no other
     if model.is_file():
         return model
     if not model.is_dir():

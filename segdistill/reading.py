@@ -6,8 +6,22 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 
+from segdistill.errors import UsageError
+
 MOST = 1 << 26
 """Bytes of a file that is read in one piece, far more than any table or log here has."""
+
+
+def check_utf8(path: Path) -> None:
+    """Refuse a path that is not UTF-8: safetensors opens none such, and no TOML or JSON file can name it.
+
+    Raises:
+        UsageError: if it is not.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"The name of {path} is not UTF-8.", "Choose another name.") from None
 
 
 def open_file(path: Path) -> BufferedReader:

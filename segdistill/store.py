@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from segdistill.errors import ModelError, ResourceError, UsageError
-from segdistill.reading import open_file, read_file
+from segdistill.reading import check_utf8, open_file, read_file
 
 OWN_FILES = (
     *(
@@ -238,8 +238,9 @@ def check_folder(path: Path, *, resume: bool, overwrite: bool) -> None:
 
     Raises:
         UsageError: it is not empty and neither `resume` nor `overwrite` was asked for, or what is in it is no run's;
-            there is nothing to resume; another process is at work in it.
+            there is nothing to resume; another process is at work in it; its name is not UTF-8.
     """
+    check_utf8(path)
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file, not a folder.", "Choose another --out.")
     ours = _is_run(path)

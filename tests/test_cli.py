@@ -1,5 +1,6 @@
 """The commands before anything is trained: help, exit codes, messages read aloud, and that nothing is written."""
 
+import ast
 import json
 import os
 import shlex
@@ -444,3 +445,59 @@ def test_what_the_machine_refuses_is_no_internal_error(
 def test_a_long_name_in_a_message_stays_in_one_piece_where_nobody_looks_at_a_terminal() -> None:
     name = "gone-" * 40
     assert f"There is no {name}." in segdistill("evaluate", name).err
+
+
+@pytest.mark.slow  # a training, and many commands
+def test_a_tilde_is_the_home_folder_in_every_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, camvid: Path
+) -> None:
+    home = tmp_path / "at home"
+    home.mkdir()
+    (home / "CamVid").symlink_to(camvid)
+    monkeypatch.setenv("HOME", str(home))
+    succeeds("presets copy skd ~/mine.toml")
+    assert (home / "mine.toml").is_file()
+    succeeds("data check camvid:~/CamVid --preview=~/preview.png")
+    assert (home / "preview.png").is_file()
+    train = f"train-teacher --preset ~/mine.toml --teacher {NETWORK} --data camvid:~/CamVid {SMALL}"
+    said = succeeds(f"{train} --out=~/run").err
+    assert (home / "run/model.safetensors").is_file()
+    assert "--out=~/run" in said, "the command that goes on is the one that was typed"
+    succeeds("infer ~/run '~/CamVid/val/*.png' --out ~/labels")
+    assert len(files(home / "labels")) == 2
+    succeeds("infer ~/run/model.safetensors ~/CamVid/val/0.png --out=~/labels --overwrite")
+    monkeypatch.setenv("SEGDISTILL_DATA", "~")
+    distill = f"distill --student {NETWORK} --data camvid:~/CamVid {SMALL} --out new"
+    gone = str(home / "gone")
+    for line, expected in (
+        (f"{train} --out ~/run", f"{home / 'run'} is not empty"),
+        (f"{train} --backbone-weights ~/gone --out new", gone),
+        (f"{distill} --teacher ~/gone", gone),
+        (f"{distill} --teacher tv:fcn_resnet50:~/gone", gone),
+        (f"{distill} --teacher onnx:~/gone.onnx", f"{gone}.onnx"),
+        (f"{distill} --teacher hf:~/gone", gone),
+        (f"{distill} --teacher ~/run --class-map ~/gone", gone),
+        (f"{distill} --teacher ~/run --init-weights ~/gone", gone),
+        (f"{distill} --teacher ~/run --unlabeled ~/gone", gone),
+        ("evaluate ~/gone", gone),
+        ("export ~/run --data camvid --output ~/mine.toml", str(home / "mine.toml")),
+        ("quickstart --out=~", f"{home} is not empty"),
+        ("import-weights ~/gone --network espnet --out ~/espnet", gone),
+    ):
+        found = segdistill(line)
+        assert found.code in (2, 3, 5), line
+        assert expected in found.err, f"{line}\n{found.err}"
+    assert not list(tmp_path.rglob("~*"))
+
+
+def test_every_path_of_the_command_line_knows_the_home_folder() -> None:
+    paths = 0
+    for file in Path(cli.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not (isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Annotated"):
+                continue
+            kind, call = node.slice.elts if isinstance(node.slice, ast.Tuple) else (None, None)
+            if isinstance(kind, ast.AST) and "Path" in ast.unparse(kind) and isinstance(call, ast.Call):
+                paths += 1
+                assert "parser" in {word.arg for word in call.keywords}, f"{file.name}, line {node.lineno}"
+    assert paths >= 15

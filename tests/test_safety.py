@@ -41,7 +41,7 @@ from segdistill.data import load_data
 from segdistill.metrics import Scores
 from segdistill.networks import build_network
 from segdistill.report import _verbatim, model_card
-from segdistill.store import RunFolder
+from segdistill.store import RunFolder, check_folder
 from segdistill.types import Stage
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -590,6 +590,32 @@ def test_names_that_are_no_text_work_like_any_other(own_camvid: Path) -> None:
     succeeds(f"infer {model_of('camvid:data')} data/train --out labels --json")
     assert (Path("labels") / odd).is_file()
     assert len(files(Path("labels"))) == 4
+
+
+@pytest.mark.promise("D11")
+def test_a_name_that_no_file_of_a_run_could_tell_is_refused_before_it_begins(tmp_path: Path) -> None:
+    odd, model = os.fsdecode(b"\xff"), model_of("streets")
+    Path(odd).mkdir()
+    Image.new("RGB", (48, 32)).save(Path(odd, "a.png"))
+    for name in ("model.safetensors", "model.onnx"):
+        shutil.copy(model, Path(odd, name))
+    before = contents(tmp_path)
+    for line in (
+        f"train-teacher --teacher {NETWORK} --data streets {SMALL} --out new{odd}",
+        f"distill --teacher {model} --student {NETWORK} --data streets {SMALL} --out {odd}/new",
+        f"distill --teacher {model} --student {NETWORK} --data streets {SMALL} --dry-run --out {odd}/new",
+        f"quickstart --out new{odd}",
+        f"import-weights {model} --network espnet --out new{odd}",
+        f"{TEACH} --teacher {model} --unlabeled {odd}",
+        f"{TEACH} --teacher {model} --init-weights {odd}/model.safetensors",
+        f"{TEACH} --teacher {odd}/model.safetensors",
+        f"{TEACH} --teacher onnx:{odd}/model.onnx --preset at",
+        f"evaluate {odd} --data streets",
+    ):
+        refused(line, "is not UTF-8")
+    with pytest.raises(package.errors.UsageError, match="is not UTF-8"):
+        check_folder(Path(odd), resume=False, overwrite=False)
+    assert contents(tmp_path) == before
 
 
 # Data and models that do not belong together

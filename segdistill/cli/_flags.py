@@ -1,5 +1,6 @@
 """What several commands take: options, and how their texts are read."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +8,39 @@ from typing import Annotated
 import typer
 
 from segdistill.errors import UsageError
+from segdistill.reading import check_utf8
+
+
+def with_home(text: str) -> str:
+    """Return a text with the home folder for a ~ at its beginning: in --out=~/run no shell puts it there."""
+    return os.path.expanduser(text)
+
+
+def typed_path(text: str | Path) -> Path:
+    """Return a path as it was typed. Every option and argument that is one is read by this or the next function."""
+    return Path(with_home(str(text)))
+
+
+def named_path(text: str | Path) -> Path:
+    """Return a path whose name is handed to safetensors, or written into a file.
+
+    Raises:
+        UsageError: if it is not UTF-8.
+    """
+    path = typed_path(text)
+    check_utf8(path)
+    return path
+
+
+def typed_teacher(text: str) -> str:
+    """Return a teacher as it was typed: a network, a path, or SCHEME:WHERE, where WHERE may have a path after a colon.
+
+    Raises:
+        UsageError: if it is not UTF-8.
+    """
+    whole = text if Path(text).exists() else ":".join(map(with_home, text.split(":")))
+    check_utf8(Path(whole))
+    return whole
 
 
 class Precision(StrEnum):
@@ -28,7 +62,8 @@ class Baseline(StrEnum):
 DEFAULT_PRESET = "canonical"
 RUN, DATA, OUTPUT = "Run", "Data", "Output"
 PresetFlag = Annotated[
-    str, typer.Option("--preset", metavar="PRESET", help="A name from `presets list`, or a .toml file.")
+    str,
+    typer.Option("--preset", parser=with_home, metavar="PRESET", help="A name from `presets list`, or a .toml file."),
 ]
 DataFlag = Annotated[
     str | None,
@@ -51,7 +86,8 @@ ModelDataFlag = Annotated[
     ),
 ]
 OutFlag = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Folder of the run.", rich_help_panel=OUTPUT)
+    Path | None,
+    typer.Option("--out", parser=named_path, metavar="DIR", help="Folder of the run.", rich_help_panel=OUTPUT),
 ]
 StepsFlag = Annotated[
     int | None,
@@ -86,7 +122,8 @@ DryFlag = Annotated[
 ]
 PretrainedFlag = Annotated[bool, typer.Option("--pretrained", help="Start from the backbone's ImageNet weights.")]
 BackboneFlag = Annotated[
-    Path | None, typer.Option("--backbone-weights", metavar="FILE", help="The same from a local file.")
+    Path | None,
+    typer.Option("--backbone-weights", parser=typed_path, metavar="FILE", help="The same from a local file."),
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=OUTPUT)]
 QuietFlag = Annotated[
@@ -97,7 +134,10 @@ VerboseFlag = Annotated[
 ]
 PresetArgument = Annotated[str, typer.Argument(metavar="NAME", help="As `segdistill presets list` shows it.")]
 ModelArgument = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="A run's folder, a .safetensors model file or an .onnx file.")
+    Path,
+    typer.Argument(
+        parser=typed_path, metavar="MODEL", help="A run's folder, a .safetensors model file or an .onnx file."
+    ),
 ]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from segdistill.cli._app import app, data_app, example, presets_app
-from segdistill.cli._flags import OUTPUT, DeviceFlag, JsonFlag, OverwriteFlag, PresetArgument, parse_size
+from segdistill.cli._flags import OUTPUT, DeviceFlag, JsonFlag, OverwriteFlag, PresetArgument, parse_size, typed_path
 from segdistill.cli._show import open_terminal
 from segdistill.errors import CheckError, UsageError, nearest
 
@@ -73,7 +73,13 @@ def data_check(
     data: Annotated[str, typer.Argument(metavar="D", help="NAME, NAME:PATH or the path of a data.toml.")],
     preview: Annotated[
         Path | None,
-        typer.Option("--preview", metavar="FILE.png", help="Draw 8 images under their labels.", rich_help_panel=OUTPUT),
+        typer.Option(
+            "--preview",
+            parser=typed_path,
+            metavar="FILE.png",
+            help="Draw 8 images under their labels.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     overwrite: OverwriteFlag = False,
     json_: JsonFlag = False,
@@ -135,7 +141,7 @@ def presets_show(name: PresetArgument) -> None:
 @presets_app.command("copy", **example("segdistill presets copy skd mine.toml"))
 def presets_copy(
     name: PresetArgument,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Ends in .toml.")],
+    file: Annotated[Path, typer.Argument(parser=typed_path, metavar="FILE", help="Ends in .toml.")],
     overwrite: OverwriteFlag = False,
 ) -> None:
     """Copy a preset to a file. It is yours to edit and to give as --preset FILE."""

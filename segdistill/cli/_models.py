@@ -20,8 +20,11 @@ from segdistill.cli._flags import (
     QuietFlag,
     VerboseFlag,
     WorkersFlag,
+    named_path,
     parse_channels,
     parse_size,
+    typed_path,
+    with_home,
 )
 from segdistill.cli._show import open_terminal, percent, quoted, show_export
 from segdistill.errors import CheckError, DataError, UsageError
@@ -38,6 +41,7 @@ def evaluate(
         Path | None,
         typer.Option(
             "--submission",
+            parser=typed_path,
             metavar="DIR",
             help="Also write the label maps for Cityscapes' server, of --split test or val.",
             rich_help_panel=OUTPUT,
@@ -108,10 +112,18 @@ def evaluate(
 
 @app.command(**example("segdistill export runs/camvid-student --data camvid:CamVid --max-ms 50"))
 def export(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run's folder or a .safetensors model file.")],
+    model: Annotated[
+        Path, typer.Argument(parser=typed_path, metavar="MODEL", help="A run's folder or a .safetensors model file.")
+    ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", metavar="FILE", help="Default: model.onnx in the run.", rich_help_panel=OUTPUT),
+        typer.Option(
+            "--output",
+            parser=typed_path,
+            metavar="FILE",
+            help="Default: model.onnx in the run.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     size: Annotated[
         str | None,
@@ -159,9 +171,14 @@ def export(
 @app.command(**example("segdistill infer runs/camvid-student/model.onnx CamVid/val --out labels --overlay"))
 def infer(
     model: ModelArgument,
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="An image, a folder, or a pattern in quotes.")],
+    source: Annotated[
+        str, typer.Argument(parser=with_home, metavar="INPUT", help="An image, a folder, or a pattern in quotes.")
+    ],
     out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder of the label maps.", rich_help_panel=OUTPUT)
+        Path,
+        typer.Option(
+            "--out", parser=typed_path, metavar="DIR", help="Folder of the label maps.", rich_help_panel=OUTPUT
+        ),
     ],
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Also write the image under the classes' colours.", rich_help_panel=OUTPUT)
@@ -204,10 +221,15 @@ def infer(
     **example("segdistill import-weights espnet_p_2_q_8_camvid.pth --network espnet --void-output 11 --out espnet")
 )
 def import_weights(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .pth, .pt or .safetensors file of tensors.")],
+    file: Annotated[
+        Path, typer.Argument(parser=typed_path, metavar="FILE", help="A .pth, .pt or .safetensors file of tensors.")
+    ],
     network: Annotated[str, typer.Option("--network", metavar="NET", help="A network from `segdistill networks`.")],
     out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder of the model file.", rich_help_panel=OUTPUT)
+        Path,
+        typer.Option(
+            "--out", parser=named_path, metavar="DIR", help="Folder of the model file.", rich_help_panel=OUTPUT
+        ),
     ],
     data: Annotated[
         str | None,

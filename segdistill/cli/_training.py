@@ -32,6 +32,10 @@ from segdistill.cli._flags import (
     StepsFlag,
     VerboseFlag,
     WorkersFlag,
+    named_path,
+    typed_path,
+    typed_teacher,
+    with_home,
 )
 from segdistill.cli._show import data_words, open_terminal, quoted, show_export, show_outcome
 from segdistill.errors import CheckError, UsageError
@@ -44,7 +48,8 @@ if TYPE_CHECKING:
 @app.command(**example("segdistill quickstart --out runs/quickstart"))
 def quickstart(
     out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder of everything.", rich_help_panel=OUTPUT)
+        Path,
+        typer.Option("--out", parser=named_path, metavar="DIR", help="Folder of everything.", rich_help_panel=OUTPUT),
     ] = Path("runs/quickstart"),
     steps: StepsFlag = None,
     device: DeviceFlag = "auto",
@@ -114,6 +119,7 @@ def distill(
         str,
         typer.Option(
             "--teacher",
+            parser=typed_teacher,
             metavar="T",
             help="A run's folder, a model file, or a network: found under runs/, or trained. From elsewhere: tv:NAME, "
             "hf:FOLDER, hf:ID, onnx:FILE, py:MODULE:FUNCTION.",
@@ -129,6 +135,7 @@ def distill(
         list[Path] | None,
         typer.Option(
             "--unlabeled",
+            parser=named_path,
             metavar="DIR",
             help="Images without labels, mixed into the batches. Repeatable.",
             rich_help_panel=DATA,
@@ -138,6 +145,7 @@ def distill(
         Path | None,
         typer.Option(
             "--class-map",
+            parser=typed_path,
             metavar="FILE",
             help="TOML: which of the teacher's classes is which of the data's, where they differ.",
             rich_help_panel=DATA,
@@ -162,7 +170,8 @@ def distill(
     pretrained: PretrainedFlag = False,
     backbone_weights: BackboneFlag = None,
     init_weights: Annotated[
-        Path | None, typer.Option("--init-weights", metavar="FILE", help="Start the student from a model file.")
+        Path | None,
+        typer.Option("--init-weights", parser=named_path, metavar="FILE", help="Start the student from a model file."),
     ] = None,
     device: DeviceFlag = "auto",
     precision: PrecisionFlag = None,
@@ -236,7 +245,7 @@ def available_data(name: str) -> str:
     from segdistill.config import BUILT_IN, components
 
     folder = os.environ.get("SEGDISTILL_DATA")
-    there = bool(folder) and name in components("data") and Path(str(folder), name).is_dir()
+    there = bool(folder) and name in components("data") and Path(with_home(str(folder)), name).is_dir()
     return name if there or ":" in name or name.endswith(".toml") else BUILT_IN
 
 

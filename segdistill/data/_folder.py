@@ -296,7 +296,7 @@ def data_root(name: str, path: str) -> Path:
         raise UsageError(
             f"Where is {name}?", f"Write {name}:PATH, or set SEGDISTILL_DATA to the folder that holds {name}/."
         )
-    root = Path(os.path.expanduser(path)) if path else Path(base) / name
+    root = Path(os.path.expanduser(path)) if path else Path(os.path.expanduser(base)) / name
     if not root.is_dir():
         kind = "is not a folder" if root.exists() else "does not exist"
         raise UsageError(f"{name}: path not found: {root} {kind}.", f"Write {name}:PATH, or set SEGDISTILL_DATA.")
