@@ -45,7 +45,7 @@ class Row:
     macs: int | None
     """None where they cannot be counted."""
     training_seconds: float | None = None
-    """In steps, without validation and checkpoints; None where it was not trained here."""
+    """At work in steps, without validation, checkpoints and stalls; None where it was not trained here."""
     preparation_seconds: float = 0.0
     """Of what a term had trained before."""
     label_assisted: bool = False

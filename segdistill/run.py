@@ -216,7 +216,8 @@ def _twins(
 def _steps_in_time(setting: Setting, path: Path, row: Row | None) -> int:
     """Return how many steps the plain student has in the time that the distilled one took, preparations included.
 
-    Both are measured: the distilled student's time in its training, a plain step in a few real ones beforehand.
+    Both are measured: the distilled student's time at work in its training (`StepClock`: no validation, checkpoints or
+    stalls), and a plain step as the median of a few real ones beforehand.
     """
     settled = path / "baseline" / "config.toml"
     if setting.options.resume and settled.exists():

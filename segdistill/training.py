@@ -4,8 +4,10 @@ import hashlib
 import json
 import math
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from statistics import median_low
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +31,10 @@ from segdistill.types import Batch, Stage
 LOG_EVERY = 10
 """Steps between two lines of metrics.jsonl; reading a value waits for the device."""
 EVAL_BATCH = 4
+MAX_STALL = 3
+"""Times the median step that a step counts for at most: contention on a busy machine stays below, a stall does not."""
+TELLING = 5
+"""Steps whose median says how long a step takes."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +86,40 @@ class Trained(NamedTuple):
 
     scores: Scores
     seconds: float
-    """Spent in its steps, without validation and checkpoints."""
+    """Spent at work in its steps, as `StepClock` counts."""
     skipped: int
     """Steps that were left out, because their gradient was not finite."""
+
+
+class StepClock:
+    """Seconds that a training spends at work in its steps: without validation and checkpoints, and without stalls.
+
+    A step counts for what it took, but for at most MAX_STALL times the median step: a process that was stopped, a
+    machine that was suspended and storage that hung for a minute did no work that another training should be given.
+    A slow loader counts: its steps are the median ones. So does hardly anything of the first step's setting up, as in
+    the steps that the plain student is measured by.
+    """
+
+    def __init__(self, before: float = 0.0, median_before: float | None = None) -> None:
+        """Go on from the seconds, and the median step, of the processes that a run was in before."""
+        self._before, self._median_before = before, median_before
+        self._steps = array("d")
+
+    def add(self, seconds: float) -> None:
+        """Count a step."""
+        self._steps.append(seconds)
+
+    @property
+    def median(self) -> float | None:
+        """The median step of this process, or of the ones before where this one is too young to tell; None of none."""
+        young = len(self._steps) < TELLING and self._median_before is not None
+        return self._median_before if young or not self._steps else median_low(self._steps)
+
+    @property
+    def seconds(self) -> float:
+        """All seconds at work, those before included."""
+        most = MAX_STALL * (self.median or 0.0)
+        return self._before + sum(min(step, most) for step in self._steps)
 
 
 def train(job: Job, folder: RunFolder | None, place: Workplace, *, resume: bool, command: str) -> Trained:
@@ -108,18 +145,18 @@ def train(job: Job, folder: RunFolder | None, place: Workplace, *, resume: bool,
             save_model(folder / "model.safetensors", job.network, job.info.model_copy(update={"metrics": metrics}))
         distributed.barrier()
         _stop_late(stopped, job, place, command)
-    return Trained(scores, recorder.seconds, recorder.skipped)
+    return Trained(scores, recorder.clock.seconds, recorder.skipped)
 
 
 def prepare(job: Preparation, folder: RunFolder | None, place: Workplace, *, resume: bool, command: str) -> float:
-    """Train what a term needs before the student; return the seconds it took.
+    """Train what a term needs before the student; return the seconds that it took, as `StepClock` counts.
 
     Args: as `train`; the weights are the caller's to keep.
     """
     with stop_signals(alone=distributed.world_size() == 1) as stopped:
         recorder = _run_stage(job, folder, place, resume, command, stopped)
         _stop_late(stopped, job, place, command)
-    return recorder.seconds
+    return recorder.clock.seconds
 
 
 def _run_stage(
@@ -194,8 +231,7 @@ class Recorder:
     ) -> None:
         self.job, self.folder, self.place, self.advance = job, folder, place, advance
         self.stopped, self.command, self.check = stopped, command, check
-        self.seconds = 0.0
-        """Spent in steps, without validation and checkpoints."""
+        self.clock = StepClock()
         self.skipped = 0
         """Steps that were left out so far, because their gradient was not finite."""
         self.unvalidated = False
@@ -205,7 +241,8 @@ class Recorder:
     def load(self, state: dict[str, Any] | None, *, resume: bool, same_stage: bool) -> None:
         """Go on where a checkpoint was taken; of another stage, only its lines in the log remain."""
         if state is not None and same_stage:
-            self.seconds = state["seconds"]
+            median = state.get("median_step")  # a state of an earlier version does not say
+            self.clock = StepClock(state["seconds"], median if isinstance(median, float) else None)
             self.skipped = skipped_in(state["training"])
             self.unvalidated = state.get("unvalidated", False)
             if self.check is not None:
@@ -223,7 +260,7 @@ class Recorder:
         if report.step % LOG_EVERY == 0 or last:
             self._log(report)
         self.advance(1, "")
-        self.seconds += time.perf_counter() - self._since
+        self.clock.add(time.perf_counter() - self._since)
         if self.check is not None and (report.step % config.validate_.every == 0 or last):
             self._validate(report.training)
         asked = distributed.any_process(self.stopped() is not None, self.place.device)
@@ -275,7 +312,7 @@ class Recorder:
             return
         lines = self.folder.lines("metrics.jsonl")
         own = {"lines": len(lines), "lines_sha256": hashlib.sha256(b"".join(lines)).hexdigest()}
-        own |= {"seconds": self.seconds, "unvalidated": self.unvalidated}
+        own |= {"seconds": self.clock.seconds, "median_step": self.clock.median, "unvalidated": self.unvalidated}
         if self.check is not None:
             own |= {"best": self.check.best, "best_step": self.check.best_step}
             own |= {"best_classes": self.check.best_classes}

@@ -7,9 +7,12 @@ import re
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +234,27 @@ def test_in_the_same_time_the_plain_student_has_more_steps(camvid: Path, teacher
     Path("run/manifest.json").unlink()  # as if it had been stopped at its end
     Path("run/baseline/config.toml").write_text("optim = 5")
     refused(distilling(camvid, teacher, f"{words} --resume", "skd"), "run/baseline cannot be continued", code=5)
+
+
+@pytest.mark.slow  # it is stopped for 3 s
+def test_a_process_that_was_stopped_for_a_while_buys_the_plain_student_no_steps(
+    camvid: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded, times, freezers = training.Recorder.__call__, [], []
+    freeze = f"kill -STOP {os.getpid()}; sleep 3; kill -CONT {os.getpid()}"
+
+    def call(self: training.Recorder, report: Report) -> None:
+        times.append(time.perf_counter())
+        recorded(self, report)
+        if report.step == 3:
+            freezers.append(subprocess.Popen(["sh", "-c", freeze], start_new_session=True))
+
+    monkeypatch.setattr(training.Recorder, "__call__", call)
+    result = distil(camvid, teacher, "--set optim.steps=20 --steps 20 --set validate.every=100 --out run")
+    assert freezers[0].wait() == 0
+    steps = [after - before for before, after in pairwise(times)]
+    assert max(steps) > 3, "it was stopped during a step"
+    assert result["results"]["distilled"]["training_seconds"] < sum(steps) - 2
 
 
 def test_several_seeds_are_runs_of_their_own_with_mean_and_spread(camvid: Path, teacher: Path) -> None:

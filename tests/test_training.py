@@ -33,7 +33,7 @@ from segdistill.networks import build_network
 from segdistill.pictures import draw_curves
 from segdistill.store import open_run
 from segdistill.talk import Advance, Silence
-from segdistill.training import Job, Workplace, load_last, score, train
+from segdistill.training import Job, StepClock, Workplace, load_last, score, train
 from segdistill.types import SegOutput, Stage
 
 STEPS = 11
@@ -508,3 +508,28 @@ def test_a_distillation_ended_by_signals_continues_to_the_same_weights(tmp_path:
         talk = process.communicate(timeout=300)[1]
         assert process.returncode == 0, talk
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_the_clock_counts_work_and_no_stalls_in_any_process() -> None:
+    clock = StepClock()
+    assert (clock.seconds, clock.median) == (0.0, None)
+    for seconds in (60.0, 1.0, 1.0, 2.0, 1.0, 600.0, 1.5):  # set up, then a machine that was suspended
+        clock.add(seconds)
+    assert clock.median == 1.5
+    assert clock.seconds == 4.5 + 1 + 1 + 2 + 1 + 4.5 + 1.5
+    slow = StepClock()
+    for _ in range(9):
+        slow.add(60.0)
+    assert slow.seconds == 540, "a loader that is slow all the time is work"
+    later = StepClock(clock.seconds, clock.median)
+    later.add(3600.0)
+    assert later.seconds == clock.seconds + 4.5, "the first step of a process is measured by those before"
+    for _ in range(9):
+        later.add(2.0)
+    assert (later.median, later.seconds) == (2.0, clock.seconds + 6 + 18)
+
+
+def test_a_state_that_does_not_say_how_long_a_step_takes_is_gone_on_from() -> None:
+    clock = StepClock(5.0, None)
+    clock.add(1.0)
+    assert clock.seconds == 6.0
