@@ -12,7 +12,15 @@ import torch
 from segdistill import distributed
 from segdistill.checkpoint import model_path
 from segdistill.config import RunConfig
-from segdistill.data import AUXILIARY, DataSource, check_files, load_data, mixture, take_census
+from segdistill.data import (
+    AUXILIARY,
+    DataSource,
+    check_files,
+    load_data,
+    mixture,
+    shared_memory_shortage,
+    take_census,
+)
 from segdistill.engine import resolve_device, resolve_precision
 from segdistill.errors import DataError, UsageError
 from segdistill.store import check_folder, sha256_of
@@ -84,6 +92,8 @@ def prepared(config: RunConfig, options: Options, talk: Talk, *, unlabeled: bool
         talk = talk if distributed.is_main() else Silence()
         workers = options.workers if options.workers is not None else default_workers()
         place = Workplace(device, precision, workers, talk)
+        if shortage := shared_memory_shortage(config.data, workers, distributed.world_size()):
+            talk.warn(shortage)
         data = mixture(load_data(config.data.name), config.data, unlabeled=unlabeled)
         for warning in data.warnings:
             talk.warn(warning)

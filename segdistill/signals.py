@@ -1,4 +1,7 @@
-"""What SIGINT and SIGTERM do: a loop is asked to stop between two steps; everything else ends at once, as by a kill.
+"""What the signals do that ask to stop: a loop stops between two steps; everything else ends at once, as by a kill.
+
+These are Ctrl-C, SIGTERM, the end of a terminal (SIGHUP) and what batch systems send before their time is up: Slurm
+what `--signal` says, mostly SIGUSR1; Grid Engine SIGUSR1, SIGUSR2 and SIGXCPU.
 
 A run survives a kill at any moment. An exception, which is what Python makes of SIGINT, could be raised where it is
 ignored, such as in the start of a loader process.
@@ -13,14 +16,29 @@ from types import FrameType
 
 from segdistill.errors import Stopped
 
-NUMBERS = (signal.SIGINT, signal.SIGTERM)
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+ALWAYS_HEEDED = (signal.SIGINT, signal.SIGTERM)
+"""Signals that stop also a process that was started with them ignored, as shells start what runs in the background. The
+others then stay ignored: that is what nohup is for."""
 SHOW_CURSOR = "\x1b[?25h"
 """For a terminal in which a progress bar has hidden it."""
+
+_caught: list[list[int]] = []
+"""Signals so far, of each `stop_signals` that is entered, the innermost last."""
+
+
+class Interrupted(Exception):  # noqa: N818  # it is not an error
+    """A signal came while a loop waited for what may never come, or did what can be done again."""
+
+
+def pending() -> int | None:
+    """Return the signal that has asked the loop at work to stop; None where none has."""
+    return _caught[-1][0] if _caught and _caught[-1] else None
 
 
 @contextmanager
 def stop_signals(*, alone: bool = True) -> Iterator[Callable[[], int | None]]:
-    """Turn SIGINT and SIGTERM into a flag that a loop asks for; a second signal ends the process at once.
+    """Turn the signals that ask to stop into a flag that a loop asks for; a second one ends the process at once.
 
     Args:
         alone: this is the only process. Under torchrun a second signal does nothing: of one Ctrl-C, each process gets
@@ -33,8 +51,12 @@ def stop_signals(*, alone: bool = True) -> Iterator[Callable[[], int | None]]:
             _leave(number, "Stopped at once. --resume goes on from the last checkpoint.")
         caught.append(number)
 
-    with _handled(catch):
-        yield lambda: caught[0] if caught else None
+    _caught.append(caught)
+    try:
+        with _handled(catch):
+            yield lambda: caught[0] if caught else None
+    finally:
+        _caught.remove(caught)
 
 
 @contextmanager
@@ -42,7 +64,7 @@ def at_once(*numbers: int, continued_by: str = "") -> Iterator[None]:
     """Let signals end the process at once, with 128 plus their number.
 
     Args:
-        numbers: which; SIGINT and SIGTERM where none is given.
+        numbers: which; all of `NUMBERS` where none is given.
         continued_by: the command that goes on.
     """
     own = os.getpid()
@@ -78,7 +100,8 @@ def _handled(handler: Callable[[int, FrameType | None], None], numbers: Iterable
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in numbers}
+    heeded = [one for one in numbers if one in ALWAYS_HEEDED or signal.getsignal(one) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heeded}
     try:
         yield
     finally:

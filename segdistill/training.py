@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import signal
 import time
 from array import array
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from segdistill.metrics import Scores
 from segdistill.networks import SegNetwork
 from segdistill.prediction import predictor
 from segdistill.report import skipped_steps
-from segdistill.signals import stop, stop_signals
+from segdistill.signals import Interrupted, stop, stop_signals
 from segdistill.store import RunFolder
 from segdistill.talk import Advance, Silence, Talk
 from segdistill.types import Batch, Stage
@@ -135,7 +136,10 @@ def train(job: Job, folder: RunFolder | None, place: Workplace, *, resume: bool,
     check = Check(job, folder, place)
     with stop_signals(alone=distributed.world_size() == 1) as stopped:
         recorder = _run_stage(job, folder, place, resume, command, stopped, check)
-        scores = check.scores or check.score(place.exact())
+        try:
+            scores = check.scores or check.score(place.exact())
+        except Interrupted:
+            raise stop(stopped(), f"after the last step of {job.stage.optim.steps}", command) from None
         if folder is not None:
             metrics = job.info.measured(scores.miou, scores.pixel_accuracy, scores.classes_scored)
             if check.best_step and not job.info.label_assisted:
@@ -179,15 +183,18 @@ def _run_stage(
     with place.talk.progress(job.title, stage.optim.steps, done) as advance:
         recorder = Recorder(job, folder, place, advance, stopped, command, check)
         recorder.load(state, resume=resume, same_stage=own is not None)
-        fit(
-            stage,
-            training_stream(job, place, done),
-            precision=place.precision,
-            seed=config.seed,
-            on_step=recorder,
-            resume=None if own is None else own["training"],
-            on_resume=recorder.catch_up,
-        )
+        try:
+            fit(
+                stage,
+                training_stream(job, place, done),
+                precision=place.precision,
+                seed=config.seed,
+                on_step=recorder,
+                resume=None if own is None else own["training"],
+                on_resume=recorder.catch_up,
+            )
+        except Interrupted:
+            raise recorder.stop_waiting() from None
     if recorder.skipped:
         place.talk.warn(f"{job.stage.name}: {skipped_steps(recorder.skipped, stage.optim.steps)}.")
     return recorder
@@ -236,6 +243,8 @@ class Recorder:
         """Steps that were left out so far, because their gradient was not finite."""
         self.unvalidated = False
         """Whether a signal came during the validation that belongs to the last step."""
+        self.done: Training | None = None
+        """The state after the last step that was done and not saved."""
         self._since = time.perf_counter()
 
     def load(self, state: dict[str, Any] | None, *, resume: bool, same_stage: bool) -> None:
@@ -257,6 +266,7 @@ class Recorder:
         config, steps = self.job.config, self.job.stage.optim.steps
         last = report.step == steps
         self.skipped = report.training.skipped
+        self.done = report.training
         if report.step % LOG_EVERY == 0 or last:
             self._log(report)
         self.advance(1, "")
@@ -287,12 +297,25 @@ class Recorder:
         precision = self.place.exact() if last else self.place.precision
         # Several processes must agree on when to stop, which they do between steps only.
         asked = self.stopped if distributed.world_size() == 1 else lambda: None
+        self.unvalidated = True
         scores = self.check(training.step, precision, asked)
         self.unvalidated = scores is None
         if scores is not None:
             self._write(
                 training.step, self.check.job.info.measured(scores.miou, scores.pixel_accuracy, scores.classes_scored)
             )
+
+    def stop_waiting(self) -> Stopped:
+        """Save what is done, and return what ends a run that waited for images when it was told to stop.
+
+        Batches are taken before a step begins, so the state is that after the step before. Of several processes the
+        others wait for this one and end with it, without a word to each other.
+        """
+        if self.done is not None:
+            self._save(self.done)
+        number = self.stopped() or signal.SIGTERM
+        what = f"Stopped by {signal.Signals(number).name} while no image came; what was saved before is whole."
+        return Stopped(what, f"Continue with: {self.command}", number)
 
     def _stop(self, step: int) -> Stopped:
         return stop(self.stopped(), f"after step {step} of {self.job.stage.optim.steps}", self.command)
@@ -316,6 +339,7 @@ class Recorder:
         if self.check is not None:
             own |= {"best": self.check.best, "best_step": self.check.best_step}
             own |= {"best_classes": self.check.best_classes}
+        self.done = None
         self.folder.sync("metrics.jsonl")  # a state counts on the lines that it names
         save_state(self.folder / "checkpoints/last", {"training": training.state(), **own}, keep_previous=True)
 
@@ -348,11 +372,13 @@ class Check:
 
         def go_on(images: int) -> None:
             if asked() is not None:
-                raise _InterruptedError
+                raise Interrupted
 
         try:
             scores = self.scores = self.score(precision, go_on)
-        except _InterruptedError:
+        except Interrupted:
+            if distributed.world_size() > 1:  # the others are in the midst of it
+                raise
             return None
         text = f"mIoU {100 * scores.miou:.2f} %{scores.coverage}, pixel accuracy {100 * scores.pixel_accuracy:.2f} %"
         if self.job.info.label_assisted:
@@ -371,10 +397,6 @@ class Check:
     def score(self, precision: Precision, on_batch: Callable[[int], None] | None = None) -> Scores:
         """Return the scores of the weights as they are."""
         return score(self.job.network, self.job.info, self.job.data, self.place, precision, on_batch)
-
-
-class _InterruptedError(Exception):
-    """A signal came during a validation."""
 
 
 def stage_reached(folder: RunFolder) -> str | None:

@@ -1,10 +1,13 @@
 import hashlib
+import multiprocessing
+import multiprocessing.reduction
 import os
 import pickle
 import random
 import shutil
 import signal
 import struct
+import sys
 import time
 import warnings
 import zlib
@@ -19,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from commands import Result, process
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -39,11 +43,13 @@ from segdistill.data import (
     to_size,
     training_batches,
 )
+from segdistill.data._batches import shared_memory_shortage
 from segdistill.data._check import AT_ONCE
 from segdistill.data._folder import image_folder
 from segdistill.data._mixture import Part
 from segdistill.data._transforms import Augment
 from segdistill.errors import DataError, ResourceError, UsageError
+from segdistill.signals import Interrupted, stop_signals
 from segdistill.types import IGNORE, Batch
 
 Pixels = npt.NDArray[np.uint8]
@@ -942,10 +948,90 @@ def test_a_worker_s_death_interrupts_nothing_but_the_wait_for_its_batch() -> Non
 @pytest.mark.promise("R2")
 def test_a_stuck_worker_is_a_resource_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_batches, "TIMEOUT", 1.0)
-    # what PyTorch gives a worker to end by itself, twice
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    start = time.monotonic()
     with pytest.raises(ResourceError, match="nothing for 1 s"):
-        next(evaluation_batches(Drawn(1, hang), None, workers=1))
+        next(evaluation_batches(Drawn(1, hang), None, workers=2))
+    assert time.monotonic() - start < 4, "workers are not asked to end by themselves, one after the other"
+
+
+@pytest.mark.promise("R1")
+def test_a_signal_is_heeded_while_no_worker_delivers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_batches, "POLL", 0.5)
+    before, start = set(multiprocessing.active_children()), time.monotonic()
+    with stop_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            next(evaluation_batches(Drawn(4, hang), None, workers=2))
+    assert time.monotonic() - start < 4
+    assert set(multiprocessing.active_children()) <= before
+
+
+# Shared memory
+
+
+CROWDED = """
+import sys, warnings
+warnings.filterwarnings("ignore", "This DataLoader will create")
+from tiny import Scenes
+from segdistill.data import evaluation_batches
+split = Scenes(12, height=400, width=500)  # 800 kB each
+batches = list(evaluation_batches(split, None, batch_size=2, workers=2))
+print([batch.names for batch in batches] == [split.names[i:i + 2] for i in range(0, 12, 2)])
+print(all((batch.label[0].numpy() == split.read(2 * i).label).all() for i, batch in enumerate(batches)))
+"""
+
+
+def with_shared_memory(size: str, *command: str) -> Result:
+    """Run a command where the system has so much shared memory, as in a container."""
+    mounted = f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
+    if process("unshare", "-m", "sh", "-c", mounted).code:
+        pytest.skip("mounting a small /dev/shm needs root")
+    return process(
+        "unshare", "-m", "sh", "-c", f'{mounted} && exec "$@"', "sh", *command, PYTHONPATH=str(Path(__file__).parent)
+    )
+
+
+@pytest.mark.promise("R2")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /dev/shm and namespaces")
+def test_batches_that_do_not_fit_into_shared_memory_go_through_pipes() -> None:
+    done = with_shared_memory("1m", sys.executable, "-c", CROWDED)
+    assert (done.code, done.out, done.err) == (0, "True\nTrue\n", "")
+
+
+@pytest.mark.promise("R2")
+def test_too_little_shared_memory_is_told_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(workers: int, free: int | None, world: int = 1) -> str | None:
+        monkeypatch.setattr(_batches, "free_shared_memory", lambda: free)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(world))
+        return shared_memory_shortage(config(crop=(512, 1024), batch_size=8), workers, world)
+
+    batch, docker = 8 * 512 * 1024 * 4, 64 << 20
+    assert told(2, 6 * batch) is None  # four read ahead, one in use and one on its way
+    assert told(2, 6 * batch, world=2) is None, "two processes have twice the workers and half the batch, plus a rest"
+    assert "/dev/shm has 64 MiB free, the batches of 7 loader workers need 257 MiB" in str(told(7, docker))
+    assert "--shm-size=1g" in str(told(7, docker))
+    assert told(0, docker) is None
+    assert told(7, None) is None, "the system does not tell"
+
+
+def unhandable(index: int) -> None:
+    if index == 1:
+        raise_when_pickled = multiprocessing.reduction.ForkingPickler.register
+        raise_when_pickled(torch.Tensor, refuse)
+
+
+def refuse(tensor: torch.Tensor) -> str:
+    raise RuntimeError("unable to allocate shared memory")
+
+
+@pytest.mark.promise("R2")
+def test_a_batch_that_cannot_be_handed_over_ends_the_wait_with_advice(capfd: pytest.CaptureFixture[str]) -> None:
+    start = time.monotonic()
+    with pytest.raises(ResourceError, match="killed") as caught:
+        list(evaluation_batches(Drawn(4, unhandable), None, workers=1))
+    assert time.monotonic() - start < 10
+    assert "shared memory" in caught.value.fix
+    assert capfd.readouterr().err == ""
 
 
 @dataclass(frozen=True)

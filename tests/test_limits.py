@@ -111,6 +111,23 @@ def test_a_worker_that_dies_ends_the_run_and_the_others_and_the_run_goes_on(work
 
 
 @pytest.mark.reliability
+@pytest.mark.promise("R2")
+@LINUX
+def test_in_a_container_s_shared_memory_a_run_says_so_and_comes_to_its_end(workshop: Workshop) -> None:
+    workshop.course("teacher")
+    run = "-m segdistill train-teacher --preset skd --teacher resnet18-half --data camvid:camvid --steps 4 --workers 2"
+    run += " --device cpu --precision fp32 --set data.crop=[256,512] --set data.size=[256,512] --set data.batch_size=2"
+    mounted = 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"'  # a batch has 1 MiB
+    words = ["unshare", "-m", "sh", "-c", mounted, "sh", sys.executable, *run.split()]
+    done = subprocess.run(words, cwd=workshop.folder, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    if "mount:" in done.stderr or "unshare:" in done.stderr:
+        pytest.skip("mounting a small /dev/shm needs root")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("warning: Shared memory: /dev/shm has 0 MiB free") == 1
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.reliability
 @pytest.mark.promise("C10")
 def test_of_two_runs_in_one_folder_one_is_refused_and_a_killed_one_can_go_on_at_once(workshop: Workshop) -> None:
     course, folder = workshop.course("skd"), workshop.new_folder("skd")

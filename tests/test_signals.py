@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from commands import process
 
-from segdistill.signals import at_once, stop_signals
+from segdistill.signals import NUMBERS, at_once, stop_signals
 
 
 def send(number: int) -> None:
@@ -76,10 +76,29 @@ with at_once(continued_by="segdistill again"):
 
 
 @pytest.mark.promise("R1")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", NUMBERS)
 def test_where_nothing_is_to_be_saved_a_signal_ends_the_process_and_says_how_to_go_on(number: signal.Signals) -> None:
     done = process(sys.executable, "-c", WAITS, str(int(number)))
     assert (done.code, done.err) == (128 + number, f"\nStopped by {number.name}. Continue with: segdistill again\n")
+
+
+@pytest.mark.promise("R1")
+def test_what_batch_systems_send_and_the_end_of_a_terminal_ask_a_loop_to_stop() -> None:
+    assert {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU} < set(NUMBERS)
+    for number in NUMBERS:
+        with stop_signals() as caught:
+            send(number)
+            assert caught() == number
+
+
+@pytest.mark.promise("R1")
+def test_under_nohup_the_end_of_a_terminal_stops_nothing(tmp_path: Path) -> None:
+    program = "import os, signal, sys\nfrom segdistill.signals import at_once, stop_signals\n"
+    program += "with at_once():\n    with stop_signals() as caught:\n"
+    program += "        os.kill(os.getpid(), signal.SIGHUP)\n        print(caught())\n"
+    program += "    os.kill(os.getpid(), signal.SIGHUP)\nprint('here')\n"
+    done = process("nohup", sys.executable, "-c", program, cwd=tmp_path)
+    assert (done.code, done.out) == (0, "None\nhere\n")
 
 
 def test_a_signal_ends_a_process_whose_terminal_is_gone() -> None:

@@ -6,10 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ import torch
 from commands import assert_same_run, equal
 from PIL import Image
 from safetensors.torch import load_file
-from tiny import CPU, distillation, model_info, plain, source, tiny
+from tiny import CPU, Scenes, distillation, model_info, plain, source, tiny
 from torch import nn
 
 from segdistill.checkpoint import load_state, save_model, save_state
 from segdistill.config import NetworkConfig, RunConfig
-from segdistill.data import DataSource
+from segdistill.data import DataSource, Sample, _batches
 from segdistill.data.camvid import CLASSES as CAMVID_CLASSES
 from segdistill.data.camvid import PALETTE as CAMVID_PALETTE
 from segdistill.errors import CheckError, ModelError, Stopped
@@ -181,6 +182,42 @@ def test_a_run_that_died_continues_from_its_checkpoint_and_its_log_has_each_line
         assert [line["step"] for line in lines(path)][-1] == step
     run(a_job(configuration()), path)
     assert_same_run(uninterrupted, path)
+
+
+@dataclass(frozen=True)
+class Stalling(Scenes):
+    """Scenes that cannot be read while there is a certain file, as on a storage that hangs."""
+
+    stall: Path = Path()
+
+    def read(self, index: int) -> Sample:
+        while self.stall.exists():
+            time.sleep(0.1)
+        return super().read(index)
+
+
+@pytest.mark.promise("R1", "C4")
+def test_a_run_that_waits_for_images_saves_and_stops_when_it_is_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_batches, "POLL", 0.5)
+    stall, path, reference = tmp_path / "stall", tmp_path / "run", tmp_path / "uninterrupted"
+    splits = {"train": Stalling(6, stall=stall), "val": Scenes(3)}
+    job = a_job(configuration(**{"checkpoint.every": 100}), data=replace(source(), splits=splits))
+    later = threading.Timer(2.0, terminate)
+
+    def hang() -> None:
+        stall.touch()
+        later.start()
+
+    error = stopped(job, path, Listener(at=4, action=hang), workers=1)
+    stall.unlink()
+    assert error.exit_code == 143
+    assert error.what.startswith("Stopped by SIGTERM while no image came")
+    assert 4 <= load_state(path / "checkpoints/last")["training"]["step"] < STEPS
+    for folder in (path, reference):
+        run(a_job(configuration(**{"checkpoint.every": 100})), folder)
+    assert_same_run(reference, path)
 
 
 @pytest.mark.promise("C3")

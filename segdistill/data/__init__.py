@@ -8,7 +8,7 @@ from importlib import import_module
 
 from segdistill.config import find_data
 from segdistill.data._base import AUXILIARY, SPLITS, DataSource, Joined, Sample, Split
-from segdistill.data._batches import evaluation_batches, training_batches
+from segdistill.data._batches import evaluation_batches, shared_memory_shortage, training_batches
 from segdistill.data._check import Census, check_files, take_census
 from segdistill.data._folder import images_below
 from segdistill.data._image import SUFFIXES, read_image, read_label, to_size
@@ -31,6 +31,7 @@ __all__ = [
     "mixture",
     "read_image",
     "read_label",
+    "shared_memory_shortage",
     "take_census",
     "to_size",
     "training_batches",

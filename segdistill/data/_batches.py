@@ -6,16 +6,20 @@ seed, the epoch and its index. So a resumed run continues exactly, and neither t
 between matters.
 """
 
+import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import groupby
+from multiprocessing.queues import Queue
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -23,13 +27,19 @@ from torch.utils.data import DataLoader, Dataset
 from segdistill.config import DataConfig
 from segdistill.data._base import UNLABELED, Joined, Pixels, Split
 from segdistill.data._image import to_size
+from segdistill.distributed import processes_here
 from segdistill.errors import ResourceError, SegdistillError, UsageError
+from segdistill.signals import NUMBERS, Interrupted, pending
 from segdistill.types import IGNORE, Batch
 
 TIMEOUT = 300.0
 """Seconds without a batch after which the workers count as stuck."""
 POLL = 5.0
-"""Seconds within which a dead worker is noticed."""
+"""Seconds within which a dead worker, or a signal while none delivers, is noticed."""
+PREFETCH = 2
+"""Batches that each worker reads ahead."""
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # it is looked at, nothing is written
+"""Where Linux keeps what processes share. Docker gives a container 64 MB of it."""
 
 Transform = Callable[[Pixels, Pixels, int], tuple[Pixels, Pixels]]
 """From an image (H, W, 3), its label (H, W) and the sample's seed to both as a network sees them."""
@@ -49,10 +59,14 @@ class _Ready(NamedTuple):
 class _Packed(NamedTuple):
     """A batch in as few bytes as possible, between the processes and on its way to the GPU."""
 
-    image: Tensor  # (B, H, W, 3) uint8
-    label: Tensor  # (B, H, W) uint8
+    image: Tensor | Pixels  # (B, H, W, 3) uint8
+    label: Tensor | Pixels  # (B, H, W) uint8
     names: tuple[str, ...]
-    seeds: Tensor  # (B,) int64
+    seeds: Tensor | npt.NDArray[np.int64]  # (B,)
+
+    def through_pipe(self) -> "_Packed":
+        """Return it in arrays: PyTorch hands tensors to another process in shared memory, arrays go through a pipe."""
+        return _Packed(np.asarray(self.image), np.asarray(self.label), self.names, np.asarray(self.seeds))
 
 
 def training_batches(
@@ -175,9 +189,10 @@ def _batches(
         _Samples(split, transform),
         batch_sampler=draws,
         num_workers=workers,
-        collate_fn=_pack,
+        collate_fn=_Pack(workers * processes_here()),
         pin_memory=device.type == "cuda",
         timeout=min(POLL, TIMEOUT) if workers else 0,
+        prefetch_factor=PREFETCH if workers else None,
         worker_init_fn=_start_worker,
         # Forked workers are there at once, others import torch first. Ours touch neither CUDA nor a thread pool.
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
@@ -187,20 +202,63 @@ def _batches(
         if isinstance(packed, SegdistillError):
             raise packed
         for image, label, names, seeds in packed:
-            label = label.to(label_device, non_blocking=True).long()
+            ids = torch.as_tensor(label).to(label_device, non_blocking=True).long()
             yield Batch(
-                image.to(device, non_blocking=True).permute(0, 3, 1, 2).float(),
-                label.masked_fill(label == UNLABELED, IGNORE),
+                torch.as_tensor(image).to(device, non_blocking=True).permute(0, 3, 1, 2).float(),
+                ids.masked_fill(ids == UNLABELED, IGNORE),
                 names,
-                seeds,
-                valid=label != IGNORE,
+                torch.as_tensor(seeds),
+                valid=ids != IGNORE,
             )
 
 
+def shared_memory_shortage(config: DataConfig, workers: int, world: int) -> str | None:
+    """Say what is missing where the batches of a training do not fit into the shared memory of this machine.
+
+    They are handed over through pipes then, batch by batch, as long as there is too little.
+
+    Args:
+        config: batch size and crop.
+        workers: processes that read, per training process.
+        world: processes that share a step.
+    """
+    free = free_shared_memory()
+    height, width = config.crop
+    needed = _in_flight(workers * processes_here(), config.batch_size // world * height * width * 4)
+    if not workers or free is None or free >= needed:
+        return None
+    return (
+        f"Shared memory: {SHARED_MEMORY} has {free >> 20} MiB free, the batches of {workers} loader workers need "
+        f"{(needed >> 20) + 1} MiB. They go through pipes, which is slower. In a container, give it more: "
+        f"docker run --shm-size={(needed >> 30) + 1}g"
+    )
+
+
+def free_shared_memory() -> int | None:
+    """Return the bytes of shared memory that are free; None where the system does not tell."""
+    try:
+        found = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
+
+
+def _in_flight(workers: int, size: int) -> int:
+    """Return the bytes of all batches that may be under way, of so many bytes each: those in use included."""
+    return size * (workers * PREFETCH + 2)
+
+
 def _watched(loader: DataLoader[Any]) -> Iterator[list[_Packed] | SegdistillError]:
-    """Iterate; notice dead workers within POLL seconds and stuck ones after TIMEOUT."""
+    """Iterate; notice dead workers and signals within POLL seconds, and stuck workers after TIMEOUT.
+
+    Raises:
+        Interrupted: if a signal asks to stop while no worker delivers.
+        ResourceError: if a worker is dead or stuck.
+    """
     handler = signal.getsignal(signal.SIGCHLD)
+    others = multiprocessing.active_children()
     iterator = iter(loader)
+    workers = [child for child in multiprocessing.active_children() if child not in others]
     if signal.getsignal(signal.SIGCHLD) is not handler:
         # PyTorch's handler raises in the midst of whatever runs when a worker dies: the saving of a checkpoint, say.
         signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
@@ -211,8 +269,12 @@ def _watched(loader: DataLoader[Any]) -> Iterator[list[_Packed] | SegdistillErro
         except (RuntimeError, ConnectionError, EOFError) as error:
             waited += loader.timeout
             stuck = str(error).startswith("DataLoader timed out")
-            if stuck and waited < TIMEOUT:
+            if stuck and pending() is None and waited < TIMEOUT:
                 continue
+            for worker in workers if stuck else ():  # PyTorch would give each of them seconds to end by itself
+                worker.kill()
+            if stuck and pending() is not None:
+                raise Interrupted from None
             if isinstance(error, RuntimeError) and not stuck and not str(error).startswith("DataLoader worker"):
                 raise
             raise ResourceError(
@@ -229,7 +291,29 @@ def _watched(loader: DataLoader[Any]) -> Iterator[list[_Packed] | SegdistillErro
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     sys.excepthook = lambda *error: None  # the thread that hands batches over need not tell that nobody takes them
+    # A batch that cannot be handed over would be lost with a traceback, and waited for without end.
+    Queue._on_queue_feeder_error = lambda self, error, batch: os._exit(1)  # type: ignore[attr-defined]
     os.setpgid(0, 0)  # out of reach of Ctrl-C and signals to the group: the main process decides when to stop
+    for number in NUMBERS:
+        if number != signal.SIGTERM:  # by which PyTorch ends a worker; a batch system may send the others to everybody
+            signal.signal(number, signal.SIG_IGN)
+
+
+class _Pack:
+    """Makes batches of samples, and sees to it that they find a way to the process that asks for them."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers  # of all processes that share this machine's shared memory
+
+    def __call__(self, samples: list[_Ready | SegdistillError]) -> list[_Packed] | SegdistillError:
+        packed = _pack(samples)
+        if isinstance(packed, SegdistillError) or not self.workers:
+            return packed
+        size = sum(array.nbytes for batch in packed for array in (batch.image, batch.label, batch.seeds))
+        free = free_shared_memory()
+        if free is not None and free < _in_flight(self.workers, size):
+            return [batch.through_pipe() for batch in packed]
+        return packed
 
 
 def _pack(samples: list[_Ready | SegdistillError]) -> list[_Packed] | SegdistillError:
