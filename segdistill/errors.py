@@ -3,6 +3,7 @@
     SegdistillError            1  internal error
     |-- ResourceError          1  out of memory, disk full, a worker killed
     |-- UsageError             2  wrong flag, preset, network, key, class or path; changed settings on resume
+    |   |-- BusyError          2  another process is at work there
     |   `-- ShapeError         2  tensors that do not belong together
     |-- DataError              3  missing, mismatched or unreadable data
     |-- CheckError             4  a check or a gate failed: parity, speed, non-finite loss, doctor
@@ -38,6 +39,10 @@ class UsageError(SegdistillError):
     """The command cannot be what the user meant."""
 
     exit_code = 2
+
+
+class BusyError(UsageError):
+    """Another process is at work in a run's folder."""
 
 
 class ShapeError(UsageError):

@@ -137,6 +137,8 @@ def run_folder(setting: Setting, path: Path, kind: str) -> Iterator[RunFolder | 
             _refuse_changes(path, setting, kind)
 
     with open_run(path, resume=resume, overwrite=options.overwrite, check=check) as folder:
+        for warning in () if inner else folder.warnings:
+            setting.place.talk.warn(warning)
         if resume:
             (folder / "manifest.json").unlink(missing_ok=True)  # it is not finished until it is sealed again
         else:

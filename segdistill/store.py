@@ -8,15 +8,17 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from segdistill.errors import ModelError, ResourceError, UsageError
+from segdistill.errors import BusyError, ModelError, ResourceError, UsageError
 from segdistill.reading import check_utf8, open_file, read_file
 
 OWN_FILES = (
@@ -49,6 +51,13 @@ NAME = 60
 """Letters of a file's name in that of the temporary file that is written first."""
 STALE = 10.0
 """Seconds after which a temporary file is nobody's any more: it takes a moment to write one."""
+LEASE = ".lock.held"
+"""Who holds a folder where the file system has no locks: a file that one process alone can create."""
+HEARTBEAT, EXPIRED = 10.0, 180.0
+"""Seconds between two signs of life of who holds one, and without any after which it is nobody's: more than clocks of
+machines that share a file system differ."""
+UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+"""What file systems answer that have no locks (Lustre, NFS without a lock daemon) or cannot sync a folder."""
 BEFORE_IT_BEGINS = ("data.json", "environment.json", "config.toml")
 """What a run writes first, in this order: without the last one there is nothing to continue and nothing to lose."""
 
@@ -71,8 +80,9 @@ def write_atomic(path: Path, content: bytes | str, before: Callable[[], object] 
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
-            os.fsync(file.fileno())
+            with suppress(PermissionError):  # of file systems without permissions
+                os.fchmod(file.fileno(), 0o666 & ~_umask())
+            _fsync(file.fileno())
         before()
         os.replace(temporary, path)
         sync(path.parent)
@@ -99,13 +109,23 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def sync(path: Path) -> None:
-    """Make durable what was written to a file, or renamed in a folder."""
+def sync(path: Path) -> bool:
+    """Make durable what was written to a file, or renamed in a folder; return whether the file system can."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        return _fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _fsync(descriptor: int) -> bool:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        return False
+    return True
 
 
 def sha256_of(path: Path) -> str:
@@ -130,9 +150,11 @@ os.register_at_fork(after_in_child=_let_go)
 class RunFolder:
     """An open run: its folder, held by a lock until the process ends."""
 
-    def __init__(self, path: Path, lock: int) -> None:
+    def __init__(self, path: Path, lock: int, lease: "_Lease | None" = None) -> None:
         self.path = path
-        self._lock = lock
+        self.warnings: tuple[str, ...] = ()
+        """Sentences on what the file system lacks."""
+        self._lock, self._lease = lock, lease
         _held.add(lock)
 
     def __truediv__(self, name: str) -> Path:
@@ -180,6 +202,108 @@ class RunFolder:
         """Release the lock."""
         _held.discard(self._lock)
         os.close(self._lock)
+        if self._lease is not None:
+            self._lease.release()
+
+
+class _Lease:
+    """A lock where the file system has none: a file that one process alone can create, and shows to be alive.
+
+    It is taken over from a process of this machine that is dead, and from any other that has shown no sign of life for
+    `EXPIRED` seconds. One that was frozen so long and wakes up finds itself replaced, and ends at once.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LEASE
+        self._own = f"{os.getpid()} {_machine()} {os.urandom(8).hex()}"
+        self._over = threading.Event()
+        try:
+            self._create(self.path)
+        except FileExistsError:
+            self._take_over(folder)
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    @classmethod
+    def check(cls, folder: Path) -> None:
+        """Look whether a folder is free; nothing is written.
+
+        Raises:
+            BusyError: if it is not.
+        """
+        try:
+            age, holder = time.time() - (folder / LEASE).stat().st_mtime, _text(folder / LEASE)
+        except FileNotFoundError:
+            return
+        if abs(age) < EXPIRED and not _is_dead(holder):
+            number, _, rest = holder.partition(" ")
+            where = "" if rest.startswith(_machine()) else " of another machine"
+            raise _busy(folder, f"{number or 'unknown'}{where}")
+
+    def release(self) -> None:
+        """Give the folder back."""
+        self._over.set()
+        with suppress(OSError):
+            if _text(self.path) == self._own:
+                self.path.unlink()
+
+    def _create(self, path: Path) -> None:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "w") as file:
+            file.write(self._own)
+
+    def _take_over(self, folder: Path) -> None:
+        """Replace a lease that is nobody's: of several processes that try, one alone creates the claim to it."""
+        self.check(folder)
+        try:
+            left = _text(self.path)
+        except FileNotFoundError:  # it was given back just now
+            return self._create(self.path)
+        claim = folder / f"{LEASE}.{hashlib.sha256(left.encode()).hexdigest()[:16]}"
+        try:
+            self._create(claim)
+        except FileExistsError:
+            raise BusyError(f"Another process is taking over {folder}.", f"If none is, delete {claim}.") from None
+        try:
+            if _text(self.path) != left:  # somebody has done so before
+                raise _busy(folder, "unknown")
+            write_atomic(self.path, self._own)
+        finally:
+            claim.unlink()
+        return None
+
+    def _beat(self) -> None:
+        while not self._over.wait(HEARTBEAT):
+            with suppress(OSError):  # a server that is away for a moment
+                if _text(self.path) == self._own:
+                    os.utime(self.path)
+                elif not self._over.is_set():
+                    os.write(2, f"\nAnother process has taken over {self.path.parent}: this one ends.\n".encode())
+                    os._exit(1)
+
+
+def _text(path: Path) -> str:
+    return read_file(path).decode(errors="replace")
+
+
+def _machine() -> str:
+    """Return what tells this machine's process numbers from another's, and says nothing else about it."""
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _is_dead(holder: str) -> bool:
+    """Whether the holder of a lease was a process of this machine that is no more."""
+    number, _, rest = holder.partition(" ")
+    if not number.isdecimal() or not rest.startswith(_machine()):
+        return False
+    try:
+        os.kill(int(number), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 def seal(folder: Path) -> None:
@@ -217,13 +341,15 @@ def open_run(
     check_folder(path, resume=resume, overwrite=overwrite)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        descriptor = _lock(path)
+        descriptor, lease = _lock(path)
     except OSError as error:
         raise _explain(error, path) from error
-    folder = RunFolder(path, descriptor)
+    folder = RunFolder(path, descriptor, lease)
     try:
         check()
         _sign(path, descriptor)
+        _check_replacing(path)
+        folder.warnings = _lacking(path, locks=lease is None)
         if overwrite:
             _clear(path)
         (path / "checkpoints").mkdir(exist_ok=True)
@@ -247,7 +373,7 @@ def check_folder(path: Path, *, resume: bool, overwrite: bool) -> None:
     inner = [folder for folder in _inner(path) if overwrite and ours and _is_run(folder)]
     for folder in (path, *inner):
         if os.path.lexists(folder / ".lock"):
-            os.close(_lock(folder))
+            _check_free(folder)
     if (path / "checkpoints").is_symlink() and not overwrite:
         raise UsageError(f"{path / 'checkpoints'} is a link: what is written there would lie outside.", "Remove it.")
     if resume and not (path / "config.toml").exists():
@@ -273,7 +399,7 @@ def _holds_files(path: Path, *, besides_a_start: bool) -> bool:
         started = {*(path / name for name in BEFORE_IT_BEGINS), *_half_written(path)}
     foreign = not besides_a_start and (path / ".lock").is_file() and (path / ".lock").stat().st_size > 0
     return foreign or any(  # the first is enough; what cannot be read is passed over: the folder may be / itself
-        name != ".lock" and Path(folder, name) not in started
+        name not in (".lock", LEASE) and Path(folder, name) not in started
         for folder, folders, names in os.walk(path)
         for name in (*names, *(inner for inner in folders if os.path.islink(os.path.join(folder, inner))))
     )
@@ -300,19 +426,100 @@ def _owner(stray: Path) -> str:
     return stray.name[1:].rpartition(".")[0].rpartition(".")[0]
 
 
-def _lock(path: Path) -> int:
-    """Return a descriptor that holds a folder's lock until it is closed, at the latest by the process's end."""
+def _lock(path: Path) -> tuple[int, _Lease | None]:
+    """Take a folder's lock, held until the process's end at the latest.
+
+    Returns:
+        A descriptor that holds it until it is closed; and a lease that does where the file system has no locks.
+
+    Raises:
+        BusyError: if another process has it.
+    """
     descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.pread(descriptor, 64, 0).removeprefix(MARK).decode(errors="replace").strip()
+        if _flock(descriptor, fcntl.LOCK_EX, path):
+            return descriptor, None
+        return descriptor, _Lease(path)
+    except BaseException:
         os.close(descriptor)
+        raise
+
+
+def _check_free(path: Path) -> None:
+    """Look whether a folder that a run has had is free, as far as one may read it; nothing is written.
+
+    Raises:
+        BusyError: if another process is at work there.
+    """
+    try:
+        descriptor = os.open(path / ".lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except PermissionError:
+        return
+    try:
+        _flock(descriptor, fcntl.LOCK_SH, path)  # some file systems lock for one alone only what can be written
+    finally:
+        os.close(descriptor)
+    _Lease.check(path)
+
+
+def _flock(descriptor: int, kind: int, path: Path) -> bool:
+    """Lock an open file; return whether the file system can.
+
+    Raises:
+        BusyError: if another process has locked it.
+    """
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in UNSUPPORTED:
+            return False
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        holder = os.pread(descriptor, 64, 0).removeprefix(MARK).decode(errors="replace").strip()
+        raise _busy(path, holder or "unknown") from None
+    return True
+
+
+def _busy(path: Path, holder: str) -> BusyError:
+    return BusyError(f"Another run is at work in {path} (process {holder}).", "Wait for it, or choose another --out.")
+
+
+def _lacking(path: Path, *, locks: bool) -> tuple[str, ...]:
+    """Say what the file system of a folder lacks, and what follows."""
+    found = []
+    if not locks:
+        found.append(
+            f"The file system of {path} has no locks (flock). A file that is touched every {HEARTBEAT:g} s keeps other "
+            f"runs out; where this run is killed, another machine can go on with it {EXPIRED:g} s later."
+        )
+    if not sync(path):
+        found.append(
+            f"The file system of {path} cannot sync a folder: the power going off may cost what was saved last."
+        )
+    return tuple(found)
+
+
+def _check_replacing(path: Path) -> None:
+    """Try whether a file can be replaced by renaming another, upon which every promise about kills rests.
+
+    Raises:
+        UsageError: if not.
+    """
+    descriptor, old = tempfile.mkstemp(prefix=".config.toml.", suffix=".tmp", dir=path)  # a name that is swept
+    os.close(descriptor)
+    descriptor, new = tempfile.mkstemp(prefix=".config.toml.", suffix=".tmp", dir=path)
+    os.close(descriptor)
+    try:
+        os.replace(new, old)
+    except OSError as error:
         raise UsageError(
-            f"Another run is at work in {path} (process {holder or 'unknown'}).",
-            "Wait for it, or choose another --out.",
-        ) from None
-    return descriptor
+            f"The file system of {path} cannot replace a file by renaming another ({error.strerror}): who is killed "
+            "while saving would lose both.",
+            "Choose --out on another file system.",
+        ) from error
+    finally:
+        Path(old).unlink(missing_ok=True)
+        Path(new).unlink(missing_ok=True)
 
 
 def _sign(path: Path, descriptor: int) -> None:

@@ -123,7 +123,7 @@ def test_in_a_container_s_shared_memory_a_run_says_so_and_comes_to_its_end(works
     if "mount:" in done.stderr or "unshare:" in done.stderr:
         pytest.skip("mounting a small /dev/shm needs root")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("warning: Shared memory: /dev/shm has 0 MiB free") == 1
+    assert done.stderr.count("warning: Shared memory: /dev/shm has 1 MiB free") == 1
     assert "Traceback" not in done.stderr
 
 
