@@ -1,5 +1,7 @@
 """Too little disk or memory, a dead worker, company in the folder: the run says so, and goes on to the same bits."""
 
+import errno
+import fcntl
 import os
 import re
 import resource
@@ -12,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from commands import assert_same_run, contents, segdistill
-from forked import PATIENCE, Workshop, alive, children, ended, progress, said, send, wait_until
+from commands import SMALL, assert_same_run, contents, segdistill
+from forked import COMMANDS, PATIENCE, SETTINGS, Workshop, alive, children, ended, progress, said, send, wait_until
 from test_distributed import free_port
 from test_training import camvid, untrained_teacher
 
@@ -204,3 +206,44 @@ def test_under_torchrun_all_processes_stop_at_the_same_step_and_go_on(tmp_path: 
         assert set(re.findall(r"after step (\d+) of 12", said("cut"))) == {str(step)}
     assert torchrun("cut", "--resume").wait(PATIENCE) == 0, said("cut")
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.promise("C10")
+@pytest.mark.usefixtures("elsewhere")
+def test_on_a_file_system_without_locks_a_run_says_so_once_and_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_lock(descriptor: int, kind: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_lock)
+    done = segdistill(f"train-teacher --preset skd --teacher resnet18-half --data streets {SMALL} --out run")
+    assert done.code == 0, done.err
+    assert done.err.count("has no locks (flock)") == 1
+    assert not list(Path("run").rglob(".lock.held"))
+    assert segdistill(f"train-teacher --preset skd --teacher resnet18-half {SMALL} --out run --resume").code == 0
+
+
+READ_ONLY = """
+mount --bind teacher/run teacher/run && mount -o remount,ro,bind teacher/run || exit 99
+! touch teacher/run/x 2>/dev/null || exit 99
+run="$0 -m segdistill"
+$run evaluate teacher/run --data camvid:camvid --workers 0 || exit 1
+$run export teacher/run --data camvid:camvid --workers 0 --output exported/model.onnx || exit 2
+cd teacher && $run $1 --resume || exit 3
+"""
+
+
+@pytest.mark.reliability
+@pytest.mark.promise("C7")
+@LINUX
+def test_a_finished_run_on_read_only_storage_is_evaluated_exported_and_resumed(workshop: Workshop) -> None:
+    course = workshop.course("teacher")
+    before = contents(course.run)
+    (workshop.folder / "exported").mkdir()
+    words = ["unshare", "-m", "sh", "-c", READ_ONLY, sys.executable, f"{COMMANDS['teacher']} {SETTINGS}"]
+    done = subprocess.run(words, cwd=workshop.folder, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    if done.returncode == 99 or "unshare:" in done.stderr:
+        pytest.skip("mounting needs root")
+    assert done.returncode == 0, done.stderr
+    assert "Already finished: run" in done.stderr
+    assert (workshop.folder / "exported/model.onnx").is_file()
+    assert contents(course.run) == before
