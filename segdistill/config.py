@@ -34,7 +34,13 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 """RGB statistics of ImageNet in units of 0..255, as torchvision's weights expect them."""
 
+SMALLEST, LARGEST = 1e-30, 1e30
+"""Float32 has numbers from 1e-38 to 3e38."""
+LARGEST_SIZE = 2**31
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""Share of an optimizer's average that is kept from step to step: 1 would never take in anything."""
 Positive = Annotated[float, Field(gt=0)]
 Factor = Annotated[float, Field(ge=0.01, le=100)]
 """Of an image's size."""
@@ -45,10 +51,28 @@ Size = tuple[Annotated[int, Field(ge=1, le=65536)], Annotated[int, Field(ge=1, l
 """(height, width)"""
 
 
+def computable(value: Any) -> Any:
+    """Return a value unless it is a number that float32 or PyTorch's sizes cannot hold, which is found late otherwise.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:
+        raise ValueError(f"a number between {SMALLEST:g} and {LARGEST:g}, or 0")
+    if isinstance(value, int) and abs(value) >= LARGEST_SIZE:
+        raise ValueError(f"a whole number below {LARGEST_SIZE}")
+    return value
+
+
 class Strict(BaseModel):
-    """A table of a preset: unknown keys are errors, values do not change."""
+    """A table of a preset: unknown keys are errors, values do not change, numbers are such as can be computed with."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _computable(cls, value: Any) -> Any:
+        return computable(value)
 
 
 class InputConfig(Strict):
@@ -193,9 +217,9 @@ class OptimConfig(Strict):
 
     algorithm: Literal["sgd", "adam"] = "sgd"
     lr: Positive
-    momentum: Fraction = 0.9
+    momentum: Decay = 0.9
     """Adam's first beta where the algorithm is adam."""
-    beta2: Fraction = 0.99
+    beta2: Decay = 0.99
     weight_decay: Annotated[float, Field(ge=0, le=100)] = 5e-4
     power: Annotated[float, Field(ge=0)] = 0.9
     warmup: Annotated[int, Field(ge=0)] = 0
@@ -213,6 +237,11 @@ class TermConfig(BaseModel):
     weight: Annotated[float, Field(ge=0)]
     term: str | None = None
     """Which term it is, where the table's own name does not say so: one term may be listed several times."""
+
+    @field_validator("weight")
+    @classmethod
+    def _computable(cls, value: float) -> float:
+        return float(computable(value))
 
     def options(self) -> dict[str, Any]:
         """Return the keys that belong to the term itself."""
@@ -232,7 +261,7 @@ class RunConfig(Strict):
     """Part of the name of a run's folder, so it names no other."""
     about: str = ""
     paper: str = ""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[int, Field(ge=0, lt=LARGEST_SIZE)] = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     teacher: TeacherConfig
     student: NetworkConfig

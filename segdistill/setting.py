@@ -11,7 +11,7 @@ import torch
 
 from segdistill import distributed
 from segdistill.checkpoint import model_path
-from segdistill.config import RunConfig
+from segdistill.config import LARGEST_SIZE, RunConfig
 from segdistill.data import (
     AUXILIARY,
     DataSource,
@@ -83,6 +83,11 @@ def prepared(config: RunConfig, options: Options, talk: Talk, *, unlabeled: bool
         raise UsageError("--resume continues a run, --overwrite replaces it: give one of them.")
     if options.resume and options.out is None:
         raise UsageError("Which run is to be continued?", "Add --out DIR, the folder that the run named at its start.")
+    if config.seed + options.seeds > LARGEST_SIZE:
+        raise UsageError(
+            f"--seeds {options.seeds} from seed {config.seed} upwards: the largest seed is {LARGEST_SIZE - 1}.",
+            "Choose a smaller --seed.",
+        )
     if options.out is not None and not options.dry_run and distributed.is_main():
         check_folder(options.out, resume=options.resume, overwrite=options.overwrite)
     device = distributed.local_device(resolve_device(options.device))

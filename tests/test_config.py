@@ -2,22 +2,29 @@
 
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tomli_w
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from segdistill.config import (
     MAX_PRESET_BYTES,
+    OptimConfig,
     RunConfig,
+    TermConfig,
     components,
     find,
     find_data,
     load_preset,
     preset_folder,
 )
+from segdistill.engine import build_optimizer, set_rate
 from segdistill.errors import UsageError, nearest
+from segdistill.terms import check_terms
 
 
 def preset(folder: Path, extra: str = "", name: str = "mine.toml", **tables: str) -> Path:
@@ -214,7 +221,7 @@ def test_a_change_is_checked_like_a_preset(tmp_path: Path) -> None:
     seed=st.integers(0, 2**31 - 1),
     crop=st.tuples(st.integers(1, 65536), st.integers(1, 65536)),
     about=st.text(),
-    weight=st.floats(min_value=0, max_value=1e9),
+    weight=st.just(0.0) | st.floats(min_value=1e-30, max_value=1e9),
 )
 def test_a_configuration_survives_being_written(
     lr: float, seed: int, crop: tuple[int, int], about: str, weight: float
@@ -248,3 +255,65 @@ def test_the_nearest_names_come_first_and_all_of_them_where_none_is_near() -> No
         "Did you mean pspnet-resnet18"
     )
     assert nearest("xyz", ["b", "a", "b"]) == "Known are: a, b."
+
+
+# Numbers that a library would refuse, or compute nonsense with, after hours of preparation
+
+
+def works(table: dict[str, object]) -> bool:
+    """Whether PyTorch builds the optimizer and makes steps with it, whose weights are finite."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    stage = SimpleNamespace(objective=SimpleNamespace(critic_optim=None))
+    try:
+        config = OptimConfig.model_validate(table)
+    except ValidationError:
+        return True  # refused at the start
+    optimizer = build_optimizer(config, [weight])
+    training = SimpleNamespace(optimizer=optimizer, critic_optimizer=None, stage=stage, step=0)
+    for step in range(min(3, config.steps)):
+        training.step = step
+        set_rate(training, config)  # type: ignore[arg-type]
+        weight.grad = torch.full((3,), 1e-3)
+        optimizer.step()
+    return True
+
+
+BORDERS = (-1.0, -1e-9, 0.0, 1e-320, 1e-45, 1e-30, 0.5, 1.0, 1.0 + 1e-9, 100.0, 1e30, 1e38, 1e39, 1e300)
+
+
+@pytest.mark.parametrize("algorithm", ["sgd", "adam"])
+@pytest.mark.parametrize("key", ["lr", "momentum", "beta2", "weight_decay", "power", "warmup", "steps"])
+def test_every_optimizer_that_is_accepted_is_one_that_pytorch_accepts(algorithm: str, key: str) -> None:
+    values = (-1, 0, 1, 2**31 - 1, 2**31, 2**63, 10**400) if key in ("warmup", "steps") else BORDERS
+    for value in values:
+        assert works({"algorithm": algorithm, "lr": 0.1, "steps": 100} | {key: value}), value
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("optim.momentum=1", "optim.beta2=1.0", "optim.momentum=-0.1", "optim.weight_decay=-1", "optim.lr=0"),
+        *("optim.lr=1e39", "optim.lr=nan", "optim.lr=inf", "optim.power=-1", f"optim.steps={10**400}"),
+        *("optim.accumulate=0", f"checkpoint.every={2**63}", "aux_weight=1e300", "teacher.lr=1e39"),
+        *("terms.pixel.weight=1e39", "teacher.dropout=1", "student.dropout=-0.1", "data.scale=[0, 1]"),
+    ],
+)
+def test_a_setting_that_nothing_can_be_computed_with_is_refused_at_the_start(override: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=override.partition("=")[0].replace(".", r"\.")):
+        load_preset(preset(tmp_path), [override])
+
+
+@pytest.mark.parametrize(
+    ("term", "key", "value"),
+    [
+        ("holistic", "lr", 1e39),
+        ("pixel", "temperature", 1e300),
+        ("channel", "temperature", 1e-300),
+        ("pairwise", "pool", 2**63),
+        ("memory", "pixel_memory", 10**30),
+        ("adaptation", "autoencoder", {"lr": 1e39}),
+    ],
+)
+def test_so_is_one_of_a_term_s(term: str, key: str, value: object) -> None:
+    with pytest.raises(UsageError, match=key):
+        check_terms({term: TermConfig.model_validate({"weight": 1.0, key: value})})

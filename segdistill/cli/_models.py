@@ -1,6 +1,7 @@
 """The commands on a model: evaluate, export, infer, import-weights."""
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -154,6 +155,8 @@ def export(
     terminal = open_terminal(quiet=quiet, verbose=verbose)
     if min_fps is not None and max_ms is not None:
         raise UsageError("--min-fps and --max-ms say the same: give one of them.")
+    if any(limit is not None and not math.isfinite(limit) for limit in (min_fps, max_ms)):
+        raise UsageError("--min-fps and --max-ms take a number.")
     workers = default_workers() if workers is None else workers
     result = deploy.export_model(
         model, output, parse_size(size), data, device, overwrite, min_fps, max_ms, workers, terminal
