@@ -1,20 +1,25 @@
 """Several processes under torchrun: set-up, ranks, sums across them. With one process, nothing happens."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from segdistill.errors import UsageError
+from segdistill.errors import SegdistillError, UsageError
 from segdistill.types import Batch
 
 PATIENCE = timedelta(hours=2)
-"""How long processes wait for each other: the first one reads every image before a run."""
+"""How long processes wait for each other: for validations and checkpoints, that is. See `from_main`."""
+BEAT = 30.0
+"""Seconds between two signs of life of a process for which the others wait."""
+STILL_AT_WORK = "still at work"
+T = TypeVar("T")
 
 
 @contextmanager
@@ -129,6 +134,56 @@ def gather(value: Any) -> list[Any]:
     values = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def from_main(work: Callable[[], T], *, long: bool = False) -> T:
+    """Return in all processes what the first one alone does; where it is refused, all of them are.
+
+    Args:
+        work: what to do.
+        long: it may take longer than processes wait for each other, and says now and then that it is still at work.
+
+    Raises:
+        SegdistillError: as `work` does; in the other processes, marked as told elsewhere.
+    """
+    if not dist.is_initialized():
+        return work()
+    result: T | None = None
+    failure: SegdistillError | None = None
+    if is_main():
+        try:
+            with _signs_of_life() if long else nullcontext():
+                result = work()
+        except SegdistillError as error:
+            failure = error
+    told = (result, failure)
+    while (told := same_for_all(told)) == STILL_AT_WORK:
+        pass
+    result, failure = told
+    if failure is not None:
+        failure.elsewhere = not is_main()
+        raise failure
+    return cast(T, result)
+
+
+@contextmanager
+def _signs_of_life() -> Iterator[None]:
+    """Tell the other processes every `BEAT` seconds that this one is at work, so that none waits in vain."""
+    over, device = threading.Event(), torch.cuda.current_device() if torch.cuda.is_initialized() else None
+
+    def beat() -> None:
+        if device is not None:
+            torch.cuda.set_device(device)
+        while not over.wait(BEAT):
+            same_for_all(STILL_AT_WORK)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def same_for_all(value: Any) -> Any:

@@ -21,6 +21,8 @@ class SegdistillError(Exception):
     """What was found, in one sentence, and in `fix` what to do about it."""
 
     exit_code = 1
+    elsewhere = False
+    """Whether it was raised in another process first, which tells the user."""
 
     def __init__(self, what: str, fix: str = "") -> None:
         super().__init__(what)

@@ -5,7 +5,7 @@ import platform
 import re
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib import metadata
@@ -21,14 +21,19 @@ from segdistill.comparison import Verdict
 from segdistill.conditions import PARTS, conditions, differences
 from segdistill.config import RunConfig, read_toml, validated
 from segdistill.data import DataSource
-from segdistill.errors import ModelError, UsageError
+from segdistill.errors import ModelError, SegdistillError, UsageError
 from segdistill.metrics import Scores
 from segdistill.reading import read_file
 from segdistill.setting import Setting, init_weights_used, weights_used
-from segdistill.signals import at_once
+from segdistill.signals import at_once, last_words
 from segdistill.store import RunFolder, open_run, seal, verify_file, write_atomic, write_json
 from segdistill.talk import Logged
 from segdistill.terms import check_terms
+
+ENDED = "ended"
+"""Beginning of the last line of a run's log."""
+ELSEWHERE = re.compile(r"(?<![\w./~-])/(?:[^\s/'\":,;()]*/)+")
+"""Absolute path, up to its last part."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +127,27 @@ WORDS = {"about", "paper"}
 
 @contextmanager
 def run_folder(setting: Setting, path: Path, kind: str) -> Iterator[RunFolder | None]:
-    """Open a run's folder in the first process, refuse changed settings on resume, and write what the run is."""
-    options = setting.options
-    if options.dry_run or not distributed.is_main():
+    """Open a run's folder in the first process, refuse changed settings on resume, and write what the run is.
+
+    Raises:
+        BusyError: in all processes, if another run is at work there.
+    """
+    if setting.options.dry_run:
         yield None
         return
+    with ExitStack() as stack:
+        opened: list[RunFolder] = []
+
+        def start() -> None:
+            opened.append(stack.enter_context(_opened(setting, path, kind)))
+
+        distributed.from_main(start)
+        yield opened[0] if opened else None
+
+
+@contextmanager
+def _opened(setting: Setting, path: Path, kind: str) -> Iterator[RunFolder]:
+    options = setting.options
     inner = kind in ("baseline", "seed")
     if inner and path.is_symlink():
         raise UsageError(f"{path} is a link: what is written there would lie outside.", "Remove it.")
@@ -148,7 +169,7 @@ def run_folder(setting: Setting, path: Path, kind: str) -> Iterator[RunFolder | 
             write_atomic(folder / "config.toml", tomli_w.dumps(folder_config(setting)))
         if resume:
             _go_on(folder, setting)
-        with at_once(continued_by=options.again):
+        with at_once(continued_by=options.again), _ending_logged(folder):
             yield folder
 
 
@@ -168,6 +189,32 @@ def _go_on(folder: RunFolder, setting: Setting) -> None:
         moment = {"time": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
         added["resumed_with"] = [*parts[1:], moment | {name: now[name] for name in PARTS}]
     write_json(folder / "environment.json", before | added)
+
+
+def note(folder: RunFolder, **values: Any) -> None:
+    """Write down something more about a run's circumstances."""
+    write_json(folder / "environment.json", _table(folder / "environment.json") | values)
+
+
+@contextmanager
+def _ending_logged(folder: RunFolder) -> Iterator[None]:
+    """Write the end of a run into its log, whatever it is: the result, a refusal, an error, a signal.
+
+    What leaves no time to write is told when the run goes on.
+    """
+    write, before = log_of(folder), folder.lines("train.log")
+    if before and ENDED.encode() not in before[-1]:
+        write(f"{ENDED} before: nothing says how, as after SIGKILL, without memory or without power")
+    try:
+        with last_words(lambda text: write(f"{ENDED} {text}")):
+            yield
+    except SegdistillError as error:
+        write(f"{ENDED} (exit {error.exit_code}): {' '.join(error.what.split())}")
+        raise
+    except BaseException as error:
+        write(f"{ENDED}: {type(error).__name__}: {' '.join(str(error).split())}")
+        raise
+    write(f"{ENDED} (exit 0): finished")
 
 
 def folder_config(setting: Setting) -> dict[str, Any]:
@@ -207,12 +254,16 @@ def cpu_name() -> str:
 
 
 def log_of(folder: RunFolder) -> Callable[[str], None]:
-    """Return what appends a line with the time to the run's log, where the run's folder is a dot if it has a path."""
+    """Return what appends a line with the time to the run's log, where the run's folder is a dot if it has a path.
+
+    Of other paths of this machine it leaves the last part: a log may be given away.
+    """
     place = str(folder.path)
     own = re.compile(rf"(?<![\w./-]){re.escape(place)}(?![\w.-])")
 
     def write(text: str) -> None:
         line = own.sub(".", text) if "/" in place else text  # a name alone is a word like any other, such as "run"
+        line = ELSEWHERE.sub(".../", line.replace(str(Path.home()), "~"))
         folder.append("train.log", f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}")
 
     return write

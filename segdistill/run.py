@@ -1,6 +1,7 @@
 """The composition root: one function per training command, from a resolved configuration to what it returns."""
 
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from segdistill.comparison import Verdict, compare
 from segdistill.config import NetworkConfig, RunConfig, TeacherConfig, read_toml, validated
 from segdistill.data import AUXILIARY, load_data, mixture
 from segdistill.engine import fit, skipped_in
-from segdistill.errors import CheckError, ModelError, UsageError
+from segdistill.errors import BusyError, CheckError, ModelError, UsageError
 from segdistill.first_step import pulls
 from segdistill.foreign import is_foreign
 from segdistill.label_codes import build_teacher, check_kind, freeze
@@ -35,6 +36,7 @@ from segdistill.record import (
     finish,
     finished,
     log_of,
+    note,
     refuse_other_teacher,
     results,
     run_folder,
@@ -44,7 +46,7 @@ from segdistill.setting import Options, Setting, prepared, with_files_read, with
 from segdistill.store import RunFolder, next_folder, write_json
 from segdistill.talk import Logged, Talk, duration
 from segdistill.teacher_check import check_teacher, other_sizes
-from segdistill.teachers import RUNS, adopted, find_teacher, is_given, open_teacher
+from segdistill.teachers import RUNS, adopted, find_teacher, is_given, open_teacher, runs_beside
 from segdistill.terms import Pair, build_terms
 from segdistill.training import Job, Preparation, load_last, prepare, score, stage_reached, train, training_stream
 from segdistill.types import Objective, Stage, Term
@@ -53,6 +55,8 @@ OVERWHELMING = 20
 """How many times cross entropy's gradient a term's may have at the first step before it is worth a warning."""
 WARM_UP, TIMED = 3, 9
 """Steps before and in a measurement of a step's time."""
+WAIT = 5.0
+"""Seconds between two looks whether another process has trained a teacher."""
 
 
 def train_teacher(config: RunConfig, options: Options, talk: Talk) -> Outcome:
@@ -105,7 +109,7 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
         if given is not None and not options.resume:
             _check_teacher(setting, *given)
         with run_folder(setting, out, "student") as folder:
-            network, info = given or _obtain_teacher(setting, teacher)
+            network, info = given or _obtain_teacher(setting, teacher, folder, out)
             if given is None and not options.resume:
                 _check_teacher(_logged(setting, folder), network, info)
             if folder is not None:
@@ -399,8 +403,15 @@ def _show_first_step(setting: Setting, job: Job) -> None:
             place.talk.warn(f"{name} pulls {times} as hard as cross entropy: lower terms.{name}.weight.")
 
 
-def _obtain_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]:
-    """Find the run that trained this network so, or train it."""
+def _obtain_teacher(setting: Setting, text: str, folder: RunFolder | None, out: Path) -> tuple[SegNetwork, ModelInfo]:
+    """Find the run that trained this network so, or train it; where another process does so, wait for it.
+
+    Args:
+        setting: of the student.
+        text: what the teacher was called.
+        folder: of the student's run, which keeps where its teacher lies.
+        out: the same in all processes.
+    """
     talk, options = setting.place.talk, setting.options
     labelled = setting.config.changed(**{"data.unlabeled": []})
     names = (labelled.teacher.network, labelled.student.network)
@@ -415,27 +426,59 @@ def _obtain_teacher(setting: Setting, text: str) -> tuple[SegNetwork, ModelInfo]
     setting = replace(setting, config=labelled, data=data)
     if AUXILIARY in data.splits:
         setting = with_files_read(setting)
-    found = distributed.same_for_all(find_teacher(setting))
-    path, trained = found or (
-        next_folder(RUNS, f"train-teacher-{setting.config.preset}-{setting.config.teacher.network}"),
-        False,
-    )
-    path = distributed.same_for_all(path)
-    if trained:
-        talk.say(f"Teacher: {path}, trained before, with these settings on this data.")
-    else:
-        talk.say(f"Teacher: no finished {text} with these settings on this data under {RUNS}/, so it is trained first.")
-        if options.dry_run:
-            network = build_teacher(setting.config.teacher, len(setting.data.classes))
-            return network, _info(setting, setting.config.teacher, "teacher", 0)
-        own = replace(options, out=path, resume=found is not None, overwrite=False)
-        own = replace(own, baseline=None, seeds=1, init_weights=None)  # which are the student's
-        if found is not None:  # begun for another student, perhaps
-            begun = RunConfig.model_validate(read_toml(path / "config.toml"))
-            setting = replace(setting, config=begun.changed(**{"data.name": setting.config.data.name}))
-        _teacher_run(replace(setting, options=own), path)
+    waiting = False
+    while True:
+        try:
+            path = _teacher_found_or_trained(setting, text, options, folder, out)
+            break
+        except BusyError as error:
+            if not waiting:
+                talk.say(f"{error.what} It trains the teacher that this run needs, which waits for it.")
+            waiting = True
+            time.sleep(WAIT)
+    if path is None:
+        network = build_teacher(setting.config.teacher, len(setting.data.classes))
+        return network, _info(setting, setting.config.teacher, "teacher", 0)
     network, info = load_model(model_path(path))
     return network.to(setting.place.device), info
+
+
+def _teacher_found_or_trained(
+    setting: Setting, text: str, options: Options, folder: RunFolder | None, out: Path
+) -> Path | None:
+    """Return the folder of the run that trained this network so; None in a dry run where there is none yet.
+
+    Raises:
+        BusyError: in all processes, if another one is training it.
+    """
+    talk, runs = setting.place.talk, runs_beside(out)
+    found = distributed.from_main(lambda: find_teacher(setting, out))
+    path, trained = found or (
+        next_folder(runs, f"train-teacher-{setting.config.preset}-{setting.config.teacher.network}"),
+        False,
+    )
+    path = Path(distributed.same_for_all(path))
+    if not trained and distributed.same_for_all(options.resume and (out / "teacher.json").exists()):
+        raise UsageError(
+            f"The teacher of {out} is not found: it was trained on the way, and lies neither where it was nor under "
+            f"{runs}/.",
+            "Put its run's folder there again, or start a new run.",
+        )
+    if folder is not None:
+        note(folder, teacher_run=os.path.relpath(path, out))
+    if trained:
+        talk.say(f"Teacher: {path}, trained before, with these settings on this data.")
+        return path
+    talk.say(f"Teacher: no finished {text} with these settings on this data under {runs}/, so it is trained first.")
+    if options.dry_run:
+        return None
+    own = replace(options, out=path, resume=found is not None, overwrite=False)
+    own = replace(own, baseline=None, seeds=1, init_weights=None)  # which are the student's
+    if found is not None:  # begun for another student, perhaps
+        begun = RunConfig.model_validate(read_toml(path / "config.toml"))
+        setting = replace(setting, config=begun.changed(**{"data.name": setting.config.data.name}))
+    _teacher_run(replace(setting, options=own), path)
+    return path
 
 
 def _start(setting: Setting, config: NetworkConfig, init_weights: Path | None = None) -> SegNetwork:

@@ -114,8 +114,8 @@ def with_files_read(setting: Setting) -> Setting:
     Raises:
         DataError: naming the files that cannot be used; where many of them cannot, after the first few.
     """
-    contents = _read_files(setting.data, setting.place.talk) if distributed.is_main() else {}
-    return replace(setting, data=replace(setting.data, contents=distributed.same_for_all(contents)))
+    contents = distributed.from_main(lambda: _read_files(setting.data, setting.place.talk), long=True)
+    return replace(setting, data=replace(setting.data, contents=contents))
 
 
 def default_workers() -> int:

@@ -27,6 +27,19 @@ _caught: list[list[int]] = []
 """Signals so far, of each `stop_signals` that is entered, the innermost last."""
 
 
+_last_words: list[Callable[[str], None]] = []
+
+
+@contextmanager
+def last_words(write: Callable[[str], None]) -> Iterator[None]:
+    """Have what a signal says when it ends the process at once written somewhere, too."""
+    _last_words.append(write)
+    try:
+        yield
+    finally:
+        _last_words.remove(write)
+
+
 class Interrupted(Exception):  # noqa: N818  # it is not an error
     """A signal came while a loop waited for what may never come, or did what can be done again."""
 
@@ -90,6 +103,8 @@ def _leave(number: int, text: str) -> None:
     shown = SHOW_CURSOR if os.isatty(2) else ""
     try:
         os.write(2, f"{shown}\n{text}\n".encode(errors="backslashreplace"))
+        for write in _last_words:
+            write(f"(exit {128 + number}): {text.partition(' Continue with: ')[0]}")
     finally:  # whoever read it may be gone
         os._exit(128 + number)
 

@@ -1,6 +1,7 @@
 """Which teacher: the one that was given, or the newest finished run that trained this network so on this data."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,27 @@ def _sized(info: ModelInfo, config: RunConfig, talk: Talk) -> ModelInfo:
     return info
 
 
-def find_teacher(setting: Setting) -> tuple[Path, bool] | None:
-    """Return the newest teacher run under `runs/` with this recipe on this data, and whether it is finished."""
+def runs_beside(out: Path) -> Path:
+    """Return the folder in which the teacher of a run is trained: `runs/` here, or beside a run that lies elsewhere.
+
+    So the way from the one to the other, which the run keeps, names nothing of this machine.
+    """
+    return RUNS if out.resolve().is_relative_to(Path.cwd()) else out.parent
+
+
+def find_teacher(setting: Setting, out: Path) -> tuple[Path, bool] | None:
+    """Return a teacher run with this recipe on this data, and whether it is finished.
+
+    The one that the run in `out` keeps the way to comes first, then finished ones, then newer ones: of those under
+    `runs/` and beside `out`, where that lies elsewhere.
+    """
     data, mixed = describe_data(setting.data), AUXILIARY in setting.data.splits
     wanted = teacher_recipe(setting.config.to_dict(), setting.options, mixed=mixed)
     found = []
-    for file in RUNS.glob("*/config.toml"):
-        folder = file.parent
+    kept = _kept(out)
+    folders = dict.fromkeys(file.parent for runs in (RUNS, runs_beside(out)) for file in runs.glob("*/config.toml"))
+    for folder in [*([kept] if kept else []), *folders]:
+        file = folder / "config.toml"
         try:
             kind = json.loads(read_file(folder / "environment.json"))
             own = teacher_recipe(read_toml(file), setting.options, mixed=mixed) | {"weights": kind["weights"]}
@@ -101,11 +116,20 @@ def find_teacher(setting: Setting) -> tuple[Path, bool] | None:
             continue
         if same:
             finished = (folder / "manifest.json").exists()
-            found.append((finished, file.stat().st_mtime, folder))
+            found.append((folder == kept and finished, finished, file.stat().st_mtime, folder))
     if not found:
         return None
-    finished, _, folder = max(found)
+    _, finished, _, folder = max(found)
     return folder, finished
+
+
+def _kept(out: Path) -> Path | None:
+    """Return where the run in a folder had its teacher trained; None where it does not say so."""
+    try:
+        way = json.loads(read_file(out / "environment.json")).get("teacher_run")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None
+    return Path(os.path.normpath(out / way)) if isinstance(way, str) else None
 
 
 def teacher_recipe(table: dict[str, Any], options: Options, *, mixed: bool) -> dict[str, Any]:

@@ -40,12 +40,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from test_export import sealed
+from test_store import held
 
-from segdistill import deploy
+from segdistill import deploy, run
 from segdistill.checkpoint import load_model, load_state, read_info, save_model
 from segdistill.config import InputConfig, load_preset, read_toml
 from segdistill.record import versions
 from segdistill.store import open_run, seal_one, sha256_of
+from segdistill.training import Job, train
 
 RUN_FILES = {
     *("config.toml", "environment.json", "data.json", "scores.json", "train.log", "metrics.jsonl", "manifest.json"),
@@ -752,3 +754,112 @@ def test_nonsense_is_answered_with_a_message(line: str, data: st.DataObject, stu
 
 def _times(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+# How a run ended, in its log
+
+
+def log(folder: str = "run") -> str:
+    return Path(folder, "train.log").read_text()
+
+
+def last_line(folder: str = "run") -> str:
+    return log(folder).splitlines()[-1].partition("  ")[2]
+
+
+SHORT = f"train-teacher --preset skd --teacher resnet18-half --data streets {SMALL} --out run"
+
+
+@pytest.mark.promise("C4")
+def test_the_log_of_a_run_says_how_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: object, **options: object) -> None:
+        raise MemoryError(f"no room for {Path.cwd()}/deep/a.png or\n{Path.home()}/b.png")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("segdistill.run.train", fail)
+        assert segdistill(SHORT).code == 1
+    assert last_line() == "ended: MemoryError: no room for .../a.png or ~/b.png"
+    assert segdistill(f"{SHORT} --resume").code == 0
+    assert last_line() == "ended (exit 0): finished"
+    assert "ended before" not in log()
+
+
+@pytest.mark.promise("R1")
+@pytest.mark.parametrize(
+    ("action", "code", "expected"),
+    [
+        ("os.kill(os.getpid(), signal.SIGUSR1)", 138, "ended (exit 138): Stopped by SIGUSR1."),
+        (
+            "raise errors.CheckError('It is\\nwrong.')",
+            4,
+            "ended (exit 4): It is wrong.",
+        ),
+        ("os.kill(os.getpid(), signal.SIGKILL)", -9, "ended before: nothing says how"),
+    ],
+)
+def test_so_it_does_of_signals_and_refusals_and_of_a_kill_once_it_goes_on(
+    action: str, code: int, expected: str
+) -> None:
+    program = "import os, signal, sys\nfrom segdistill import cli, errors, run\n"
+    program += f"sys.argv = {['segdistill', *SHORT.split()]}\ndef end(*given, **options):\n    {action}\n"
+    program += "run.train = end\ncli.main()\n"
+    done = process(sys.executable, "-c", program, OMP_NUM_THREADS="1")
+    assert done.code == code, done.err
+    if code < 0:
+        assert segdistill(f"{SHORT} --resume").code == 0
+    assert expected in log()
+
+
+# A teacher that is trained on the way
+
+
+@pytest.mark.slow
+@pytest.mark.promise("C4", "S10")
+@pytest.mark.parametrize("out", ["run", "../b/deep/run"])
+def test_a_run_that_goes_on_from_another_folder_finds_the_teacher_that_was_trained_on_the_way(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"{DISTILL} --accept-teacher --out"
+    for name in ("a", "c"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    folder = (tmp_path / "a" / out).resolve()
+    with monkeypatch.context() as patched:
+        trained = train
+
+        def fail(job: Job, *given: Any, **options: Any) -> Any:
+            if job.stage.name == "student":
+                raise RuntimeError("the power is off")
+            return trained(job, *given, **options)
+
+        patched.setattr("segdistill.run.train", fail)
+        assert segdistill(f"{line} {out}").code == 1
+    (teacher,) = (path.parent for path in tmp_path.rglob("train-teacher-*/config.toml"))
+    kept = json.loads((folder / "environment.json").read_text())["teacher_run"]
+    assert (folder / kept).resolve() == teacher
+    assert not {*tmp_path.parts[1:]} & {*Path(kept).parts}, "it names no folder above the two"
+    monkeypatch.chdir(tmp_path / "c")
+    teacher.rename(tmp_path / "away")
+    refused(f"{line} {folder} --resume", "teacher of", "is not found")
+    assert not Path("runs").exists()
+    (tmp_path / "away").rename(teacher)
+    done = segdistill(f"{line} {folder} --resume")
+    assert done.code == 0, done.err
+    assert "trained before, with these settings" in done.err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.promise("C10")
+def test_a_distillation_waits_for_another_process_that_trains_its_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "WAIT", 0.2)
+    begun = succeeds(f"train-teacher --preset skd --teacher pspnet18 --data streets {SMALL} --out runs/t").err
+    assert "at work" not in begun
+    (Path("runs/t/manifest.json")).unlink()  # so it is not finished
+    with held(Path("runs/t"), resume=True) as holder:
+        threading.Timer(1.5, holder.kill).start()
+        done = segdistill(f"{DISTILL} --accept-teacher --out run")
+    assert done.code == 0, done.err
+    assert done.err.count("Another run is at work in runs/t") == 1
+    assert "which waits for it" in done.err
+    assert [path.name for path in Path("runs").iterdir()] == ["t"]

@@ -38,16 +38,17 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from segdistill.store import open_run
-with open_run(Path(sys.argv[1]), resume=False, overwrite=False):
+with open_run(Path(sys.argv[1]), resume=len(sys.argv) > 2, overwrite=False):
     print("held", flush=True)
     time.sleep(600)
 """
 
 
 @contextmanager
-def held(path: Path) -> Iterator[subprocess.Popen[str]]:
+def held(path: Path, *, resume: bool = False) -> Iterator[subprocess.Popen[str]]:
     """Let another process hold a run's folder."""
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True) as holder:
+    words = [sys.executable, "-c", HOLDER, str(path), *(["resume"] if resume else [])]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         try:

@@ -41,7 +41,8 @@ def main() -> None:
         known = error if isinstance(error, SegdistillError) else _explain(error)
         if debug and not isinstance(error, Stopped):
             raise
-        open_terminal().error(known)
+        if not known.elsewhere:
+            open_terminal().error(known)
         sys.exit(known.exit_code)
 
 
