@@ -58,6 +58,8 @@ HEARTBEAT, EXPIRED = 10.0, 180.0
 machines that share a file system differ."""
 UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 """What file systems answer that have no locks (Lustre, NFS without a lock daemon) or cannot sync a folder."""
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # it is looked at, nothing is written
+"""Where Linux keeps what processes share. Docker gives a container 64 MB of it."""
 BEFORE_IT_BEGINS = ("data.json", "environment.json", "config.toml")
 """What a run writes first, in this order: without the last one there is nothing to continue and nothing to lose."""
 
@@ -620,6 +622,15 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise _explain(error, folder) from error
+
+
+def free_shared_memory() -> int | None:
+    """Return the bytes of shared memory that are free; None where the system does not tell."""
+    try:
+        found = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
 
 
 def _umask() -> int:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import groupby
 from multiprocessing.queues import Queue
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -30,6 +29,7 @@ from segdistill.data._image import to_size
 from segdistill.distributed import processes_here
 from segdistill.errors import ResourceError, SegdistillError, UsageError
 from segdistill.signals import NUMBERS, Interrupted, pending
+from segdistill.store import SHARED_MEMORY, free_shared_memory
 from segdistill.types import IGNORE, Batch
 
 TIMEOUT = 300.0
@@ -38,8 +38,7 @@ POLL = 5.0
 """Seconds within which a dead worker, or a signal while none delivers, is noticed."""
 PREFETCH = 2
 """Batches that each worker reads ahead."""
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # it is looked at, nothing is written
-"""Where Linux keeps what processes share. Docker gives a container 64 MB of it."""
+
 
 Transform = Callable[[Pixels, Pixels, int], tuple[Pixels, Pixels]]
 """From an image (H, W, 3), its label (H, W) and the sample's seed to both as a network sees them."""
@@ -232,15 +231,6 @@ def shared_memory_shortage(config: DataConfig, workers: int, world: int) -> str 
         f"{(needed >> 20) + 1} MiB. They go through pipes, which is slower. In a container, give it more: "
         f"docker run --shm-size={(needed >> 30) + 1}g"
     )
-
-
-def free_shared_memory() -> int | None:
-    """Return the bytes of shared memory that are free; None where the system does not tell."""
-    try:
-        found = os.statvfs(SHARED_MEMORY)
-    except OSError:
-        return None
-    return found.f_bavail * found.f_frsize
 
 
 def _in_flight(workers: int, size: int) -> int:
