@@ -1,24 +1,43 @@
 """Several processes under torchrun: set-up, ranks, sums across them. With one process, nothing happens."""
 
 import os
+import platform
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from segdistill.errors import SegdistillError, UsageError
+from segdistill.errors import ResourceError, SegdistillError, UsageError
+from segdistill.signals import end_at_once
 from segdistill.types import Batch
 
 PATIENCE = timedelta(hours=2)
-"""How long processes wait for each other: for validations and checkpoints, that is. See `from_main`."""
+"""How long processes wait for each other: for validations and checkpoints, that is. See `from_each`."""
 BEAT = 30.0
 """Seconds between two signs of life of a process for which the others wait."""
-STILL_AT_WORK = "still at work"
+GRACE = 30.0
+"""Seconds that a process has to save and stop when torchrun is gone."""
+GONE = (
+    *("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe", "Socket closed"),
+    *(
+        "Application timeout",
+        "Timed out waiting",
+        "Socket Timeout",
+        "remote process exited",
+        "collective operation timeout",
+    ),
+)
+"""How Gloo, NCCL and PyTorch's store say that another process does not answer."""
+_members: list[tuple[str, int]] = []
+"""Machine and process number of each process, by rank."""
 T = TypeVar("T")
 
 
@@ -32,9 +51,14 @@ def process_group(device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)  # objects that processes exchange travel by the current device
     dist.init_process_group(backend, timeout=PATIENCE, device_id=device if backend == "nccl" else None)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _watch_agent()
     try:
-        yield
+        _members[:] = gather((platform.node(), os.getpid()))
+        with losses_told():
+            yield
     finally:
+        _members.clear()
         dist.destroy_process_group()
 
 
@@ -69,6 +93,11 @@ def world_size() -> int:
 def processes_here() -> int:
     """Return the number of processes that share this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+
+
+def is_first_here() -> bool:
+    """Whether this is the first process of its machine, as far as it is known which share one."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def is_main() -> bool:
@@ -136,54 +165,118 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
-def from_main(work: Callable[[], T], *, long: bool = False) -> T:
+def from_main(work: Callable[[], T]) -> T:
     """Return in all processes what the first one alone does; where it is refused, all of them are.
-
-    Args:
-        work: what to do.
-        long: it may take longer than processes wait for each other, and says now and then that it is still at work.
 
     Raises:
         SegdistillError: as `work` does; in the other processes, marked as told elsewhere.
     """
     if not dist.is_initialized():
         return work()
-    result: T | None = None
-    failure: SegdistillError | None = None
-    if is_main():
-        try:
-            with _signs_of_life() if long else nullcontext():
-                result = work()
-        except SegdistillError as error:
-            failure = error
-    told = (result, failure)
-    while (told := same_for_all(told)) == STILL_AT_WORK:
-        pass
-    result, failure = told
+    result, failure = same_for_all(_outcome(work) if is_main() else None)
     if failure is not None:
-        failure.elsewhere = not is_main()
-        raise failure
+        raise for_all(failure)
     return cast(T, result)
 
 
-@contextmanager
-def _signs_of_life() -> Iterator[None]:
-    """Tell the other processes every `BEAT` seconds that this one is at work, so that none waits in vain."""
+def from_each(work: Callable[[], T]) -> list[T]:
+    """Do something in all processes that may take longer than they wait for each other; return what each one found.
+
+    Raises:
+        SegdistillError: in all processes, as `work` does in the first of them that is refused.
+    """
+    if not dist.is_initialized():
+        return [work()]
     over, device = threading.Event(), torch.cuda.current_device() if torch.cuda.is_initialized() else None
 
-    def beat() -> None:
+    def tell_that_it_works() -> None:
         if device is not None:
             torch.cuda.set_device(device)
-        while not over.wait(BEAT):
-            same_for_all(STILL_AT_WORK)
+        while not all(gather(over.is_set())):
+            over.wait(BEAT)
 
-    thread = threading.Thread(target=beat, daemon=True)
+    thread = threading.Thread(target=tell_that_it_works, daemon=True)
     thread.start()
+    outcome = _outcome(work)
+    over.set()
+    thread.join()
+    outcomes = gather(outcome)
+    for number, (_, failure) in enumerate(outcomes):
+        if failure is not None:
+            failure.what = failure.what if number == 0 else f"Process {number}: {failure.what}"
+            raise for_all(failure)
+    return [result for result, _ in outcomes]
+
+
+def for_all(error: SegdistillError) -> SegdistillError:
+    """Return an error that is raised in all processes, of which the first one tells it."""
+    error.elsewhere = not is_main()
+    return error
+
+
+def _outcome(work: Callable[[], T]) -> tuple[T | None, SegdistillError | None]:
+    try:
+        return work(), None
+    except SegdistillError as error:
+        return None, error
+
+
+@contextmanager
+def losses_told(command: str = "") -> Iterator[None]:
+    """Put into words what a library says where another process is gone.
+
+    Args:
+        command: what continues the run.
+    """
     try:
         yield
-    finally:
-        over.set()
-        thread.join()
+    except RuntimeError as error:
+        if not _members or not any(sign in str(error) for sign in GONE):
+            raise
+        dead = _dead()
+        which = f"process {', '.join(map(str, dead))} is dead" if dead else "another process is dead, or hangs"
+        again = f"\nContinue with: {command}" if command else ""
+        raise ResourceError(
+            f"Process {rank()} waited for the others in vain: {which}.",
+            f"What that one said last is above, or in the log of its machine; one that was killed says nothing.{again}",
+        ) from error
+
+
+def _dead() -> list[int]:
+    """Return which processes of this machine are no more; one that is about to end is waited for."""
+    end = time.monotonic() + 2
+    while True:
+        here = [(number, pid) for number, (machine, pid) in enumerate(_members) if machine == platform.node()]
+        dead = [number for number, pid in here if not _is_alive(pid)]
+        if dead or time.monotonic() > end:
+            return dead
+        time.sleep(0.1)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except ProcessLookupError:
+        return False
+    except OSError:  # no /proc, or somebody else's
+        return True
+
+
+def _watch_agent() -> None:
+    """Stop where torchrun is gone: first as SIGTERM does, then at once. Nobody else would end what is left."""
+    agent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == agent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
+        end_at_once(
+            signal.SIGTERM, f"torchrun is gone, and process {rank()} did not come to a stop within {GRACE:g} s."
+        )
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def same_for_all(value: Any) -> Any:

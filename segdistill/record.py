@@ -142,6 +142,7 @@ def run_folder(setting: Setting, path: Path, kind: str) -> Iterator[RunFolder | 
             opened.append(stack.enter_context(_opened(setting, path, kind)))
 
         distributed.from_main(start)
+        stack.enter_context(distributed.losses_told(setting.options.again))
         yield opened[0] if opened else None
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from segdistill import distributed
+from segdistill import __version__, distributed
 from segdistill.checkpoint import model_path
 from segdistill.config import LARGEST_SIZE, RunConfig
 from segdistill.data import (
@@ -104,6 +104,7 @@ def prepared(config: RunConfig, options: Options, talk: Talk, *, unlabeled: bool
             talk.warn(warning)
         if AUXILIARY in data.splits and config.data.auxiliary_images == config.data.batch_size:
             talk.warn("No batch has an image of the training split beside those mixed in: lower data.auxiliary_share.")
+        _check_alike(config, options, data)
         _check_batch(config, device)
         yield Setting(config, options, data, place)
 
@@ -112,9 +113,23 @@ def with_files_read(setting: Setting) -> Setting:
     """Read every file of the data, warn of what is unusual, and return a setting whose data is known by its content.
 
     Raises:
-        DataError: naming the files that cannot be used; where many of them cannot, after the first few.
+        DataError: naming the files that cannot be used; where many of them cannot, after the first few. In all
+            processes, if the files of one machine are not those of another.
     """
-    contents = distributed.from_main(lambda: _read_files(setting.data, setting.place.talk), long=True)
+
+    def read() -> dict[str, str] | None:
+        return _read_files(setting.data, setting.place.talk) if distributed.is_first_here() else None
+
+    found = distributed.from_each(read)
+    contents = found[0] or {}
+    others = [str(number) for number, own in enumerate(found) if own is not None and own != contents]
+    if others:
+        raise distributed.for_all(
+            DataError(
+                f"Process {', '.join(others)} reads other images or label maps than process 0, under the same names.",
+                "Copy the data set to each machine again; `segdistill data check` reads every file.",
+            )
+        )
     return replace(setting, data=replace(setting.data, contents=contents))
 
 
@@ -161,6 +176,39 @@ def _read_files(data: DataSource, talk: Talk) -> dict[str, str]:
     if census.error is not None:  # warnings come first: they may name its cause
         raise census.error
     return census.contents
+
+
+def _check_alike(config: RunConfig, options: Options, data: DataSource) -> None:
+    """Refuse processes that were given different settings, or that see different data.
+
+    Raises:
+        UsageError: in all processes, naming those with other settings than the first.
+        DataError: in all processes, naming those with other names or sizes of files than the first.
+    """
+    if distributed.world_size() == 1:
+        return
+    table = config.changed(**{"data.name": data.name, "data.unlabeled": []}).to_dict()
+    given = {key: table[key] for key in sorted(table)} | {
+        "--resume": options.resume,
+        "--overwrite": options.overwrite,
+        "--dry-run": options.dry_run,
+        "--baseline": options.baseline,
+        "--seeds": options.seeds,
+        "--accept-teacher": options.accept_teacher,
+        "--pretrained or --backbone-weights": weights_used(options),
+        "--init-weights": init_weights_used(options),
+        "segdistill": __version__,
+    }
+    everybody = distributed.gather((given, data.fingerprint))
+    for number, (own, fingerprint) in enumerate(everybody):
+        first = everybody[0][0]
+        changed = [key for key in first if own.get(key) != first[key]]
+        if changed:
+            what = f"Process {number} was given other settings than process 0: {', '.join(changed)}."
+            raise distributed.for_all(UsageError(what, "Start all processes with the same command and version."))
+        if fingerprint != everybody[0][1]:
+            what = f"Process {number} sees other data than process 0: other files, or of other sizes."
+            raise distributed.for_all(DataError(what, "Give all machines the same data set."))
 
 
 def _check_batch(config: RunConfig, device: torch.device) -> None:

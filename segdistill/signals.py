@@ -61,7 +61,7 @@ def stop_signals(*, alone: bool = True) -> Iterator[Callable[[], int | None]]:
 
     def catch(number: int, frame: FrameType | None) -> None:
         if caught and alone:
-            _leave(number, "Stopped at once. --resume goes on from the last checkpoint.")
+            end_at_once(number, "Stopped at once. --resume goes on from the last checkpoint.")
         caught.append(number)
 
     _caught.append(caught)
@@ -86,7 +86,7 @@ def at_once(*numbers: int, continued_by: str = "") -> Iterator[None]:
         if os.getpid() != own:  # a loader process, which Ctrl-C reaches too
             os._exit(128 + number)
         after = f" Continue with: {continued_by}" if continued_by else ""
-        _leave(number, f"Stopped by {signal.Signals(number).name}.{after}")
+        end_at_once(number, f"Stopped by {signal.Signals(number).name}.{after}")
 
     with _handled(leave, numbers or NUMBERS):
         yield
@@ -99,7 +99,8 @@ def stop(number: int | None, when: str, command: str) -> Stopped:
     return Stopped(what, f"Continue with: {command}", number)
 
 
-def _leave(number: int, text: str) -> None:
+def end_at_once(number: int, text: str) -> None:
+    """End the process at once, as a signal does, and say why."""
     shown = SHOW_CURSOR if os.isatty(2) else ""
     try:
         os.write(2, f"{shown}\n{text}\n".encode(errors="backslashreplace"))

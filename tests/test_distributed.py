@@ -4,16 +4,22 @@ import json
 import math
 import multiprocessing
 import os
+import platform
+import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from forked import alive, children, wait_until
+from PIL import Image
 from test_ka import ka
 from test_lad import CODES, assisted
 from test_training import Listener, a_job, camvid, configuration, terminate, untrained_teacher
@@ -38,7 +44,7 @@ from torch import Tensor, nn
 from segdistill import distributed
 from segdistill.checkpoint import load_model
 from segdistill.engine import Report, Trainee, evaluate, gather_scores
-from segdistill.errors import Stopped, UsageError
+from segdistill.errors import ResourceError, Stopped, UsageError
 from segdistill.label_codes import LabelledFrozen
 from segdistill.networks import Deployed
 from segdistill.objectives import Distillation, LabelAssisted
@@ -404,3 +410,155 @@ def test_torchrun_writes_one_run_that_loads(tmp_path: Path) -> None:
     network, info = load_model(tmp_path / "run/model.safetensors")
     assert info.metrics["miou"] == result["results"]["distilled"]["miou"]
     assert not network.training
+
+
+# Processes that do not fit together, or lose each other
+
+
+def start_ranks(cwd: Path, *lines: str) -> list[subprocess.Popen[str]]:
+    """Start one process for each command line, as torchrun would, but with nobody to look after them."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(len(lines))}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "segdistill", *line.split()],
+            cwd=cwd,
+            env=os.environ | address | {"RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, line in enumerate(lines)
+    ]
+
+
+def ended(ranks: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
+    return [(rank.returncode, err) for rank, (_, err) in ((rank, rank.communicate(timeout=300)) for rank in ranks)]
+
+
+TEACHER = "train-teacher --preset skd --teacher resnet18-half --steps 400 --workers 1 --device cpu --precision fp32 "
+TEACHER += "--set data.size=[32,32] --set data.crop=[32,32] --set data.batch_size=4 --out run"
+
+
+@pytest.mark.slow
+@pytest.mark.promise("D13", "C5")
+@pytest.mark.parametrize(
+    ("other", "code", "expected"),
+    [
+        ("--data camvid:one --set optim.lr=0.5", 2, "Process 1 was given other settings than process 0: optim."),
+        ("--data camvid:two", 3, "Process 1 reads other images or label maps than process 0"),
+        ("--data camvid:three", 3, "Process 1 sees other data than process 0"),
+    ],
+)
+def test_processes_that_do_not_agree_refuse_to_start(other: str, code: int, expected: str, tmp_path: Path) -> None:
+    for name, shade in (("one", 0), ("two", 1), ("three", 0)):
+        image = camvid(tmp_path / name) / "train/train0.png"
+        pixels = np.asarray(Image.open(image)).copy()
+        pixels[0, 0] = shade
+        Image.fromarray(pixels).save(image, compress_level=0)  # of the same size, whatever the pixels
+    (tmp_path / "three/train/train3.png").unlink()
+    (tmp_path / "three/trainannot/train3.png").unlink()
+    results = ended(start_ranks(tmp_path, f"{TEACHER} --dry-run --data camvid:one", f"{TEACHER} --dry-run {other}"))
+    assert [result[0] for result in results] == [code, code], results
+    assert expected in results[0][1]
+    assert "Process" not in results[1][1], "one of them tells it"
+
+
+PATIENT = """
+import time
+from datetime import timedelta
+import torch
+from segdistill import distributed
+from segdistill.errors import DataError, SegdistillError
+distributed.PATIENCE, distributed.BEAT = timedelta(seconds=2), 0.3
+def work(seconds, failure=None):
+    time.sleep(seconds)
+    if failure:
+        raise failure
+    return distributed.rank()
+with distributed.process_group(torch.device("cpu")):
+    own = distributed.rank()
+    print(distributed.from_each(lambda: work(5 * own)), distributed.from_each(lambda: work(5 - 5 * own)))
+    for failing in (0, 1):
+        try:
+            distributed.from_each(lambda: work(0, DataError("bad") if own == failing else None))
+        except DataError as error:
+            print(error.what, error.elsewhere)
+    try:
+        distributed.from_main(lambda: work(0, DataError("refused")))
+    except DataError as error:
+        print(error.what, error.elsewhere)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_works_for_longer_than_others_wait_says_that_it_is_at_work() -> None:
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", PATIENT],
+            env=os.environ | address | {"RANK": rank},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    for rank, elsewhere in zip(ranks, (False, True), strict=True):
+        out = rank.communicate(timeout=120)[0].splitlines()
+        told = [f"bad {elsewhere}", f"Process 1: bad {elsewhere}", f"refused {elsewhere}"]
+        assert out == ["[0, 1] [0, 1]", *told]
+
+
+def test_what_a_library_says_of_a_lost_process_is_put_into_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    monkeypatch.setattr(distributed, "_members", [(platform.node(), os.getpid()), (platform.node(), gone.pid)])
+    said = "[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234"
+    with pytest.raises(ResourceError, match="process 1 is dead") as caught, distributed.losses_told("segdistill again"):
+        raise RuntimeError(said)
+    assert "Continue with: segdistill again" in caught.value.fix
+    with pytest.raises(RuntimeError, match="another reason"), distributed.losses_told():
+        raise RuntimeError("another reason")
+
+
+@pytest.mark.reliability
+@pytest.mark.promise("R2")
+def test_where_one_process_is_killed_the_others_say_which_and_how_to_go_on(tmp_path: Path) -> None:
+    camvid(tmp_path / "one")
+    line = f"{TEACHER} --data camvid:one --set checkpoint.every=1"
+    ranks = start_ranks(tmp_path, line, line)
+    assert wait_until(lambda: (tmp_path / "run/checkpoints/last").exists() or ranks[0].poll() is not None)
+    ranks[1].kill()
+    (code, err), _ = ended(ranks)
+    assert code == 1, err
+    assert "Process 0 waited for the others in vain: process 1 is dead." in err
+    assert "Continue with: torchrun --nproc-per-node=2 -m segdistill train-teacher" in err
+    assert "Traceback" not in err
+    assert "ended (exit 1): Process 0 waited" in (tmp_path / "run/train.log").read_text()
+
+
+@pytest.mark.reliability
+@pytest.mark.promise("R1", "R2")
+@pytest.mark.skipif(sys.platform != "linux", reason="the processes of torchrun are found in /proc")
+def test_where_torchrun_is_killed_its_processes_save_and_stop(tmp_path: Path) -> None:
+    camvid(tmp_path / "one")
+    with (tmp_path / "said").open("w") as said:
+        words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+        line = f"-m segdistill {TEACHER} --data camvid:one --set checkpoint.every=1"
+        agent = subprocess.Popen(
+            [sys.executable, *words, *line.split()],
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=said,
+            stderr=said,
+        )
+    assert wait_until(lambda: (tmp_path / "run/checkpoints/last").exists() or agent.poll() is not None)
+    ranks = children(agent.pid)
+    assert len(ranks) == 2, (tmp_path / "said").read_text()
+    agent.kill()
+    agent.wait()
+    killed = time.monotonic()
+    assert wait_until(lambda: not any(map(alive, ranks)))
+    assert time.monotonic() - killed < 60
+    assert re.search(
+        r"ended \(exit 143\): Stopped by SIGTERM after step \d+ of 400", (tmp_path / "run/train.log").read_text()
+    )
