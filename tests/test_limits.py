@@ -15,7 +15,20 @@ from pathlib import Path
 
 import pytest
 from commands import SMALL, assert_same_run, contents, segdistill
-from forked import COMMANDS, PATIENCE, SETTINGS, Workshop, alive, children, ended, progress, said, send, wait_until
+from forked import (
+    COMMANDS,
+    PATIENCE,
+    SETTINGS,
+    Workshop,
+    alive,
+    children,
+    ended,
+    progress,
+    said,
+    send,
+    start,
+    wait_until,
+)
 from test_distributed import free_port
 from test_training import camvid, untrained_teacher
 
@@ -143,6 +156,28 @@ def test_of_two_runs_in_one_folder_one_is_refused_and_a_killed_one_can_go_on_at_
     send(first, signal.SIGKILL)
     ended(first)
     course.finish(folder)  # its workers may be there for some seconds
+
+
+@pytest.mark.reliability
+@pytest.mark.promise("C10")
+def test_of_two_distillations_that_lack_a_teacher_one_trains_it_and_a_killed_one_is_replaced(
+    workshop: Workshop,
+) -> None:
+    workshop.course("lad")
+    for name, kill in (("both", False), ("killed", True)):
+        folder = workshop.new_folder(name)
+        lines = [f"{COMMANDS['lad']} {SETTINGS} --workers 0 --seed 9".replace("--out run", f"--out {i}") for i in "ab"]
+        first = start(lines[0], folder)
+        assert wait_until(lambda: "teacher pspnet-resnet18 1/8" in said(folder) or first.exitcode is not None)  # noqa: B023
+        second = start(lines[1], folder)
+        assert wait_until(lambda: "which waits for it" in said(folder) or second.exitcode is not None)  # noqa: B023
+        if kill:
+            send(first, signal.SIGKILL)
+        assert ended(first) == (-signal.SIGKILL if kill else 0), said(folder)
+        assert ended(second) == 0, said(folder)
+        assert said(folder).count("which waits for it") == 1
+        (teacher,) = (folder / "runs").iterdir()
+        assert (teacher / "manifest.json").exists()
 
 
 @pytest.mark.reliability
