@@ -5,7 +5,7 @@ import platform
 import re
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib import metadata
@@ -199,11 +199,16 @@ def note(folder: RunFolder, **values: Any) -> None:
 
 @contextmanager
 def _ending_logged(folder: RunFolder) -> Iterator[None]:
-    """Write the end of a run into its log, whatever it is: the result, a refusal, an error, a signal.
+    """Write into a run's log what ends it before its time: a refusal, an error, a signal.
 
     What leaves no time to write is told when the run goes on.
     """
-    write, before = log_of(folder), folder.lines("train.log")
+    append, before = log_of(folder), folder.lines("train.log")
+
+    def write(text: str) -> None:
+        with suppress(OSError, SegdistillError):  # a full disk may be what ended it, which is told all the same
+            append(text)
+
     if before and ENDED.encode() not in before[-1]:
         write(f"{ENDED} before: nothing says how, as after SIGKILL, without memory or without power")
     try:
@@ -215,7 +220,6 @@ def _ending_logged(folder: RunFolder) -> Iterator[None]:
     except BaseException as error:
         write(f"{ENDED}: {type(error).__name__}: {' '.join(str(error).split())}")
         raise
-    write(f"{ENDED} (exit 0): finished")
 
 
 def folder_config(setting: Setting) -> dict[str, Any]:
@@ -339,6 +343,7 @@ def finish(folder: RunFolder, setting: Setting, rows: list[Row], gain: Verdict |
     remarks += [f"{row.name}: {report.skipped_steps(row.skipped_steps)}." for row in rows if row.skipped_steps]
     card = report.model_card(info, listed, own.scores, remarks)
     write_atomic(folder / "README.md", card)
+    log_of(folder)(f"{ENDED} (exit 0): finished")  # the manifest seals it
     seal(folder.path)
 
 

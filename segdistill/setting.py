@@ -97,7 +97,8 @@ def prepared(config: RunConfig, options: Options, talk: Talk, *, unlabeled: bool
         talk = talk if distributed.is_main() else Silence()
         workers = options.workers if options.workers is not None else default_workers()
         place = Workplace(device, precision, workers, talk)
-        if shortage := shared_memory_shortage(config.data, workers, distributed.world_size()):
+        parts = distributed.world_size() * config.optim.accumulate
+        if shortage := shared_memory_shortage(config.data, workers, parts):
             talk.warn(shortage)
         data = mixture(load_data(config.data.name), config.data, unlabeled=unlabeled)
         for warning in data.warnings:

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from segdistill.errors import Stopped
@@ -103,7 +103,8 @@ def end_at_once(number: int, text: str) -> None:
     """End the process at once, as a signal does, and say why."""
     shown = SHOW_CURSOR if os.isatty(2) else ""
     try:
-        os.write(2, f"{shown}\n{text}\n".encode(errors="backslashreplace"))
+        with suppress(OSError):  # the terminal may be gone
+            os.write(2, f"{shown}\n{text}\n".encode(errors="backslashreplace"))
         for write in _last_words:
             write(f"(exit {128 + number}): {text.partition(' Continue with: ')[0]}")
     finally:  # whoever read it may be gone

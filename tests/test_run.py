@@ -46,7 +46,7 @@ from segdistill import deploy, run
 from segdistill.checkpoint import load_model, load_state, read_info, save_model
 from segdistill.config import InputConfig, load_preset, read_toml
 from segdistill.record import versions
-from segdistill.store import open_run, seal_one, sha256_of
+from segdistill.store import open_run, seal_one, sha256_of, verify_file
 from segdistill.training import Job, train
 
 RUN_FILES = {
@@ -781,6 +781,7 @@ def test_the_log_of_a_run_says_how_it_ended(monkeypatch: pytest.MonkeyPatch) -> 
     assert last_line() == "ended: MemoryError: no room for .../a.png or ~/b.png"
     assert segdistill(f"{SHORT} --resume").code == 0
     assert last_line() == "ended (exit 0): finished"
+    verify_file(Path("run"), "train.log")
     assert "ended before" not in log()
 
 

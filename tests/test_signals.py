@@ -102,8 +102,10 @@ def test_under_nohup_the_end_of_a_terminal_stops_nothing(tmp_path: Path) -> None
 
 
 def test_a_signal_ends_a_process_whose_terminal_is_gone() -> None:
-    closed = WAITS.replace("with at_once", "os.close(2)\nwith at_once", 1)
-    assert process(sys.executable, "-c", closed, str(int(signal.SIGTERM))).code == 143
+    closed = WAITS.replace("with at_once", "os.close(2)\nwith last_words(print), at_once", 1)
+    closed = closed.replace("at_once, stop", "at_once, last_words, stop")
+    done = process(sys.executable, "-u", "-c", closed, str(int(signal.SIGHUP)))
+    assert (done.code, done.out) == (129, "(exit 129): Stopped by SIGHUP.\n"), "the log has it all the same"
 
 
 def test_a_command_whose_descriptors_are_closed_opens_no_file_in_their_place(tmp_path: Path) -> None:

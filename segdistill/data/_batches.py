@@ -211,7 +211,7 @@ def _batches(
             )
 
 
-def shared_memory_shortage(config: DataConfig, workers: int, world: int) -> str | None:
+def shared_memory_shortage(config: DataConfig, workers: int, parts: int) -> str | None:
     """Say what is missing where the batches of a training do not fit into the shared memory of this machine.
 
     They are handed over through pipes then, batch by batch, as long as there is too little.
@@ -219,11 +219,11 @@ def shared_memory_shortage(config: DataConfig, workers: int, world: int) -> str 
     Args:
         config: batch size and crop.
         workers: processes that read, per training process.
-        world: processes that share a step.
+        parts: micro-batches of a step, over all processes.
     """
     free = free_shared_memory()
     height, width = config.crop
-    needed = _in_flight(workers * processes_here(), config.batch_size // world * height * width * 4)
+    needed = _in_flight(workers * processes_here(), config.batch_size // parts * height * width * 4)
     if not workers or free is None or free >= needed:
         return None
     return (
