@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from segdistill.errors import SegdistillError
 from segdistill.store import SHARED_MEMORY, free_shared_memory, open_run
+from segdistill.telemetry import switched_off
 
 EXTRAS = {"hf": "transformers", "timm": "timm"}
 """Packages that can be installed beside it: the extras of pyproject.toml."""
@@ -19,8 +20,6 @@ CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 """Where Linux says how much memory a container, or a job of a batch system, may use."""
 ENOUGH_SHARED = 1 << 30
 """Bytes in which the batches of eight workers find room, up to 64 MB each."""
-
-from segdistill.telemetry import switched_off
 
 
 @dataclass(frozen=True)
