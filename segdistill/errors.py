@@ -13,8 +13,31 @@
 Each error says what was found; `fix` says what to do next.
 """
 
+import errno
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+OUT_OF_MEMORY = (
+    # Python and NumPy, also where a loader process says it
+    r"^(RuntimeError: Caught )?([\w.]*_Array)?MemoryError(:|$| in DataLoader worker)",
+    r"\bUnable to allocate [\d.]+ ([KMGTPE]iB|bytes) for an array",
+    # PyTorch's tensors, on Linux and on Windows, and what its processes share
+    r"\bDefaultCPUAllocator: (can't allocate|not enough) memory: you tried to allocate \d",
+    r"\bunable to (mmap|allocate shared memory)\b.*: Cannot allocate memory \(12\)",
+    r"\bCUDA out of memory\. Tried to allocate |\bCUDA error: out of memory$",
+    r"\bCU(DNN|BLAS|SOLVER|SPARSE)_STATUS_ALLOC_FAILED\b|\bCUFFT_ALLOC_FAILED\b",
+    # oneDNN, which needs some for its kernels, OpenCV, onnxruntime
+    r"^RuntimeError: could not (create|execute) a primitive$",
+    r"\(-4:Insufficient memory\) ",
+    r"\bFailed to allocate memory for requested buffer of size \d",
+    # protobuf, which gives no reason where it writes
+    r"^EncodeError: Failed to serialize proto$|^DecodeError: .*: Arena alloc failed$",
+    # C++, on Linux and on Windows, and the system, as Python and as Rust tell it
+    r"(^|: )(std::bad_alloc|bad allocation)$",
+    r"\[Errno 12\] Cannot allocate memory|\bCannot allocate memory \(os error 12\)",
+)
+"""How libraries say in a line that memory ran out, where the error is not of a type that says so."""
 
 
 class SegdistillError(Exception):
@@ -84,3 +107,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if close:
         return "Did you mean " + " or ".join(close) + "?"
     return "Known are: " + ", ".join(names) + "."
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """Return the line of an error that says that memory ran out; None where it says something else."""
+    if isinstance(error, SegdistillError):
+        return None
+    lines = f"{type(error).__name__}: {error}".strip().splitlines()
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return lines[0]
+    patterns = "|".join(OUT_OF_MEMORY)
+    return next((line.strip() for line in lines if re.search(patterns, line.strip())), None)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from segdistill.checkpoint import ModelInfo
-from segdistill.errors import ModelError, UsageError
+from segdistill.errors import ModelError, UsageError, out_of_memory
 from segdistill.latency import Subject
 from segdistill.telemetry import switched_off
 
@@ -67,6 +67,8 @@ class OnnxModel:
         try:
             (logits,) = self.session.run(["logits"], {"image": _array(image)})
         except ORT_ERRORS as error:
+            if out_of_memory(error):
+                raise
             raise ModelError(f"{self._path} fails on images of shape {tuple(image.shape)}: {error}") from None
         expected = (len(image), self.info.outputs, *image.shape[2:])
         if logits.shape != expected:
@@ -105,6 +107,8 @@ def open_session(content: bytes, path: Path, device: torch.device) -> Any:
         session = onnxruntime.InferenceSession(content, options, [(provider, cuda)], enable_fallback=0)
         _ = [end.shape for end in (*session.get_inputs(), *session.get_outputs())]  # names of no text fail here
     except (*ORT_ERRORS, UnicodeDecodeError) as error:
+        if out_of_memory(error):
+            raise
         raise ModelError(f"onnxruntime {onnxruntime.__version__} refuses {path}: {error}") from None
     if session.get_providers()[0] != provider:
         raise missing
@@ -199,7 +203,9 @@ def _parsed(path: Path) -> tuple[bytes, onnx.ModelProto]:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from None
     try:
         model: onnx.ModelProto = onnx.load_model_from_string(content)
-    except Exception:  # protobuf's DecodeError, whose package has no types
+    except Exception as error:  # protobuf's DecodeError, whose package has no types
+        if out_of_memory(error):
+            raise
         raise ModelError(f"{path} is damaged, or no ONNX file.", "Export the model again.") from None
     return content, model
 

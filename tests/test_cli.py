@@ -431,6 +431,7 @@ def test_an_unexpected_error_is_one_panel_and_with_debug_a_traceback(monkeypatch
             "Out of memory. cv2",
         ),
         (ValueError("Unable to allocate 9.1 GiB for an array"), 1, "Use a smaller data.batch_size, data.crop or"),
+        (RuntimeError("could not create a primitive"), 1, "Out of memory. RuntimeError: could not create a primitive"),
         (PermissionError(13, "Permission denied", "some/file"), 2, "some/file: Permission denied"),
     ],
 )

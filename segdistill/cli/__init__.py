@@ -9,7 +9,7 @@ import sys
 
 from segdistill.cli._app import app
 from segdistill.cli._show import open_terminal
-from segdistill.errors import ResourceError, SegdistillError, Stopped, UsageError
+from segdistill.errors import ResourceError, SegdistillError, Stopped, UsageError, out_of_memory
 from segdistill.signals import at_once
 from segdistill.telemetry import switch_off
 
@@ -17,12 +17,6 @@ from segdistill.telemetry import switch_off
 # isort: off
 from segdistill.cli import _training, _models, _listing  # noqa: F401
 # isort: on
-
-OUT_OF_MEMORY = (
-    *("out of memory", "can't allocate memory", "Cannot allocate memory"),
-    *("Insufficient memory", "Unable to allocate", "bad_alloc", "MemoryError"),
-)
-"""How PyTorch and the system, then OpenCV, NumPy and others say it: of an error in a loader process, text is left."""
 
 
 def main() -> None:
@@ -60,10 +54,10 @@ def _explain(error: Exception) -> SegdistillError:
     from segdistill.store import disk_full
 
     text = f"{type(error).__name__}: {error}"
-    told = [line for line in text.splitlines() if any(sign in line for sign in OUT_OF_MEMORY)]
-    if told:
+    sign = out_of_memory(error)
+    if sign is not None:
         return ResourceError(
-            f"Out of memory. {told[0].strip()}",
+            f"Out of memory. {sign}",
             "Use a smaller data.batch_size, data.crop or data.size, optim.accumulate=2, or a smaller network.",
         )
     if isinstance(error, OSError) and (full := disk_full(error)):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from segdistill.data._base import Ids, Pixels, StoredImage, StoredLabel
-from segdistill.errors import DataError
+from segdistill.errors import DataError, out_of_memory
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 """Only these parsers of Pillow ever see a file, whatever its name says."""
@@ -212,6 +212,8 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         found = f"it begins with the bytes {start.hex(' ')}" if start else "it is empty"
         raise DataError(f"{path} is no image: {found}.", f"Known formats: {', '.join(FORMATS)}.") from None
     except OSError as error:
+        if out_of_memory(error):
+            raise
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
     except Exception as error:  # Pillow's parsers raise almost anything on damaged bytes
         raise DataError(f"{path} cannot be read: {error}.") from None

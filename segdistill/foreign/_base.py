@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from segdistill.config import InputConfig, Size
-from segdistill.errors import ModelError
+from segdistill.errors import ModelError, out_of_memory
 from segdistill.networks import SegNetwork
 from segdistill.types import SegOutput
 
@@ -65,6 +65,8 @@ def tried(network: SegNetwork, what: str, height: int = TRIAL, width: int = TRIA
     except ModelError:
         raise
     except (Exception, SystemExit) as error:  # somebody else's code
+        if out_of_memory(error):
+            raise
         raise ModelError(
             f"{what} fails on an image of {height}x{width}: {type(error).__name__}: {error}",
             "Expected is a network from images (B, 3, H, W) to logits (B, C, h, w).",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from segdistill.autocast import no_autocast
 from segdistill.checkpoint import weights_digest
 from segdistill.config import InputConfig, Size, validated
-from segdistill.errors import ModelError, UsageError
+from segdistill.errors import ModelError, UsageError, out_of_memory
 from segdistill.foreign._base import Loaded, normalised_by, numbered, tried, watched
 from segdistill.networks import SegNetwork
 from segdistill.telemetry import switched_off
@@ -122,6 +122,8 @@ def _asked(kind: Any, where: str, **options: Any) -> Any:
         with switched_off():
             return kind.from_pretrained(where, local_files_only=local, trust_remote_code=False, **options)
     except Exception as error:  # transformers, its hub's client and the formats below have none in common
+        if out_of_memory(error):
+            raise
         if "weights_only" in str(error):  # torch's own text advises to run the code
             raise ModelError(
                 f"hf:{where} holds more than tensors: reading it would run code. It was not read.",

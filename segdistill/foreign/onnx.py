@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from segdistill.checkpoint import ModelInfo
 from segdistill.config import InputConfig
-from segdistill.errors import ModelError, UsageError
+from segdistill.errors import ModelError, UsageError, out_of_memory
 from segdistill.foreign._base import TRIAL, Loaded, normalised_by, numbered, tried
 from segdistill.graph import ORT_ERRORS, OnnxModel, computes_on, open_session, read_graph
 from segdistill.networks import SegNetwork
@@ -48,6 +48,8 @@ class OnnxGraph(SegNetwork):
             arrays = [np.ascontiguousarray(part.float().cpu().numpy()) for part in parts]
             logits = [self.session.run([self.logits], {self.image: array})[0] for array in arrays]
         except ORT_ERRORS as error:
+            if out_of_memory(error):
+                raise
             raise ModelError(f"{self.path} fails on images of shape {tuple(image.shape)}: {error}") from None
         return SegOutput(torch.from_numpy(np.concatenate(logits)).to(image.device), (), None)
 

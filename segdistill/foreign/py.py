@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from segdistill.checkpoint import weights_digest
 from segdistill.config import InputConfig
-from segdistill.errors import ModelError, UsageError, nearest
+from segdistill.errors import ModelError, UsageError, nearest, out_of_memory
 from segdistill.foreign._base import Loaded, normalised_by, numbered, tried
 from segdistill.networks import SegNetwork
 from segdistill.types import SegOutput
@@ -87,6 +87,8 @@ def _built(where: str) -> nn.Module:
     try:
         model = build()
     except (Exception, SystemExit) as error:  # whatever the user's code leads to
+        if out_of_memory(error):
+            raise
         raise UsageError(
             f"py:{where}: {function}() fails: {type(error).__name__}: {error}", "It is called without arguments."
         ) from error

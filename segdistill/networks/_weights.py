@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from segdistill.errors import ModelError, UsageError
+from segdistill.errors import ModelError, UsageError, out_of_memory
 from segdistill.reading import open_file
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net")
@@ -58,6 +58,8 @@ def read_weights(file: Path) -> Weights:
     except ModelError:
         raise
     except Exception as error:  # whatever a damaged pickle leads to; torch's own text advises to run its code
+        if out_of_memory(error):
+            raise
         if stranger := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise ModelError(
                 f"{file} holds more than tensors: reading it would run code ({stranger[1]}). It was not read.",
