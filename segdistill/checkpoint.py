@@ -11,15 +11,14 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import IO, Annotated, Any, BinaryIO, Literal, Self, cast
 
-import safetensors.torch
 import torch
 from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 
 from segdistill.config import LabelCodes, NetworkConfig, Size, Strict
-from segdistill.errors import CheckError, ModelError, UsageError
+from segdistill.errors import CheckError, ModelError, UsageError, out_of_memory
 from segdistill.networks import SegNetwork, blank_network, build_network
 from segdistill.networks._weights import check_header, check_pickle, mismatch
 from segdistill.reading import check_utf8, open_file
@@ -30,6 +29,15 @@ FORMAT = 1
 """Of both kinds of file."""
 STATE_KIND = b"segdistill state "
 STATE_MAGIC = STATE_KIND + b"%d " % FORMAT
+PART = 1 << 20
+"""Numbers of a tensor that are looked at, or written, at once."""
+MAX_HEAD = 128
+"""Bytes of a state's first line, at most."""
+DTYPES = {
+    **{torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.int32: "I32"},
+    **{torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8", torch.bool: "BOOL"},
+}
+"""The types that networks have, as safetensors calls them, in the order in which it lays them out."""
 RESTORE = "Restore the file, or train again."
 IMPORT = "A published checkpoint becomes a model by: segdistill import-weights FILE --network NETWORK --out FOLDER"
 Color = tuple[int, int, int]
@@ -124,12 +132,47 @@ def save_model(path: Path, network: SegNetwork, info: ModelInfo) -> ModelInfo:
     Raises:
         CheckError: if a tensor is not finite. Nothing is written then.
     """
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    weights: dict[str, torch.Tensor] = network.state_dict()
     _check_finite(path, weights)
     info = info.model_copy(update={"sha256": weights_digest(weights), "header_sha256": ""})
     info = info.model_copy(update={"header_sha256": _digest(info.model_dump_json())})
-    write_atomic(path, safetensors.torch.save(weights, {"segdistill": info.model_dump_json()}))
+    metadata = {"segdistill": info.model_dump_json()}
+    write_atomic(path, lambda file: write_safetensors(file, weights, metadata))
     return info
+
+
+def write_safetensors(file: BinaryIO, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors, one after the other, in the bytes of `safetensors.torch.save` and little memory.
+
+    The format is the header's length in 8 bytes, a JSON object of names with types, shapes and offsets, padded with
+    spaces to a multiple of 8 bytes, and the numbers: the widest types first (github.com/huggingface/safetensors).
+    """
+    order = list(DTYPES)
+    names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in names:
+        start, end = end, end + tensors[name].nbytes
+        own = {"dtype": DTYPES[tensors[name].dtype], "shape": list(tensors[name].shape)}
+        header[name] = own | {"data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)
+    file.write(len(text).to_bytes(8, "little"))
+    file.write(text)
+    for name in names:
+        for part in _parts(tensors[name]):
+            file.write(_bytes_of(part))
+
+
+def _parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield the rows of a tensor some at a time, so that what is computed of them, or their copy, takes little."""
+    rows = tensor.detach().reshape(1) if tensor.dim() == 0 else tensor.detach()
+    yield from rows.split(max(1, PART * len(rows) // max(1, rows.numel())))
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    """Return the numbers of a tensor in their order."""
+    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def read_info(path: Path) -> ModelInfo:
@@ -181,6 +224,8 @@ def load_model(path: Path) -> tuple[SegNetwork, ModelInfo]:
         network.void_output = info.void_output
         network.to(widest_type(weights)).load_state_dict(weights)
     except (UsageError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
         raise ModelError(f"{path} does not hold the tensors of {info.network.network}: {error}") from None
     if weights_digest(weights) != info.sha256:
         raise ModelError(f"{path} is damaged: its weights are not those its header names.", RESTORE)
@@ -220,9 +265,10 @@ def weights_digest(weights: dict[str, torch.Tensor]) -> str:
     """Return one sha256 over names, shapes, types and values."""
     digest = hashlib.sha256()
     for name in sorted(weights):
-        tensor = weights[name].detach().cpu().contiguous()
+        tensor = weights[name]
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        for part in _parts(tensor):
+            digest.update(_bytes_of(part))
     return digest.hexdigest()
 
 
@@ -233,15 +279,47 @@ def save_state(path: Path, state: dict[str, Any], *, keep_previous: bool = False
         CheckError: if a tensor is not finite. Nothing is written then.
     """
     _check_finite(path, dict(_tensors(state)))
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    payload = buffer.getvalue()
+
+    def write(file: BinaryIO) -> None:
+        file.write(STATE_MAGIC + b"0" * 64 + b"\n")
+        payload = _Digesting(file)
+        torch.save(state, cast(IO[bytes], payload))
+        if payload.error is not None:
+            raise payload.error
+        file.seek(len(STATE_MAGIC))
+        file.write(payload.digest.hexdigest().encode())
 
     def keep() -> None:  # only now, so that a full disk costs neither old one
         if keep_previous and path.exists():
             path.replace(path.with_name(f"{path.name}.prev"))
 
-    write_atomic(path, STATE_MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload, before=keep)
+    write_atomic(path, write, before=keep)
+
+
+class _Digesting:
+    """What `torch.save` writes to: a file, and on the way there a digest of it.
+
+    An error is kept for afterwards: raised in PyTorch's writer, another one would take its place.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: memoryview) -> int:
+        """Take the next bytes."""
+        size = memoryview(data).nbytes
+        if self.error is None:
+            self.digest.update(data)
+            try:
+                self.file.write(data)
+            except OSError as error:
+                self.error = error
+        return size
+
+    def flush(self) -> None:
+        """Do nothing: the file is flushed at its end."""
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -255,12 +333,12 @@ def load_state(path: Path) -> dict[str, Any]:
             if not zipfile.is_zipfile(file):  # a look at both ends: what was made longer may be longer than the memory
                 raise zipfile.BadZipFile
             file.seek(0)
-            content = file.read()
+            head = file.readline(MAX_HEAD).rstrip(b"\n")
+            payload = file.read()
     except zipfile.BadZipFile:
         raise ModelError(f"{path} is damaged: it does not end as it was written.") from None
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from None
-    head, _, payload = content.partition(b"\n")
     later = re.match(STATE_KIND + rb"(\d{1,9}) ", head)
     if later and int(later[1]) > FORMAT:
         raise _of_later_format(path, int(later[1]))
@@ -273,6 +351,8 @@ def load_state(path: Path) -> dict[str, Any]:
     except ModelError:
         raise
     except Exception as error:  # whatever a forged file leads to; torch's own text advises to run its code
+        if out_of_memory(error):
+            raise
         raise ModelError(f"{path} holds something else than a training's state ({type(error).__name__}).") from None
     return state
 
@@ -285,6 +365,8 @@ def _read(path: Path, *, weights: bool) -> tuple[dict[str, str], dict[str, torch
             names = file.keys() if weights else ()
             return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError) as error:
+        if out_of_memory(error):
+            raise
         cure = RESTORE if path.suffix == ".safetensors" else IMPORT
         raise ModelError(f"{path} is not a readable safetensors file: {error}", cure) from None
 
@@ -300,7 +382,8 @@ def _digest(text: str) -> str:
 
 
 def _check_finite(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    if bad := [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
+    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    if bad := [name for name, tensor in floating.items() if not all(part.isfinite().all() for part in _parts(tensor))]:
         raise CheckError(
             f"{len(bad)} tensors are not finite, {bad[0]} among them: {path} was not written.", "Lower optim.lr."
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
 
-from segdistill.checkpoint import ModelInfo, weights_digest
+from segdistill.checkpoint import ModelInfo, weights_digest, write_safetensors
 from segdistill.errors import ModelError
 from segdistill.networks._weights import check_header
 from segdistill.setting import Setting
@@ -34,9 +34,10 @@ def key_of(setting: Setting, stage: Stage, teacher: ModelInfo) -> str:
 def keep(path: Path, stage: Stage, key: str, seconds: float) -> None:
     """Write a trained stage's weights."""
     assert PREPARED.fullmatch(path.name), f"store.PREPARED does not know {path.name} as a run's own file"
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in stage.model.state_dict().items()}
+    weights = stage.model.state_dict()
     header = {"key": key, "sha256": weights_digest(weights), "seconds": str(seconds)}
-    write_atomic(path, safetensors.torch.save(weights, {"segdistill-stage": json.dumps(header)}))
+    metadata = {"segdistill-stage": json.dumps(header)}
+    write_atomic(path, lambda file: write_safetensors(file, weights, metadata))
 
 
 def find(stage: Stage, key: str | None, runs: Iterable[Path]) -> Path | None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from segdistill.errors import BusyError, ModelError, ResourceError, UsageError
 from segdistill.reading import check_utf8, open_file, read_file
@@ -64,23 +64,31 @@ BEFORE_IT_BEGINS = ("data.json", "environment.json", "config.toml")
 """What a run writes first, in this order: without the last one there is nothing to continue and nothing to lose."""
 
 
-def write_atomic(path: Path, content: bytes | str, before: Callable[[], object] = lambda: None) -> None:
+Content = bytes | str | Callable[[BinaryIO], object]
+"""Of a file: as it is, or what writes it."""
+
+
+def write_atomic(path: Path, content: Content, before: Callable[[], object] = lambda: None) -> None:
     """Write a file so that a reader sees the old one or the new one whole, whatever happens in between.
 
     Args:
         path: where.
-        content: what.
+        content: what, or a function that writes it, piece by piece, into the file that it is given.
         before: called when the new file is on the disk and has not its name yet.
 
     Raises:
         ResourceError: if it does not fit on the disk; the old file is untouched.
     """
-    data = content.encode() if isinstance(content, str) else content
+    if isinstance(content, str):
+        content = content.encode()
     temporary = ""
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:NAME]}.", suffix=".tmp", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                content(file)
             file.flush()
             with suppress(PermissionError):  # of file systems without permissions
                 os.fchmod(file.fileno(), 0o666 & ~_umask())
@@ -88,9 +96,11 @@ def write_atomic(path: Path, content: bytes | str, before: Callable[[], object] 
         before()
         os.replace(temporary, path)
         sync(path.parent)
-    except OSError as error:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True) if temporary else None
-        raise _explain(error, path) from error
+        if isinstance(error, OSError):
+            raise _explain(error, path) from error
+        raise
 
 
 def sweep(targets: Iterable[Path]) -> None:
