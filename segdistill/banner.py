@@ -9,14 +9,14 @@ import torch
 from segdistill import distributed
 from segdistill.convolutions import Kind
 from segdistill.data import AUXILIARY
-from segdistill.engine import probe
+from segdistill.engine import peak_bytes, probe
 from segdistill.networks import SegNetwork
 from segdistill.networks._base import count_parameters, countable_macs
 from segdistill.objectives import Distillation
 from segdistill.record import cpu_name
 from segdistill.setting import Setting
 from segdistill.talk import duration
-from segdistill.training import Job
+from segdistill.training import Job, rehearse_validation
 from segdistill.types import Term
 
 MAX_KINDS = 2
@@ -28,6 +28,8 @@ def banner(setting: Setting, job: Job, path: Path, name: str) -> None:
     place, config, data = setting.place, job.config, setting.data
     images_here = config.data.batch_size // distributed.world_size()
     found = probe(job.stage, config.data.crop, len(data.classes), images_here, place.precision)
+    rehearse_validation(job.network, job.info, data, place)
+    peak = peak_bytes(place.device)
     optim, crop = job.stage.optim, config.data.crop
     images = {split: len(data.split(split).names) for split in ("train", "val")}
     mixed = data.splits.get(AUXILIARY)
@@ -56,7 +58,7 @@ def banner(setting: Setting, job: Job, path: Path, name: str) -> None:
     processes = distributed.world_size()
     rows += [
         ("device", f"{device}, {place.precision.name}, {place.workers} loader worker(s), {processes} process(es)"),
-        ("estimate", f"{duration(found.seconds * optim.steps)} plus validation, {found.peak_bytes / 2**30:.1f} GiB"),
+        ("estimate", f"{duration(found.seconds * optim.steps)} plus validation, {peak / 2**30:.1f} GiB with it"),
     ]
     if found.in_float32:
         rows.append(("precision", in_float32(found.in_float32)))

@@ -254,6 +254,13 @@ class Every(Strict):
     every: Annotated[int, Field(ge=1)]
 
 
+class Validation(Every):
+    """When validation images are scored, and how many at once."""
+
+    batch_size: Annotated[int, Field(ge=1, le=65536)] | None = None
+    """Images at once, at most; default: 4, and fewer large ones. Not part of a run: `--resume` takes another one."""
+
+
 class RunConfig(Strict):
     """All of a run's settings, resolved. Written as TOML it is a preset again."""
 
@@ -270,7 +277,7 @@ class RunConfig(Strict):
     aux_weight: Annotated[float, Field(ge=0)] = 0.4
     """Weight of the auxiliary head's cross entropy."""
     checkpoint: Every
-    validate_: Annotated[Every, Field(alias="validate")]
+    validate_: Annotated[Validation, Field(alias="validate")]
     terms: dict[str, TermConfig] = {}
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)

@@ -14,7 +14,7 @@ from segdistill.checkpoint import ModelInfo, load_model, model_path
 from segdistill.config import components, data_example
 from segdistill.data import DataSource, Part, evaluation_batches, load_data
 from segdistill.data._base import UNLABELED, Split
-from segdistill.engine import evaluate, resolve_device, resolve_precision
+from segdistill.engine import evaluate, pixels_at_once, resolve_device, resolve_precision
 from segdistill.errors import CheckError, DataError, ModelError, UsageError
 from segdistill.export import export_onnx
 from segdistill.graph import OnnxModel
@@ -30,7 +30,7 @@ from segdistill.submission import COUNTS, plan_submission, write_submission
 from segdistill.talk import Talk
 
 BATCH = 4
-"""Images at a time in evaluation and checks; the result does not depend on it."""
+"""Images at a time in evaluation and checks, at most: large ones are fewer; the result does not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,8 @@ def evaluate_model(
             f"The {split} images of {data.name} have no labels to score by.",
             "Give another --split. --submission DIR writes what the server of cityscapes scores.",
         )
-    batches = evaluation_batches(images, opened.info.size, batch_size=BATCH, workers=workers)
+    pixels = pixels_at_once(opened.info.outputs)
+    batches = evaluation_batches(images, opened.info.size, batch_size=BATCH, max_pixels=pixels, workers=workers)
     batches = with_labels(batches, opened.info.label_codes, len(data.classes))
     comparison: Comparison | None = None
     with talk.progress(f"{data.name} {split}", len(images.names)) as advance:
@@ -245,7 +246,8 @@ def export_model(
         if teacher is not None:
             subjects = {"teacher": torch_subject(predictor(teacher, exact), there)} | subjects
         latencies = measure(subjects, threads=threads)
-        batches = evaluation_batches(images, shape, batch_size=BATCH, workers=workers)
+        pixels = pixels_at_once(info.outputs)
+        batches = evaluation_batches(images, shape, batch_size=BATCH, max_pixels=pixels, workers=workers)
         with talk.progress("checking", len(images.names)) as advance:
             check = check_parity(predict, exported, batches, lambda count: advance(count, ""))
     except CheckError:

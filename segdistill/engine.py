@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from segdistill.config import OptimConfig
 from segdistill.convolutions import CheckedConvolutions, Kind, is_right, replaced
 from segdistill.distributed import average, gather, rank, sum_across, world_size
-from segdistill.errors import CheckError, ModelError, UsageError
+from segdistill.errors import CheckError, ModelError, UsageError, out_of_memory
 from segdistill.metrics import Scores
 from segdistill.types import Batch, Frozen, Objective, Stage, Step
 
@@ -29,7 +30,10 @@ MAX_SKIPPED = 0.1
 """Share of the steps so far that may be left out in all, beyond as many as may be in a row. A tenth fewer steps is less
 than what runs differ by that are meant to differ; a healthy run leaves out none, and in fp16 one in 2000."""
 AT_ONCE = 2048 * 1024
-"""Pixels: 19 classes of so many, a frame of Cityscapes, are 160 MB of logits."""
+"""Pixels of an image whose logits are enlarged in one piece: a frame of Cityscapes."""
+MAX_LOGITS_BYTES = 4 * 19 * AT_ONCE
+"""Logits in float32 that are computed or enlarged at once, unless those of one image or one class are more: 160 MB, the
+19 classes of a frame of Cityscapes."""
 PROBE_PASSES, PROBE_SECONDS = 3, 5.0
 """A probe ends after so many passes, or with the one in which so much time is spent."""
 
@@ -161,9 +165,9 @@ class Training:
             if self.critic_optimizer is not None:
                 _load_optimizer(self.critic_optimizer, state["critic_optimizer"])
             self.scaler.load_state_dict(state["scaler"])
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # whatever a forged state leads to; a damaged one does not come this far
+            if out_of_memory(error):
+                raise
             what = " ".join(str(error).split())[:300]
             raise ModelError(
                 f"The last checkpoint is not of this training ({type(error).__name__}: {what}).", "Start a new run."
@@ -327,27 +331,71 @@ def predict_labels(
         predict: the network.
         image: (B, 3, h, w).
         size: (H, W).
-        at_once: pixels of an image whose logits are enlarged at once; more are enlarged in bands of rows.
+        at_once: pixels of an image whose logits are enlarged at once; more are enlarged in bands of rows. As many
+            classes are enlarged together as have `MAX_LOGITS_BYTES`, which changes no bit.
     """
-    logits, (height, width) = predict(image).float(), size
-    if logits.shape[-2:] == (height, width):
-        return logits.max(dim=1).indices.cpu()
+    height, width = size
+    # Image by image: what is chosen in one depends on no other, and memory not on how many there are.
+    return torch.stack([_choose(logits, (height, width), at_once) for logits in predict(image)])
+
+
+def pixels_at_once(num_classes: int) -> int:
+    """Return the pixels, over all images of a batch, whose logits have `MAX_LOGITS_BYTES`."""
+    return MAX_LOGITS_BYTES // (4 * num_classes)
+
+
+def _choose(logits: Tensor, size: tuple[int, int], at_once: int) -> Tensor:
+    """Return class ids (H, W) at `size`, on the CPU, by the logits (C, h, w) of an image."""
+    height, width = size
+    if logits.shape[-2:] == size:
+        return logits.max(dim=0).indices.cpu()
     if height * width <= at_once:
-        logits = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
-        return logits.max(dim=1).indices.cpu()
+        return _argmax(logits, height * width, lambda some: _enlarged(some, size)).cpu()
     rows = max(1, at_once // width)
-    bands = (_band(logits, top, min(rows, height - top), (height, width)) for top in range(0, height, rows))
-    return torch.cat([band.max(dim=1).indices.cpu() for band in bands], dim=1)
+    bands = []
+    for top in range(0, height, rows):
+        band = partial(_band, top=top, count=min(rows, height - top), size=size)
+        bands.append(_argmax(logits, rows * width, band).cpu())
+    return torch.cat(bands)
+
+
+def _argmax(logits: Tensor, pixels: int, enlarge: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the ids of the largest of the enlarged logits, of which no more exist at once than have room.
+
+    Args:
+        logits: (C, h, w).
+        pixels: of each class once it is enlarged.
+        enlarge: from the logits of some classes (c, h, w) in float32 to (c, H, W).
+    """
+    group = max(1, MAX_LOGITS_BYTES // (4 * pixels))
+    best, ids = enlarge(logits[:group].float()).max(dim=0)
+    for start in range(group, len(logits), group):
+        value, index = enlarge(logits[start : start + group].float()).max(dim=0)
+        larger = (value > best) | (
+            value.isnan() & ~best.isnan()
+        )  # as `max` has it: the first NaN, or the first of equals
+        best, ids = torch.where(larger, value, best), torch.where(larger, index + start, ids)
+    return ids
+
+
+def _enlarged(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return logits (c, h, w) at `size`, (c, H, W), in the same bits however many classes there are.
+
+    Each class is an image of its own: PyTorch has other kernels, which round otherwise, for other numbers of channels.
+    """
+    maps = logits.contiguous().unsqueeze(1)
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False).squeeze(1)
 
 
 def _band(logits: Tensor, top: int, count: int, size: tuple[int, int]) -> Tensor:
-    """Return some rows (B, C, count, W) of logits (B, C, h, w) that are enlarged to `size`."""
+    """Return some rows (c, count, W) of logits (c, h, w) that are enlarged to `size`."""
     height, width = size
     # The centres of the band's pixels, with the whole going from -1 to 1.
     y = (torch.arange(top, top + count, device=logits.device) + 0.5) * 2 / height - 1
     x = (torch.arange(width, device=logits.device) + 0.5) * 2 / width - 1
-    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).expand(len(logits), -1, -1, -1)  # (B, count, W, 2)
-    return F.grid_sample(logits, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).unsqueeze(0)  # (1, count, W, 2)
+    rows = F.grid_sample(logits.unsqueeze(0), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return rows.squeeze(0)
 
 
 def gather_scores(scores: Scores, device: torch.device) -> Scores:

@@ -223,9 +223,13 @@ def _ending_logged(folder: RunFolder) -> Iterator[None]:
 
 
 def folder_config(setting: Setting) -> dict[str, Any]:
-    """Return the resolved configuration as a run's folder keeps it: data sets and folders by name, without paths."""
+    """Return the resolved configuration as a run's folder keeps it: what a run is, wherever and however it runs.
+
+    Data sets and folders are there by name, without paths. How many images a validation takes at once is left out.
+    """
     folders = [Path(path).name for path in setting.config.data.unlabeled]
-    return setting.config.changed(**{"data.name": setting.data.name, "data.unlabeled": folders}).to_dict()
+    own = {"data.name": setting.data.name, "data.unlabeled": folders, "validate.batch_size": None}
+    return setting.config.changed(**own).to_dict()
 
 
 def environment(setting: Setting) -> dict[str, Any]:

@@ -48,7 +48,17 @@ from segdistill.talk import Logged, Talk, duration
 from segdistill.teacher_check import check_teacher, other_sizes
 from segdistill.teachers import RUNS, adopted, find_teacher, is_given, open_teacher, runs_beside
 from segdistill.terms import Pair, build_terms
-from segdistill.training import Job, Preparation, load_last, prepare, score, stage_reached, train, training_stream
+from segdistill.training import (
+    Job,
+    Preparation,
+    load_last,
+    prepare,
+    rehearse_validation,
+    score,
+    stage_reached,
+    train,
+    training_stream,
+)
 from segdistill.types import Objective, Stage, Term
 
 OVERWHELMING = 20
@@ -117,7 +127,9 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
                 teacher_json = {"network": info.network.network, "sha256": info.sha256, "metrics": info.metrics}
                 write_json(folder / "teacher.json", teacher_json)
             rows = []
-            if not options.dry_run:
+            if options.dry_run:
+                rehearse_validation(network, info, setting.data, setting.place)
+            else:
                 rows.append(_row("teacher", network, info, _score(setting, network, info), setting))
             networks: dict[str, SegNetwork] = {"teacher": network}
             for seed in range(config.seed, config.seed + options.seeds):

@@ -26,7 +26,7 @@ from segdistill.errors import DataError, UsageError
 from segdistill.store import check_folder, sha256_of
 from segdistill.talk import Silence, Talk
 from segdistill.terms import check_terms
-from segdistill.training import Workplace
+from segdistill.training import EVAL_BATCH, Workplace
 
 MANY = 300
 """Images that take a moment to read."""
@@ -96,7 +96,7 @@ def prepared(config: RunConfig, options: Options, talk: Talk, *, unlabeled: bool
     with distributed.process_group(device):
         talk = talk if distributed.is_main() else Silence()
         workers = options.workers if options.workers is not None else default_workers()
-        place = Workplace(device, precision, workers, talk)
+        place = Workplace(device, precision, workers, talk, config.validate_.batch_size or EVAL_BATCH)
         parts = distributed.world_size() * config.optim.accumulate
         if shortage := shared_memory_shortage(config.data, workers, parts):
             talk.warn(shortage)

@@ -7,7 +7,8 @@ import signal
 import time
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from statistics import median_low
 from typing import Any, NamedTuple
 
@@ -16,9 +17,9 @@ import torch
 from segdistill import distributed
 from segdistill.checkpoint import ModelInfo, load_state, save_model, save_state
 from segdistill.config import RunConfig
-from segdistill.data import AUXILIARY, DataSource, evaluation_batches, training_batches
-from segdistill.engine import Precision, Report, Training, evaluate, fit, gather_scores, skipped_in
-from segdistill.errors import ModelError, Stopped
+from segdistill.data import AUXILIARY, DataSource, Part, evaluation_batches, training_batches
+from segdistill.engine import Precision, Report, Training, evaluate, fit, gather_scores, pixels_at_once, skipped_in
+from segdistill.errors import ModelError, ResourceError, Stopped, out_of_memory
 from segdistill.label_codes import with_labels
 from segdistill.metrics import Scores
 from segdistill.networks import SegNetwork
@@ -32,6 +33,16 @@ from segdistill.types import Batch, Stage
 LOG_EVERY = 10
 """Steps between two lines of metrics.jsonl; reading a value waits for the device."""
 EVAL_BATCH = 4
+"""Images that a validation takes at once, at most; large ones are fewer, as `engine.MAX_LOGITS_BYTES` says."""
+IN_VALIDATION = (
+    "--resume goes on with --set validate.batch_size=1 and fewer --workers (0 reads in the main process), and ends in "
+    "the same weights. If that is not enough, a new run takes a smaller data.size."
+)
+IN_TRAINING = (
+    "Use a smaller data.batch_size, data.crop or data.size, optim.accumulate=2, or a smaller network: in a new run, by "
+    "--overwrite or another --out. --resume continues this one with fewer --workers (0 reads in the main process), or "
+    "where there is more memory."
+)
 MAX_STALL = 3
 """Times the median step that a step counts for at most: contention on a busy machine stays below, a stall does not."""
 TELLING = 5
@@ -46,6 +57,7 @@ class Workplace:
     precision: Precision
     workers: int
     talk: Talk
+    eval_batch: int = EVAL_BATCH
 
     def exact(self) -> Precision:
         """Return float32 on the same device: what is reported is computed in it."""
@@ -183,21 +195,44 @@ def _run_stage(
     with place.talk.progress(job.title, stage.optim.steps, done) as advance:
         recorder = Recorder(job, folder, place, advance, stopped, command, check)
         recorder.load(state, resume=resume, same_stage=own is not None)
+
+        def go_on(training: Training) -> None:
+            assert own is not None
+            own["training"].clear()  # it is loaded, and would take the memory of a second network until the end
+            recorder.catch_up(training)
+
         try:
-            fit(
-                stage,
-                training_stream(job, place, done),
-                precision=place.precision,
-                seed=config.seed,
-                on_step=recorder,
-                resume=None if own is None else own["training"],
-                on_resume=recorder.catch_up,
-            )
+            with told_out_of_memory(f"in the training of {job.stage.name}", IN_TRAINING):
+                fit(
+                    stage,
+                    training_stream(job, place, done),
+                    precision=place.precision,
+                    seed=config.seed,
+                    on_step=recorder,
+                    resume=None if own is None else own["training"],
+                    on_resume=go_on,
+                )
         except Interrupted:
             raise recorder.stop_waiting() from None
     if recorder.skipped:
         place.talk.warn(f"{job.stage.name}: {skipped_steps(recorder.skipped, stage.optim.steps)}.")
     return recorder
+
+
+@contextmanager
+def told_out_of_memory(where: str, advice: str) -> Iterator[None]:
+    """Turn the many errors of too little memory into one that says where it was and what helps.
+
+    Raises:
+        ResourceError: in the place of any of them.
+    """
+    try:
+        yield
+    except Exception as error:
+        sign = out_of_memory(error)
+        if sign is None:
+            raise
+        raise ResourceError(f"Out of memory {where}. {sign}", advice) from error
 
 
 def training_stream(job: Job | Preparation, place: Workplace, done: int = 0) -> Iterator[Batch]:
@@ -242,7 +277,9 @@ class Recorder:
         self.skipped = 0
         """Steps that were left out so far, because their gradient was not finite."""
         self.unvalidated = False
-        """Whether a signal came during the validation that belongs to the last step."""
+        """Whether the validation that belongs to the last step is still to come, or to be done again."""
+        self.saved = 0
+        """Step that the last checkpoint is of."""
         self.done: Training | None = None
         """The state after the last step that was done and not saved."""
         self._since = time.perf_counter()
@@ -250,6 +287,7 @@ class Recorder:
     def load(self, state: dict[str, Any] | None, *, resume: bool, same_stage: bool) -> None:
         """Go on where a checkpoint was taken; of another stage, only its lines in the log remain."""
         if state is not None and same_stage:
+            self.saved = state["training"]["step"]
             median = state.get("median_step")  # a state of an earlier version does not say
             self.clock = StepClock(state["seconds"], median if isinstance(median, float) else None)
             self.skipped = skipped_in(state["training"])
@@ -271,10 +309,15 @@ class Recorder:
             self._log(report)
         self.advance(1, "")
         self.clock.add(time.perf_counter() - self._since)
-        if self.check is not None and (report.step % config.validate_.every == 0 or last):
+        save = report.step % config.checkpoint.every == 0 or last
+        validate = self.check is not None and (report.step % config.validate_.every == 0 or last)
+        self.unvalidated = validate
+        if save:
+            self._save(report.training)  # first, as a validation may take more memory than there is
+        if validate:
             self._validate(report.training)
         asked = distributed.any_process(self.stopped() is not None, self.place.device)
-        if report.step % config.checkpoint.every == 0 or last or asked:
+        if asked or (save and validate):
             self._save(report.training)
         if asked and (self.unvalidated or not last):  # after the last step the model file comes first
             distributed.barrier()
@@ -291,14 +334,18 @@ class Recorder:
         self._since = time.perf_counter()
 
     def _validate(self, training: Training) -> None:
-        """Validate after a step, unless a signal comes: that is left for later."""
+        """Validate after a step, unless a signal comes or memory runs out: that is left for later."""
         assert self.check is not None
         last = training.step == self.job.stage.optim.steps
         precision = self.place.exact() if last else self.place.precision
         # Several processes must agree on when to stop, which they do between steps only.
         asked = self.stopped if distributed.world_size() == 1 else lambda: None
         self.unvalidated = True
-        scores = self.check(training.step, precision, asked)
+        try:
+            scores = self.check(training.step, precision, asked)
+        except ResourceError:
+            self._save(training)
+            raise
         self.unvalidated = scores is None
         if scores is not None:
             self._write(
@@ -331,6 +378,7 @@ class Recorder:
         self.advance(0, f"loss {loss:.3f} ({shown})")
 
     def _save(self, training: Training) -> None:
+        """Save the state in the place of one of the same step; one of an earlier step is kept."""
         if self.folder is None:
             return
         lines = self.folder.lines("metrics.jsonl")
@@ -341,7 +389,9 @@ class Recorder:
             own |= {"best_classes": self.check.best_classes}
         self.done = None
         self.folder.sync("metrics.jsonl")  # a state counts on the lines that it names
-        save_state(self.folder / "checkpoints/last", {"training": training.state(), **own}, keep_previous=True)
+        state = {"training": training.state(), **own}
+        save_state(self.folder / "checkpoints/last", state, keep_previous=training.step != self.saved)
+        self.saved = training.step
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         if self.folder is None:
@@ -466,16 +516,37 @@ def score(
         place: device and workers.
         precision: device and autocast type.
         on_batch: called with the number of images done; may raise to stop.
+
+    Raises:
+        ResourceError: if memory runs out.
     """
     training, predict = network.training, predictor(network, precision)
     images = data.split("val")
     rank, world = distributed.rank(), distributed.world_size()
     batches = evaluation_batches(
-        images, info.size, batch_size=EVAL_BATCH, workers=place.workers, rank=rank, world=world
+        images,
+        info.size,
+        batch_size=place.eval_batch,
+        max_pixels=pixels_at_once(info.outputs),
+        workers=place.workers,
+        rank=rank,
+        world=world,
     )
     batches = with_labels(batches, info.label_codes, len(data.classes))
     try:
-        scores = evaluate(predict, batches, len(data.classes), on_batch)
+        with told_out_of_memory(f"in the validation of {info.network.network}", IN_VALIDATION):
+            scores = evaluate(predict, batches, len(data.classes), on_batch)
     finally:
         network.train(training)
     return gather_scores(scores, place.device)
+
+
+def rehearse_validation(network: SegNetwork, info: ModelInfo, data: DataSource, place: Workplace) -> None:
+    """Score a network on the first batch of the validation images, for the memory that it takes.
+
+    Args: as `score`.
+    """
+    val = data.split("val")
+    first = range(min(place.eval_batch * distributed.world_size(), len(val.names)))
+    few = replace(data, splits={**data.splits, "val": Part(val, tuple(first), labels=True)})
+    score(network, info, few, replace(place, workers=0), place.exact())

@@ -133,18 +133,28 @@ def evaluation_batches(
     size: tuple[int, int] | None,
     *,
     batch_size: int = 1,
+    max_pixels: int | None = None,
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
 ) -> Iterator[Batch]:
     """Yield whole images brought to `size`, each once and in order, with labels of their own size, all on the CPU.
 
-    Batches have up to `batch_size` images of the same size; process `rank` of `world` gets every `world`-th image.
+    Args:
+        split: the images.
+        size: (height, width); None leaves images at their own.
+        batch_size: images of a batch, at most; all of them are of the same size.
+        max_pixels: pixels of a batch, over its images, at most; a larger image is a batch of its own.
+        rank: this process, of `world`, each of which gets every `world`-th image.
+        world: how many processes share the images.
+        workers: processes that read; 0 reads in this one.
     """
+    if size is not None and max_pixels is not None:
+        batch_size = min(batch_size, max(1, max_pixels // (size[0] * size[1])))
     indices = range(rank, len(split.names), world)
     draws = ([(i, _seed(0, 0, i)) for i in indices[k : k + batch_size]] for k in range(0, len(indices), batch_size))
     cpu = torch.device("cpu")
-    return _batches(split, _Whole(size), draws, workers, cpu, label_device=cpu)
+    return _batches(split, _Whole(size), draws, workers, cpu, label_device=cpu, max_pixels=max_pixels)
 
 
 class _Whole:
@@ -183,12 +193,13 @@ def _batches(
     workers: int,
     device: torch.device,
     label_device: torch.device,
+    max_pixels: int | None = None,
 ) -> Iterator[Batch]:
     loader = DataLoader(
         _Samples(split, transform),
         batch_sampler=draws,
         num_workers=workers,
-        collate_fn=_Pack(workers * processes_here()),
+        collate_fn=_Pack(workers * processes_here(), max_pixels),
         pin_memory=device.type == "cuda",
         timeout=min(POLL, TIMEOUT) if workers else 0,
         prefetch_factor=PREFETCH if workers else None,
@@ -292,11 +303,12 @@ def _start_worker(worker: int) -> None:
 class _Pack:
     """Makes batches of samples, and sees to it that they find a way to the process that asks for them."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, max_pixels: int | None) -> None:
         self.workers = workers  # of all processes that share this machine's shared memory
+        self.max_pixels = max_pixels
 
     def __call__(self, samples: list[_Ready | SegdistillError]) -> list[_Packed] | SegdistillError:
-        packed = _pack(samples)
+        packed = _pack(samples, self.max_pixels)
         if isinstance(packed, SegdistillError) or not self.workers:
             return packed
         size = sum(array.nbytes for batch in packed for array in (batch.image, batch.label, batch.seeds))
@@ -306,14 +318,19 @@ class _Pack:
         return packed
 
 
-def _pack(samples: list[_Ready | SegdistillError]) -> list[_Packed] | SegdistillError:
-    """Stack neighbours of equal sizes, or return the first error."""
+def _pack(samples: list[_Ready | SegdistillError], max_pixels: int | None = None) -> list[_Packed] | SegdistillError:
+    """Stack neighbours of equal sizes, as many as have room, or return the first error."""
     ready = []
     for sample in samples:
         if isinstance(sample, SegdistillError):
             return sample
         ready.append(sample)
-    groups = (list(group) for _, group in groupby(ready, key=lambda s: (s.image.shape, s.label.shape)))
+    groups: list[list[_Ready]] = []
+    for _, equal in groupby(ready, key=lambda s: (s.image.shape, s.label.shape)):
+        group = list(equal)
+        pixels = group[0].image.shape[0] * group[0].image.shape[1]
+        most = len(group) if max_pixels is None else max(1, max_pixels // pixels)
+        groups += [group[start : start + most] for start in range(0, len(group), most)]
     return [
         _Packed(
             torch.from_numpy(np.stack([sample.image for sample in group])),
