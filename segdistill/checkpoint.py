@@ -351,7 +351,7 @@ def load_state(path: Path) -> dict[str, Any]:
     except ModelError:
         raise
     except Exception as error:  # whatever a forged file leads to; torch's own text advises to run its code
-        if out_of_memory(error):
+        if out_of_memory(error) and not isinstance(error, MemoryError):  # which a length in a forged file leads to
             raise
         raise ModelError(f"{path} holds something else than a training's state ({type(error).__name__}).") from None
     return state

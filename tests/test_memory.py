@@ -452,9 +452,7 @@ def test_the_command_that_is_named_goes_on(before: int, tmp_path: Path, monkeypa
 def test_the_estimate_is_what_a_run_takes_with_its_validation(tmp_path: Path) -> None:
     write_camvid(tmp_path / "camvid", val=4)
     words = "train-teacher --preset skd --teacher pspnet18-half --data camvid:camvid --steps 2 --workers 0 --out run"
-    settings = (
-        "--set data.size=[768,768] --set data.crop=[32,48] --set data.batch_size=2 --precision fp32 --device cpu"
-    )
+    settings = "--set data.size=[768,768] --set data.crop=[32,48] --set data.batch_size=2 --precision fp32 --device cpu"
     log = tmp_path / "said"
     with log.open("w") as file:
         run = subprocess.Popen(

@@ -58,7 +58,7 @@ def read_weights(file: Path) -> Weights:
     except ModelError:
         raise
     except Exception as error:  # whatever a damaged pickle leads to; torch's own text advises to run its code
-        if out_of_memory(error):
+        if out_of_memory(error) and not isinstance(error, MemoryError):  # which a length in a forged file leads to
             raise
         if stranger := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise ModelError(
