@@ -1,7 +1,7 @@
 """Two kinds of file: the model to ship (safetensors, self-describing) and the exact state of a training.
 
 The model file's header says everything needed to use the weights: network, classes, palette, input conventions, size.
-The training state is read with `weights_only=True` and carries its own digest, so damage is recognised before use.
+The training state is read as tensors and plain values alone. Its own digest tells damage before anything is used.
 """
 
 import hashlib
@@ -20,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 from segdistill.config import LabelCodes, NetworkConfig, Size, Strict
 from segdistill.errors import CheckError, ModelError, UsageError, out_of_memory
 from segdistill.networks import SegNetwork, blank_network, build_network
-from segdistill.networks._weights import check_header, check_pickle, mismatch
+from segdistill.networks._pickle import read_pickle
+from segdistill.networks._weights import check_header, mismatch
 from segdistill.reading import check_utf8, open_file
 from segdistill.store import verify_file, write_atomic
 from segdistill.types import MOST_CLASSES
@@ -346,11 +347,8 @@ def load_state(path: Path) -> dict[str, Any]:
     if not head.startswith(STATE_MAGIC) or head[len(STATE_MAGIC) :].decode(errors="replace") != digest:
         raise ModelError(f"{path} is damaged: its content has the sha256 {digest}, not the one it names.")
     try:
-        check_pickle(stream := io.BytesIO(payload), path)
-        state: dict[str, Any] = torch.load(stream, map_location="cpu", weights_only=True)
-    except ModelError:
-        raise
-    except Exception as error:  # whatever a forged file leads to; torch's own text advises to run its code
+        state: dict[str, Any] = read_pickle(io.BytesIO(payload), path)
+    except Exception as error:  # whatever a forged file leads to
         if out_of_memory(error) and not isinstance(error, MemoryError):  # which a length in a forged file leads to
             raise
         raise ModelError(f"{path} holds something else than a training's state ({type(error).__name__}).") from None

@@ -1,19 +1,15 @@
 """Files of weights that others wrote: read without running any code of theirs, and compared with what a network has."""
 
-import io
-import pickletools
-import re
-import warnings
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from segdistill.errors import ModelError, UsageError, out_of_memory
+from segdistill.networks._pickle import read_pickle
 from segdistill.reading import open_file
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net")
@@ -22,12 +18,6 @@ MOST_WRAPPERS = 3
 """Inside one another: a hostile file's may never end."""
 UNCOUNTED = "num_batches_tracked"
 """What files lack that were written before PyTorch 0.4.1. Only a batch norm without momentum would read it."""
-PICKLES = 5
-"""One after the other in a file by PyTorch before 1.6; the tensors' numbers follow."""
-DEEPEST = 8
-"""Tuples in one another: PyTorch's have two or three."""
-FILLING = ("SETITEM", "SETITEMS", "APPEND", "APPENDS", "BUILD")
-"""Steps of a pickle after which there is a table or a list, which is no key."""
 FEW, LONGEST = 3, 200
 """Names in a message, and letters of one."""
 MAX_HEADER = 1 << 22
@@ -57,15 +47,9 @@ def read_weights(file: Path) -> Weights:
         state = _safetensors(file) if file.suffix == ".safetensors" else _unpickled(file)
     except ModelError:
         raise
-    except Exception as error:  # whatever a damaged pickle leads to; torch's own text advises to run its code
+    except Exception as error:  # whatever a damaged file leads to
         if out_of_memory(error) and not isinstance(error, MemoryError):  # which a length in a forged file leads to
             raise
-        if stranger := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise ModelError(
-                f"{file} holds more than tensors: reading it would run code ({stranger[1]}). It was not read.",
-                "If you trust it, load it with the program that wrote it, and save its tensors alone: "
-                'torch.save(model.state_dict(), "weights.pth").',
-            ) from None
         raise ModelError(
             f"{file} cannot be read as tensors ({type(error).__name__}).",
             "Expected is .safetensors, or .pth with nothing but tensors. If it is one, it is damaged: fetch it again.",
@@ -133,65 +117,9 @@ def _is_plain(tensor: Tensor, most: int) -> bool:
     return dense and tensor.numel() * tensor.element_size() <= most
 
 
-def check_pickle(content: BinaryIO, file: Path) -> None:
-    """Refuse what would take for ever to read, or more than its size: PyTorch packs nothing and nests little.
-
-    Args:
-        content: of a pickle; it is read from its start again.
-        file: it comes from, for the message.
-
-    Raises:
-        ModelError: if it is an archive of more than its own size, or has tuples deep in one another: as the key of a
-            table, one that holds the same one twice, and so on, takes time that doubles with each.
-    """
-    size = content.seek(0, io.SEEK_END)
-    if zipfile.is_zipfile(content):
-        with zipfile.ZipFile(content) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-            if unpacked > size:
-                raise ModelError(
-                    f"{file} is packed: {unpacked} bytes would come out of it.", "Save it with torch.save."
-                )
-            pickles = [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
-        deepest = max((_nested_tuples(io.BytesIO(pickle)) for pickle in pickles), default=0)
-    else:
-        content.seek(0)
-        deepest = max(_nested_tuples(content) for _ in range(PICKLES))
-    if deepest > DEEPEST:
-        raise ModelError(f"{file} holds {deepest} tuples in one another.", "Save it with torch.save.")
-    content.seek(0)
-
-
-def _nested_tuples(content: BinaryIO) -> int:
-    """Return how deep the tuples of the next pickle lie in one another, those counted that it takes up again."""
-    stack, marks, memo, deepest = list[int](), list[int](), dict[int, int](), 0
-    for step, argument, _ in pickletools.genops(content):
-        if step.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            memo[len(memo) if argument is None else argument] = stack[-1]
-        elif step.name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo[int(argument or 0)])
-        elif step.name == "MARK":
-            marks.append(len(stack))
-        else:
-            taken = list[int]()
-            for kind in reversed(step.stack_before):
-                if kind is pickletools.stackslice:  # which lies behind the mark
-                    continue
-                start = marks.pop() if kind is pickletools.markobject else len(stack) - 1
-                taken += stack[start:]
-                del stack[start:]
-            depth = max(taken, default=0) + step.name.startswith("TUPLE")
-            stack += [0 if step.name in FILLING else depth] * len(step.stack_after)
-            deepest = max(deepest, depth)
-    return deepest
-
-
 def _unpickled(file: Path) -> Any:
     with open_file(file) as content:
-        check_pickle(content, file)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pickles by other versions; whether it can be read is all that counts
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return read_pickle(content, file)
 
 
 def _few(names: Iterable[str]) -> str:
