@@ -39,6 +39,8 @@ DTYPES = {
     **{torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8", torch.bool: "BOOL"},
 }
 """The types that networks have, as safetensors calls them, in the order in which it lays them out."""
+MAX_SIZE = 1 << 25
+"""Pixels that images are brought to, 8192x4096: a header that asks for more would fill the memory."""
 RESTORE = "Restore the file, or train again."
 IMPORT = "A published checkpoint becomes a model by: segdistill import-weights FILE --network NETWORK --out FOLDER"
 Color = tuple[int, int, int]
@@ -99,11 +101,14 @@ class ModelInfo(Strict):
         return self
 
     def check_labels(self) -> None:
-        """Refuse what has no place in a label map.
+        """Refuse what has no place in a label map, and sizes of images that no network is shown.
 
         Raises:
-            ValueError: if there are more classes than numbers for them, or not one colour for each.
+            ValueError: if there are more classes than numbers for them, not one colour for each, or more than
+                `MAX_SIZE` pixels.
         """
+        if self.size is not None and self.size[0] * self.size[1] > MAX_SIZE:
+            raise ValueError(f"images of {self.size[0]}x{self.size[1]}, of which a network sees {MAX_SIZE} pixels")
         if len(self.classes) > MOST_CLASSES:
             raise ValueError(f"{len(self.classes)} classes, of which a label map can tell {MOST_CLASSES}")
         channels = [channel for color in self.palette for channel in color]
@@ -212,7 +217,7 @@ def load_model(path: Path) -> tuple[SegNetwork, ModelInfo]:
     Its numbers are of the file's own type: an imported checkpoint may be in float64, all others are in float32.
 
     Raises:
-        ModelError: if the file is damaged or its tensors are not the network's.
+        ModelError: if the file is damaged, or its tensors are not the network's or not finite.
     """
     metadata, weights = _read(path, weights=True)
     info = _info(path, metadata)
@@ -230,6 +235,8 @@ def load_model(path: Path) -> tuple[SegNetwork, ModelInfo]:
         raise ModelError(f"{path} does not hold the tensors of {info.network.network}: {error}") from None
     if weights_digest(weights) != info.sha256:
         raise ModelError(f"{path} is damaged: its weights are not those its header names.", RESTORE)
+    if names := not_finite(weights):
+        raise ModelError(f"{path} holds {len(names)} tensors that are not finite, {names[0]} among them.", RESTORE)
     return network.eval(), info
 
 
@@ -380,11 +387,16 @@ def _digest(text: str) -> str:
 
 
 def _check_finite(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-    if bad := [name for name, tensor in floating.items() if not all(part.isfinite().all() for part in _parts(tensor))]:
+    if bad := not_finite(tensors):
         raise CheckError(
             f"{len(bad)} tensors are not finite, {bad[0]} among them: {path} was not written.", "Lower optim.lr."
         )
+
+
+def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return the names of tensors that hold NaN or infinity."""
+    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    return [name for name, tensor in floating.items() if not all(part.isfinite().all() for part in _parts(tensor))]
 
 
 def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:

@@ -22,7 +22,7 @@ from segdistill.inference import Comparison, Summary, compare_tiling, find_input
 from segdistill.label_codes import with_labels
 from segdistill.latency import measure, torch_subject
 from segdistill.metrics import Scores
-from segdistill.networks import SegNetwork, build_network
+from segdistill.networks import SegNetwork, blank_network, build_network
 from segdistill.parity import check_parity, export_report, speed_gate
 from segdistill.prediction import predictor
 from segdistill.store import check_writable, seal_one, sweep
@@ -31,6 +31,9 @@ from segdistill.talk import Talk
 
 BATCH = 4
 """Images at a time in evaluation and checks, at most: large ones are fewer; the result does not depend on it."""
+
+MAX_TEACHER_BYTES = 1 << 31
+"""Weights of a teacher whose speed is measured: a header may ask for more than there is memory."""
 
 
 @dataclass(frozen=True)
@@ -188,10 +191,16 @@ def _check_plain(path: Path, info: ModelInfo) -> None:
         )
 
 
-def _teacher_of(path: Path, info: ModelInfo) -> SegNetwork | None:
+def _teacher_of(path: Path, info: ModelInfo, talk: Talk) -> SegNetwork | None:
     """Return the network, with any weights, whose speed a student is compared with."""
+    if info.teacher is None:
+        return None
     try:
-        return None if info.teacher is None else build_network(info.teacher, len(info.classes))
+        blank = blank_network(info.teacher, len(info.classes))
+        if sum(tensor.nbytes for tensor in blank.state_dict().values()) > MAX_TEACHER_BYTES:
+            talk.warn(f"The teacher that {path} names has more than {MAX_TEACHER_BYTES:,} bytes: it is not measured.")
+            return None
+        return build_network(info.teacher, len(info.classes))
     except UsageError as error:
         raise ModelError(f"The teacher that {path} names cannot be built: {error}", "Train again.") from None
 
@@ -227,7 +236,7 @@ def export_model(
     where = resolve_device("cpu" if device == "auto" else device)
     network, info = load_model(path)
     _check_plain(path, info)
-    teacher = _teacher_of(path, info)
+    teacher = _teacher_of(path, info, talk)
     data = data_of(model, info, given, talk)
     images = data.split("val")
     shape = size or info.size

@@ -185,6 +185,8 @@ def _stranger(model: onnx.ModelProto) -> str:
     for message in messages(model):
         if isinstance(message, onnx.TensorProto) and _lies_elsewhere(message):
             return "a tensor that lies in another file"
+        if isinstance(message, onnx.TensorProto) and not _is_finite(message):
+            return "a tensor that is not finite"
         if isinstance(message, onnx.NodeProto) and message.domain not in ("", "ai.onnx"):
             return f"an operator of the domain {message.domain[:80]!r}"
     return ""
@@ -192,6 +194,15 @@ def _stranger(model: onnx.ModelProto) -> str:
 
 def _lies_elsewhere(tensor: onnx.TensorProto) -> bool:
     return bool(tensor.external_data or tensor.data_location)
+
+
+def _is_finite(tensor: onnx.TensorProto) -> bool:
+    """Whether its numbers are, where it is one of float32, as all of ours are."""
+    if tensor.data_type != onnx.TensorProto.FLOAT:
+        return True
+    whole = len(tensor.raw_data) // 4 * 4  # another size is for onnxruntime to refuse
+    numbers = np.frombuffer(tensor.raw_data[:whole], "<f4")
+    return bool(np.isfinite(numbers).all() and np.isfinite(np.array(tensor.float_data, np.float32)).all())
 
 
 def _parsed(path: Path) -> tuple[bytes, onnx.ModelProto]:

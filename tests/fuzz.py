@@ -24,7 +24,7 @@ import torch
 from onnx import TensorProto, helper
 from PIL import Image
 
-from segdistill.checkpoint import ModelInfo, load_model, load_state, save_model, save_state
+from segdistill.checkpoint import ModelInfo, load_model, load_state, save_model, save_state, weights_digest
 from segdistill.config import NetworkConfig, load_preset, preset_folder, read_class_map
 from segdistill.data import load_data, read_image, read_label
 from segdistill.data.coco_stuff_10k import read_map
@@ -123,6 +123,15 @@ def forged_model(**fields: object) -> bytes:
     return safetensors.torch.save(safetensors.torch.load(model_file()[0]), {"segdistill": text})
 
 
+def forged_weights(weights: dict[str, torch.Tensor]) -> bytes:
+    """Return a model file with other weights, and digests that are right."""
+    info = json.loads(header_of(model_file()[0])) | {"sha256": weights_digest(weights), "header_sha256": ""}
+    text = json.dumps(info)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    text = text.replace('"header_sha256": ""', f'"header_sha256": "{digest}"')
+    return safetensors.torch.save(weights, {"segdistill": text})
+
+
 def header_of(content: bytes) -> str:
     """Return our own header of a model file."""
     table = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
@@ -162,6 +171,15 @@ def graph(classes: int = 2) -> onnx.ModelProto:
     info = INFO.model_copy(update={"classes": names, "palette": palette})
     model.metadata_props.add(key="segdistill", value=info.model_dump_json())
     return model
+
+
+def forged_graph(number: float) -> bytes:
+    """Return a graph as ours are, one of whose weights is this number."""
+    model = graph()
+    weight = onnx.numpy_helper.to_array(model.graph.initializer[0]).copy()
+    weight.flat[0] = number
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "weight"))
+    return sealed(model.SerializeToString())
 
 
 def sealed(content: bytes) -> bytes:

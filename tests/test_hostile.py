@@ -15,15 +15,27 @@ import safetensors.torch
 import tomli_w
 import torch
 from forked import ROUNDS
-from fuzz import OWN_DATA, READERS, forged_model, sealed
+from fuzz import INFO, NETWORK, OWN_DATA, READERS, forged_graph, forged_model, forged_weights, sealed, starved
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from segdistill.config import MAX_PRESET_BYTES, preset_folder
+from segdistill.config import MAX_PRESET_BYTES, NetworkConfig, preset_folder
 from segdistill.data._matlab import read_matrix
+from segdistill.deploy import _teacher_of
+from segdistill.talk import Silence
 
 NUMBERS = st.sampled_from([0, 1, 2, 8, 255, 2**16 - 1, 2**31 - 1, 2**32 - 1, 2**62, 2**63 - 1, 2**64 - 1])
+
+
+class Spoken(Silence):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 def as_bytes(number: int) -> bytes:
@@ -218,14 +230,36 @@ def test_a_file_of_tensors_that_no_network_has_is_refused(content: bytes, tmp_pa
         {"network": {"network": "pspnet-resnet101"}},
         {"void_output": 10**12},
         {"size": [10**9, 10**9]},
+        {"size": [65536, 65536]},
         {"format": 10**30},
         {"classes": {"a": 1}},
     ],
-    ids=["classes", "channels", "weights", "outputs", "pixels", "a later format", "a table"],
+    ids=["classes", "channels", "weights", "outputs", "pixels", "fewer pixels", "a later format", "a table"],
 )
 def test_a_header_that_asks_for_more_than_its_file_holds_is_refused(fields: dict[str, Any], tmp_path: Path) -> None:
     assert READERS["model"].try_(forged_model(), tmp_path) == ""
     assert len(READERS["model"].try_(forged_model(**fields), tmp_path)) > 0
+
+
+@pytest.mark.promise("S3")
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_a_model_that_is_not_finite_is_refused(number: float, tmp_path: Path) -> None:
+    weights = safetensors.torch.load(forged_model())
+    name = next(name for name in weights if name.endswith("running_var"))
+    weights[name][0] = number
+    assert "1 tensors that are not finite, " + name in READERS["model"].try_(forged_weights(weights), tmp_path)
+    graph = forged_graph(number)
+    assert "not finite" in READERS["graph"].try_(graph, tmp_path)
+
+
+@pytest.mark.promise("S3")
+def test_a_teacher_larger_than_the_memory_is_not_built_to_be_measured(tmp_path: Path) -> None:
+    spoken = Spoken()
+    teacher = NetworkConfig(network="pspnet-resnet101", head_width=65536)
+    with starved(500):
+        assert _teacher_of(tmp_path, INFO.model_copy(update={"teacher": teacher}), spoken) is None
+    assert "it is not measured" in spoken.warnings[0]
+    assert _teacher_of(tmp_path, INFO.model_copy(update={"teacher": NETWORK}), spoken) is not None
 
 
 def packed(size: int) -> bytes:

@@ -30,7 +30,8 @@ def values() -> dict[str, Any]:
         "scalar": torch.tensor(3),
     }
     plain = {"text": "é\U0001f600", "none": None, "numbers": [-5, 0, 255, 300, 70_000, 2**70, -(2**70), 1.5, True]}
-    return tensors | layouts | plain | {"lists": [1, (2,), (2, 3), (1, 2, 3), (1, 2, 3, 4), {}, [], ()], 7: "seven"}
+    lists = {"lists": [1, (2,), (2, 3), (1, 2, 3), (1, 2, 3, 4), {7: "seven"}, [], ()]}
+    return tensors | layouts | plain | lists
 
 
 def assert_same(found: Any, expected: Any) -> None:
