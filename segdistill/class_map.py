@@ -19,6 +19,8 @@ from segdistill.networks import SegNetwork
 from segdistill.networks._base import enlarged
 from segdistill.types import IGNORE, Batch, SegOutput
 
+MOST_MISTAKES = 20
+"""After which no further ones are looked for: each takes a search for names like it."""
 NONE = "ignore"
 """What a class map calls the classes that the data does not have."""
 
@@ -125,6 +127,9 @@ def resolve_class_map(table: Mapping[str, str], teacher: Sequence[str], data: Se
     mistakes: list[str] = []
     found: dict[int, str] = {}
     for key, value in table.items():
+        if len(mistakes) >= MOST_MISTAKES:
+            mistakes.append("and perhaps more")
+            break
         outputs = _named(key, teacher) or ([int(key)] if key.isdecimal() and int(key) < len(teacher) else [])
         meant = [NONE] if value == NONE else [data[index] for index in _named(value, data)]
         if not outputs:

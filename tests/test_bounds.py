@@ -19,13 +19,15 @@ from typing import Any, NamedTuple
 import pytest
 from fuzz import READERS
 
+from segdistill.config import MAX_PRESET_BYTES
+from segdistill.data._own import MAX_BYTES
 from segdistill.errors import SegdistillError
 
 QUICK, FULL = 1 << 18, 1 << 23
 """Bytes of a file, in each tier."""
 START = 2.0
 """Seconds of a processor that any file may take, beside those for its bytes."""
-SECONDS_PER_MEBIBYTE = 2.0
+SECONDS_PER_MEBIBYTE = 3.0
 MEBIBYTES = 500
 """Of memory, for a file of any of these sizes."""
 RATIO = 2.8
@@ -67,7 +69,7 @@ def cost(kind: str, content: bytes, folder: Path) -> Cost:
 def _measured(kind: str, path: Path) -> Cost:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + (MEBIBYTES << 20), resource.RLIM_INFINITY))
-    resource.setrlimit(resource.RLIMIT_CPU, (120, 120))
+    resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
     before, started = _peak(), time.process_time()
     said, code = "", 0
@@ -276,3 +278,125 @@ def test_an_archive_has_one_record_of_a_name(other: str, tmp_path: Path) -> None
     for records in (pickles, pickles[::-1]):
         assert cost("checkpoint", archived(*records), tmp_path).exit_code == 5
     assert cost("checkpoint", archived(pickles[0]), tmp_path).exit_code == 0
+
+
+# TOML: each construct of its grammar, as often as the size holds it
+
+
+def lines(line: str, start: str = "", end: str = "") -> Callable[[int], bytes]:
+    """Return what repeats a piece of text; `{}` in it is the number of the piece."""
+
+    def draw(size: int) -> bytes:
+        if "{}" not in line:
+            return (start + line * (size // len(line.encode())) + end).encode()
+        pieces, length, number = [start], 0, 0
+        while length < size:
+            pieces.append(line.replace("{}", str(number)))
+            length, number = length + len(pieces[-1]), number + 1
+        return "".join([*pieces, end]).encode()
+
+    return draw
+
+
+OWN_LISTS = b'name = "a"\nclasses = ["a", "b"]\n[train]\nlabels = [*]\nimages = [*]\n'
+MANY_CLASSES = (
+    'name = "a"\nclasses = ['
+    + ",".join(f'"ground{i}"' for i in range(250))
+    + ']\n[train]\nimages = "."\nlabels = "."\n[ids]\n'
+)
+TOML = {
+    "quotes": lines('"'),
+    "escaped quotes": lines('\\"', 'a = "', '"\n'),
+    "escaped quotes without end": lines('\\"', 'a = "'),
+    "escaped quotes as key": lines('\\"', '"', '" = 1\n'),
+    "escapes": lines("\\u00e9", 'a = "', '"\n'),
+    "backslashes": lines("\\\\", 'a = "', '"\n'),
+    "apostrophes": lines("'"),
+    "empty literals": lines("'',", "a = [", "]\n"),
+    "text of many lines": lines('\\"\n', 'a = """', '"""\n'),
+    "quotes in text of many lines": lines('""\\\n', 'a = """', '"""\n'),
+    "folded lines": lines("\\\n  \n", 'a = """', '"""\n'),
+    "literal lines": lines("''\n", "a = '''", "'''\n"),
+    "comments": lines("#\n"),
+    "a comment": lines("#"),
+    "blanks": lines(" "),
+    "tabs before keys": lines("\t", end="a = 1"),
+    "empty lines": lines("\n"),
+    "returns": lines("\r\n"),
+    "keys": lines("k{} = 1\n"),
+    "keys with tables": lines("k{}={}\n".replace("={}", "=[]")),
+    "the same key": lines("a = 1\n"),
+    "quoted keys": lines('"k {}" = 1\n'),
+    "a long key": lines("a", end=" = 1\n"),
+    "a key of many parts": lines("a.", end="a = 1\n"),
+    "keys of parts": lines("a.b.c.d.k{} = 1\n"),
+    "keys of many parts": lines("k{}.a.b.c.d.e.f.g.h.i.j.k.l.m.n.o.p.q.r.s.t.u.v.w.x.y.z = 1\n"),
+    "keys of quoted parts": lines('k{}."a".\'b\'."c" . "d" . e = 1\n'),
+    "tables": lines("[t{}]\n"),
+    "tables of parts": lines("[t.a.b.c.d.e.k{}]\n"),
+    "the same table": lines("[a.b.c]\n"),
+    "tables in turn": lines("[a.b.c.k{}]\nx.y.z = 1\n"),
+    "lists of tables": lines("[[a]]\n"),
+    "lists of tables in tables": lines("[[a.b.c]]\n[a.b.c.d{}]\n"),
+    "lists of tables with keys": lines("[[a]]\nb.c.d = 1\n"),
+    "lists": lines("[],", "a = [", "]\n"),
+    "numbers": lines("1,", "a = [", "]\n"),
+    "names": lines('"a",', "classes = [", "]\n"),
+    "other names": lines('"a{}",', "classes = [", "]\n"),
+    "files": lines('"a",', '[train]\nimages = "a"\nlabels = [', "]\n"),
+    "lists in lists": lines("[", "a = "),
+    "closed lists": lines("]", "a = " + "[" * 100),
+    "lists of comments": lines("#\n", "a = [", "]\n"),
+    "inline tables": lines("{},".replace("{}", "{ }"), "a = [", "]\n"),
+    "inline keys": lines("k{}=1,", "a = {", "z=1}\n"),
+    "inline keys of parts": lines("k{}.a.b.c.d.e=1,", "a = {", "z=1}\n"),
+    "inline tables in one another": lines("{a=", "a = "),
+    "inline tables of tables": lines("{a={b={c={}}}},".replace("={}", "={ }"), "a = [", "]\n"),
+    "digits": lines("1", "a = ", "\n"),
+    "digits with lines": lines("1_", "a = ", "1\n"),
+    "numbers of many digits": lines("9" * 4000 + ",", "a = [", "]\n"),
+    "hexadecimal": lines("f", "a = 0x", "\n"),
+    "fractions": lines("1", "a = 0.", "\n"),
+    "exponents": lines("1", "a = 1e", "\n"),
+    "dates": lines("1979-05-27T07:32:00.999999-07:00,", "a = [", "]\n"),
+    "words": lines("true,", "a = [", "]\n"),
+    "ids": lines('{} = "ground"\n', 'name = "a"\nclasses = ["ground"]\n[train]\nimages = "."\nlabels = "."\n[ids]\n'),
+    "unknown ids": lines(
+        '{} = "gruond"\n', 'name = "a"\nclasses = ["ground"]\n[train]\nimages = "."\nlabels = "."\n[ids]\n'
+    ),
+    "colors": lines(
+        '"{},1,1" = "x"\n', 'name = "a"\nclasses = ["ground"]\n[train]\nimages = "."\nlabels = "."\n[colors]\n'
+    ),
+    "blanks in colors": lines(" ", '[colors]\n"1,', 'x" = "a"\n'),
+    "many classes": lines('"a{}",', 'name = "a"\nclasses = [', ']\n[train]\nimages = "."\nlabels = "."\n'),
+    "the same classes": lines('"a",', 'name = "a"\nclasses = [', ']\n[train]\nimages = "."\nlabels = "."\n'),
+    "classes of the wrong kind": lines("1,", 'name = "a"\nclasses = [', ']\n[train]\nimages = "."\nlabels = "."\n'),
+    "ignored ids": lines(
+        '"",', 'name = "a"\nclasses = ["a", "b"]\nignore = [', ']\n[train]\nimages = "."\nlabels = "."\n'
+    ),
+    "missing files": lines('"a",', 'name = "a"\nclasses = ["a", "b"]\n[train]\nlabels = ["a"]\nimages = [', "]\n"),
+    "pairs of missing files": lambda size: OWN_LISTS.replace(b"*", b'"abc",' * (size // 12)),
+    "ids like those of many classes": lines('{} = "grounds"\n', MANY_CLASSES),
+    "a long color": lines("1,", 'name = "a"\nclasses = ["a", "b"]\npalette = [[', "]]\n"),
+    "settings of the wrong kind": lines('"",', "[data]\nsize = [", "]\n"),
+    "tables of the wrong kind": lines("[on.a{}]\n"),
+    "class maps": lines('"a{}" = "b{}"\n', "[classes]\n"),
+}
+
+
+LARGEST = {"preset": MAX_PRESET_BYTES, "classes": MAX_PRESET_BYTES, "data": MAX_BYTES}
+
+
+@pytest.mark.promise("S5")
+@pytest.mark.parametrize("kind", LARGEST)
+@pytest.mark.parametrize("shape", TOML.values(), ids=TOML.keys())
+def test_no_construct_of_toml_is_dear(shape: Callable[[int], bytes], kind: str, tmp_path: Path) -> None:
+    check(kind, shape, 1 << 16, tmp_path)
+
+
+@pytest.mark.reliability
+@pytest.mark.promise("S5")
+@pytest.mark.parametrize("kind", LARGEST)
+@pytest.mark.parametrize("shape", TOML.values(), ids=TOML.keys())
+def test_no_large_toml_file_is_dear(shape: Callable[[int], bytes], kind: str, tmp_path: Path) -> None:
+    check(kind, shape, LARGEST[kind] // 2 - 1000, tmp_path)

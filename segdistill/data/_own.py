@@ -49,6 +49,8 @@ MAX_BYTES = 1 << 23
 """Enough for lists of fifty thousand pairs."""
 NOTHING = "ignore"
 """What `[ids]` and `[colors]` say of pixels that count nowhere."""
+MOST_IN_LIST = 1 << 16
+"""Classes, colors or ids: of a longer list no more is looked at than that it is one."""
 MOST = 10
 """Colours, files or mistakes in a message."""
 
@@ -97,6 +99,13 @@ class _DataFile(Strict):
     ids: dict[Id, str] | None = None
     colors: dict[Color, str] | None = None
 
+    @field_validator("classes", "palette", "ignore", mode="before")
+    @classmethod
+    def _not_long(cls, value: Any) -> Any:
+        if isinstance(value, list) and len(value) > MOST_IN_LIST:
+            raise ValueError(f"there are {len(value)}, expected at most {MOST_IN_LIST}")
+        return value
+
     @field_validator("colors", mode="before")
     @classmethod
     def _as_numbers(cls, table: Any) -> Any:
@@ -141,6 +150,7 @@ def _mistakes(own: _DataFile) -> Iterator[str]:
         yield f"name: {own.name!r} is a built-in data set. Choose another."
     if not 2 <= len(own.names) <= MOST_CLASSES:
         yield f"classes: there are {len(own.names)}, expected 2 to {MOST_CLASSES}"
+        return
     folded = [name.casefold() for name in own.names]
     for i, name in enumerate(own.names):
         if not name or not name.isprintable() or name != name.strip():
@@ -173,12 +183,15 @@ def _mistakes(own: _DataFile) -> Iterator[str]:
         elif not isinstance(pairs.images, str) and len(pairs.images) != len(pairs.labels):
             yield f"{split}: {len(pairs.images)} images and {len(pairs.labels)} labels"
     tables: dict[str, Mapping[Any, str]] = {"ids": own.by_id} if own.colors is None else {"colors": own.colors}
+    known = {*own.names, NOTHING}
     for key, table in tables.items():
-        for value, name in table.items():
-            if name not in (*own.names, NOTHING):
-                yield f"{key}: {value} is {name!r}, which is no class. {nearest(name, [*own.names, NOTHING])}"
+        unknown = [(value, name) for value, name in table.items() if name not in known]
+        for number, (value, name) in enumerate(unknown):
+            advice = nearest(name, known) if number < MOST else ""  # takes its time, and no more are shown
+            yield f"{key}: {value} is {name!r}, which is no class. {advice}"
+        used = {*table.values()}
         for name in own.names:
-            if name not in table.values():
+            if name not in used:
                 yield f"{key}: none is {name!r}"
     if own.colors is not None and (own.ids is not None or own.ignore is not None):
         yield 'colors: label maps hold colours or ids, not both. What counts nowhere is "ignore" in [colors]'
