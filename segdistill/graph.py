@@ -18,6 +18,7 @@ from torch import Tensor
 from segdistill.checkpoint import ModelInfo
 from segdistill.errors import ModelError, UsageError, out_of_memory
 from segdistill.latency import Subject
+from segdistill.signals import in_thread
 from segdistill.telemetry import switched_off
 
 with switched_off():
@@ -26,6 +27,9 @@ with switched_off():
 
 MAX_BYTES = 2**31 - 1
 """No protobuf message is larger."""
+LOOPS = frozenset({"Loop", "Scan"})
+CONTROL_FLOW = LOOPS | {"If", "SequenceMap"}
+"""Operators with graphs of their own; no network here has any."""
 ORT_ERRORS = (
     ort.Fail,
     ort.InvalidArgument,
@@ -65,7 +69,7 @@ class OnnxModel:
             ModelError: if the graph fails on images of that shape, or gives something else.
         """
         try:
-            (logits,) = self.session.run(["logits"], {"image": _array(image)})
+            (logits,) = in_thread(lambda: self.session.run(["logits"], {"image": _array(image)}))
         except ORT_ERRORS as error:
             if out_of_memory(error):
                 raise
@@ -104,7 +108,9 @@ def open_session(content: bytes, path: Path, device: torch.device) -> Any:
     # TF32, a GPU's default, keeps 10 bits of the mantissa: no graph would pass for equal.
     cuda = {"device_id": device.index or 0, "use_tf32": 0} if device.type == "cuda" else {}
     try:
-        session = onnxruntime.InferenceSession(content, options, [(provider, cuda)], enable_fallback=0)
+        session = in_thread(
+            lambda: onnxruntime.InferenceSession(content, options, [(provider, cuda)], enable_fallback=0)
+        )
         _ = [end.shape for end in (*session.get_inputs(), *session.get_outputs())]  # names of no text fail here
     except (*ORT_ERRORS, UnicodeDecodeError) as error:
         if out_of_memory(error):
@@ -127,7 +133,17 @@ def read_graph(path: Path) -> tuple[bytes, dict[str, str]]:
             f"{path} holds a tensor that lies in another file. It was not opened.",
             "Save it as one file: onnx.save(onnx.load(OLD), NEW).",
         )
+    if loops := [node.op_type for node in nodes_of(model) if node.op_type in LOOPS]:
+        raise ModelError(
+            f"{path} holds a {loops[0]}, which may never end. It was not opened.",
+            "Export the network without control flow: a segmentation network needs none.",
+        )
     return content, _metadata_of(model)
+
+
+def nodes_of(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph, of the graphs in it and of its functions."""
+    return (message for message in messages(model) if isinstance(message, onnx.NodeProto))
 
 
 def sealed(content: bytes) -> bytes:
@@ -189,6 +205,8 @@ def _stranger(model: onnx.ModelProto) -> str:
             return "a tensor that is not finite"
         if isinstance(message, onnx.NodeProto) and message.domain not in ("", "ai.onnx"):
             return f"an operator of the domain {message.domain[:80]!r}"
+        if isinstance(message, onnx.NodeProto) and message.op_type in CONTROL_FLOW:
+            return f"control flow ({message.op_type})"
     return ""
 
 

@@ -11,11 +11,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TypeVar
 
 from segdistill.errors import Stopped
 
+Result = TypeVar("Result")
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 ALWAYS_HEEDED = (signal.SIGINT, signal.SIGTERM)
 """Signals that stop also a process that was started with them ignored, as shells start what runs in the background. The
@@ -90,6 +93,17 @@ def at_once(*numbers: int, continued_by: str = "") -> Iterator[None]:
 
     with _handled(leave, numbers or NUMBERS):
         yield
+
+
+def in_thread(call: Callable[[], Result]) -> Result:
+    """Return what native code computes, in a thread of its own: Python hears signals between two steps of the main one.
+
+    There, one call of a graph that never ends would keep the handlers above from ever being called.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return call()
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()
 
 
 def stop(number: int | None, when: str, command: str) -> Stopped:

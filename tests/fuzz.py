@@ -173,6 +173,29 @@ def graph(classes: int = 2) -> onnx.ModelProto:
     return model
 
 
+def endless_graph() -> onnx.ModelProto:
+    """Return a graph that computes for ages before its logits."""
+    model = graph()
+    body = helper.make_graph(
+        [helper.make_node("Identity", [name], [f"{name}_out"]) for name in ("go_on", "state")],
+        "body",
+        [
+            helper.make_tensor_value_info("count", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("go_on_out", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state_out", TensorProto.FLOAT, None),
+        ],
+    )
+    often = onnx.numpy_helper.from_array(np.array(2**62, np.int64), "often")
+    model.graph.initializer.append(often)
+    model.graph.node.insert(0, helper.make_node("Loop", ["often", "", "image"], ["looped"], body=body))
+    model.graph.node[1].input[0] = "looped"
+    return model
+
+
 def forged_graph(number: float) -> bytes:
     """Return a graph as ours are, one of whose weights is this number."""
     model = graph()

@@ -2,8 +2,11 @@
 
 import io
 import pickle
+import signal
 import struct
+import subprocess
 import sys
+import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -15,7 +18,18 @@ import safetensors.torch
 import tomli_w
 import torch
 from forked import ROUNDS
-from fuzz import INFO, NETWORK, OWN_DATA, READERS, forged_graph, forged_model, forged_weights, sealed, starved
+from fuzz import (
+    INFO,
+    NETWORK,
+    OWN_DATA,
+    READERS,
+    endless_graph,
+    forged_graph,
+    forged_model,
+    forged_weights,
+    sealed,
+    starved,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -250,6 +264,47 @@ def test_a_model_that_is_not_finite_is_refused(number: float, tmp_path: Path) ->
     assert "1 tensors that are not finite, " + name in READERS["model"].try_(forged_weights(weights), tmp_path)
     graph = forged_graph(number)
     assert "not finite" in READERS["graph"].try_(graph, tmp_path)
+
+
+@pytest.mark.promise("S9")
+def test_a_graph_that_never_ends_is_refused_unseen(tmp_path: Path) -> None:
+    model = endless_graph()
+    assert "control flow (Loop)" in READERS["graph"].try_(sealed(model.SerializeToString()), tmp_path)
+    del model.metadata_props[:]
+    assert "a Loop, which may never end" in READERS["teacher"].try_(model.SerializeToString(), tmp_path)
+
+
+ENDLESS = """
+import signal, sys
+from pathlib import Path
+import numpy as np, torch
+from segdistill.graph import open_session
+from segdistill.signals import at_once, in_thread
+path = Path(sys.argv[1])
+with at_once():
+    session = open_session(path.read_bytes(), path, torch.device("cpu"))
+    print("begun", flush=True)
+    in_thread(lambda: session.run(None, {"image": np.zeros((1, 3, 8, 8), np.float32)}))
+"""
+
+
+@pytest.mark.slow  # a process of its own, which imports everything
+@pytest.mark.promise("S9")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_graph_that_never_ends_is_ended_by_a_signal(number: signal.Signals, tmp_path: Path) -> None:
+    path = tmp_path / "endless.onnx"
+    path.write_bytes(endless_graph().SerializeToString())
+    process = subprocess.Popen([sys.executable, "-c", ENDLESS, path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(number)
+        assert process.wait(10) == 128 + number
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.promise("S3")

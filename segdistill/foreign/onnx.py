@@ -19,6 +19,7 @@ from segdistill.errors import ModelError, UsageError, out_of_memory
 from segdistill.foreign._base import TRIAL, Loaded, normalised_by, numbered, tried
 from segdistill.graph import ORT_ERRORS, OnnxModel, computes_on, open_session, read_graph
 from segdistill.networks import SegNetwork
+from segdistill.signals import in_thread
 from segdistill.store import sha256_of
 from segdistill.types import SegOutput
 
@@ -46,7 +47,7 @@ class OnnxGraph(SegNetwork):
         parts = image.split(self.shape[0] or len(image))
         try:
             arrays = [np.ascontiguousarray(part.float().cpu().numpy()) for part in parts]
-            logits = [self.session.run([self.logits], {self.image: array})[0] for array in arrays]
+            logits = in_thread(lambda: [self.session.run([self.logits], {self.image: array})[0] for array in arrays])
         except ORT_ERRORS as error:
             if out_of_memory(error):
                 raise
