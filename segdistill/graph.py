@@ -205,9 +205,8 @@ def _stranger(model: onnx.ModelProto) -> str:
             return "a tensor that is not finite"
         if isinstance(message, onnx.NodeProto) and message.domain not in ("", "ai.onnx"):
             return f"an operator of the domain {message.domain[:80]!r}"
-        if isinstance(message, onnx.NodeProto) and message.op_type in CONTROL_FLOW:
-            return f"control flow ({message.op_type})"
-    return ""
+    flow = [node.op_type for node in nodes_of(model) if node.op_type in CONTROL_FLOW]
+    return f"control flow ({flow[0]})" if flow else ""
 
 
 def _lies_elsewhere(tensor: onnx.TensorProto) -> bool:

@@ -32,6 +32,8 @@ from segdistill.metrics import Scores
 from segdistill.store import sweep, write_atomic
 from segdistill.types import IGNORE, Batch
 
+MAX_DESCENTS = 2
+"""Parts `**` of a pattern, those in a row counted once: time is at most that of listing the tree, times its depth."""
 AHEAD = 2
 """Images read before the network is ready for them, and label maps that wait to be written."""
 
@@ -126,10 +128,10 @@ def find_inputs(source: str, out: Path) -> list[Input]:
     if path.is_file():
         return [Input(path, Path(path.name))]
     if path.is_dir():
-        root, found = path, images_below(path)
+        root, found = path, {*images_below(path)}
     elif glob.has_magic(source):
         root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
-        found = (Path(name) for name in glob.iglob(source, recursive=True))
+        found = _matches(path)
     else:
         raise UsageError(f"There is no {source}.", "Give an image, a folder, or a pattern in quotes: 'frames/*.png'.")
     own = out.resolve() if root.resolve() in out.resolve().parents else None
@@ -142,6 +144,18 @@ def find_inputs(source: str, out: Path) -> list[Input]:
     if not inputs:
         raise DataError(f"{source} holds no image.", f"Images end in {', '.join(sorted(SUFFIXES))}.")
     return inputs
+
+
+def _matches(pattern: Path) -> set[Path]:
+    """Return what a pattern names, each file once.
+
+    Raises:
+        UsageError: if it descends too often: glob goes through a folder in as many ways as its parts can be divided.
+    """
+    parts = [part for part, after in pairwise([*pattern.parts, ""]) if not part == after == "**"]
+    if parts.count("**") > MAX_DESCENTS:
+        raise UsageError(f"{pattern} has more than {MAX_DESCENTS} times '**'.", "Give 'frames/**/*.png', or a folder.")
+    return {Path(name) for name in glob.iglob(str(Path(*parts)), recursive=True)}
 
 
 @torch.no_grad()

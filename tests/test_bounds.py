@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from fuzz import READERS
+from PIL import Image
 
 from segdistill.config import MAX_PRESET_BYTES
 from segdistill.data._own import MAX_BYTES
@@ -400,3 +401,22 @@ def test_no_construct_of_toml_is_dear(shape: Callable[[int], bytes], kind: str, 
 @pytest.mark.parametrize("shape", TOML.values(), ids=TOML.keys())
 def test_no_large_toml_file_is_dear(shape: Callable[[int], bytes], kind: str, tmp_path: Path) -> None:
     check(kind, shape, LARGEST[kind] // 2 - 1000, tmp_path)
+
+
+# Images
+
+
+def scans(size: int) -> bytes:
+    """Return a JPEG file that goes through its pixels as often as the size allows."""
+    content = io.BytesIO()
+    Image.new("RGB", (2000, 2000)).save(content, "JPEG", progressive=True)
+    whole = content.getvalue()
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    return whole[:-2] + last * (size // len(last)) + whole[-2:]
+
+
+@pytest.mark.promise("D8")
+def test_an_image_of_many_scans_is_refused(tmp_path: Path) -> None:
+    check("image", scans, 1 << 20, tmp_path)
+    assert "scans" in cost("image", scans(1 << 20), tmp_path).said
+    assert cost("image", scans(0), tmp_path).exit_code == 0

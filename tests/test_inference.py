@@ -1,5 +1,6 @@
 """Which images are found, where their outputs go, what is in them, and what is refused."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -429,3 +430,16 @@ def test_a_large_image_takes_the_memory_of_one_tile(tmp_path: Path) -> None:
     with Image.open(out / "large.png") as file:
         assert file.size == (4096, 5000)
         assert np.unique(np.asarray(file)).tolist() == [1]
+
+
+@pytest.mark.promise("S5")
+def test_patterns_that_descend_again_and_again_are_as_one_that_descends_once(tmp_path: Path) -> None:
+    deep = tmp_path / "/".join("a" * 12)
+    deep.mkdir(parents=True)
+    (deep / "0.png").touch()
+    started = time.process_time()
+    found = find_inputs(f"{tmp_path}/{'**/' * 30}*.png", tmp_path / "out")
+    assert [file.path for file in found] == [deep / "0.png"]
+    with pytest.raises(UsageError, match="more than 2 times"):
+        find_inputs(f"{tmp_path}/{'**/*/' * 30}*.png", tmp_path / "out")
+    assert time.process_time() - started < 2

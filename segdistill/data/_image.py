@@ -22,6 +22,9 @@ MAX_PIXELS = 100_000_000
 MAX_BYTES = 8 * MAX_PIXELS
 """Of a file: more than the pixels could have without any compression."""
 
+MAX_SCANS = 100
+"""Of a JPEG file, each of which goes through all pixels; progressive ones have about ten."""
+
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)  # we refuse the file, so no line on stderr
 
@@ -184,6 +187,18 @@ class _Bounded(io.BufferedReader):
         return super().read(-1 if size is None else min(size, self._size))
 
 
+def _scans(raw: io.BufferedReader) -> int:
+    """Return how many scans a JPEG file begins (in the numbers of one no 0xff is followed by 0xda)."""
+    at = raw.tell()
+    raw.seek(0)
+    count, before = 0, b""
+    while piece := raw.read(1 << 20):
+        count += (before + piece).count(b"\xff\xda")
+        before = piece[-1:]
+    raw.seek(at)
+    return count
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Open an image after a look at its header; what goes wrong inside is the file's fault."""
@@ -194,6 +209,8 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         with _Bounded(path) as raw, Image.open(raw, formats=FORMATS) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{file.width} x {file.height} pixels")
+            if file.format in ("JPEG", "MPO") and _scans(raw) > MAX_SCANS:
+                raise DataError(f"{path} has more than {MAX_SCANS} scans.", "Save it anew.")
             if file.mode in ("I", "F"):
                 raise DataError(f"{path} has 32 bits per pixel (mode {file.mode}).", "Save it with 8 or 16 bits.")
             yield file
