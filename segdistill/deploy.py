@@ -19,6 +19,7 @@ from segdistill.errors import CheckError, DataError, ModelError, UsageError
 from segdistill.export import export_onnx
 from segdistill.graph import OnnxModel
 from segdistill.inference import Comparison, Summary, compare_tiling, find_inputs, infer
+from segdistill.inputs import Input, data_inputs, model_inputs, refuse_files_over
 from segdistill.label_codes import with_labels
 from segdistill.latency import measure, torch_subject
 from segdistill.metrics import Scores
@@ -154,6 +155,7 @@ def evaluate_model(
         if data.name != "cityscapes":
             raise UsageError(f"--submission is for cityscapes, and this is {data.name}.", "Leave it out.")
         _check_plain(opened.path, opened.info)
+        refuse_files_over([submission], [*model_inputs("MODEL", model), *data_inputs(data, given or "")])
         targets = plan_submission(images.names, submission, overwrite=overwrite)
     if tiled and (targets or opened.info.label_assisted or opened.info.size is not None):
         raise UsageError(
@@ -239,9 +241,10 @@ def export_model(
     teacher = _teacher_of(path, info, talk)
     data = data_of(model, info, given, talk)
     images = data.split("val")
+    unproven, rejected = file.with_name(f"{file.name}.unproven"), file.with_name(f"{file.name}.rejected")
+    refuse_files_over([file, unproven, rejected], [Input("MODEL", path), *data_inputs(data, given or "")])
     shape = size or info.size
     talk.say(f"Exporting {info.network.network} to {file}")
-    unproven = file.with_name(f"{file.name}.unproven")
     sweep([unproven])
     export_onnx(network, info.model_copy(update={"size": shape}), unproven)
     try:
@@ -260,13 +263,13 @@ def export_model(
         with talk.progress("checking", len(images.names)) as advance:
             check = check_parity(predict, exported, batches, lambda count: advance(count, ""))
     except CheckError:
-        unproven.replace(file.with_name(f"{file.name}.rejected"))
+        unproven.replace(rejected)
         raise
     except BaseException:
         unproven.unlink(missing_ok=True)
         raise
     failures = check.failures()
-    file = unproven.replace(file.with_name(f"{file.name}.rejected") if failures else file)
+    file = unproven.replace(rejected if failures else file)
     gate = speed_gate(latencies["onnxruntime"], min_fps=min_fps, max_ms=max_ms)
     if gate is not None and not gate.passed:
         failures = [*failures, f"the speed gate: {gate.limit}, measured {latencies['onnxruntime'].p50:.2f} ms"]
@@ -319,5 +322,6 @@ def infer_images(
             out,
             overlay=overlay,
             overwrite=overwrite,
+            check_targets=lambda targets: refuse_files_over(targets, model_inputs("MODEL", model)),
             on_image=lambda count: advance(count, ""),
         )

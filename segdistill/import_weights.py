@@ -21,13 +21,14 @@ from segdistill.config import InputConfig, NetworkConfig, validated
 from segdistill.data import DataSource, load_data
 from segdistill.data.voc import colors
 from segdistill.errors import ModelError, UsageError
+from segdistill.inputs import Input, data_inputs, refuse_run_over
 from segdistill.layouts import IMAGENET, Layout, Preprocessing, as_published, layouts_of, renamed
 from segdistill.networks import SegNetwork, blank_network, build_network, missing_options, resolve
 from segdistill.networks._base import count_parameters
 from segdistill.networks._weights import FEW, UNCOUNTED, mismatch, read_weights
 from segdistill.networks.espnet import Q_BY_VARIANT
 from segdistill.record import versions
-from segdistill.store import check_folder, open_run, seal
+from segdistill.store import check_folder, open_run, recover, seal
 from segdistill.talk import Rows, Talk
 from segdistill.types import MOST_CLASSES
 
@@ -91,8 +92,14 @@ def import_weights(request: Request, out: Path, talk: Talk, *, overwrite: bool) 
     """
     if not overwrite and out.is_dir() and any(entry.name != ".lock" for entry in out.iterdir()):
         raise UsageError(f"{out} is not empty.", "Add --overwrite to replace what is there, or choose another --out.")
+    if overwrite:
+        recover(out, resume=False)
     check_folder(out, resume=False, overwrite=overwrite)
     data = None if request.data is None else load_data(request.data)
+    read = [Input("FILE", request.file)]
+    if data is not None:
+        read += data_inputs(data, str(request.data))
+    refuse_run_over(out, read)
     loaded = load_published(request.file, request.network, drop_label_channel=request.drop_label_channel)
     outputs = loaded.network.num_classes
     if outputs - (request.void_output is not None) > MOST_CLASSES:
@@ -114,7 +121,8 @@ def import_weights(request: Request, out: Path, talk: Talk, *, overwrite: bool) 
     talk.banner(f"{info.network.network} from {request.file.name}", _report(loaded, info, expected))
     with open_run(out, resume=False, overwrite=overwrite) as folder:
         save_model(folder / "model.safetensors", loaded.network, info)
-        seal(out)
+        seal(folder.path)
+        folder.promote()
 
 
 def load_published(file: Path, config: NetworkConfig, *, drop_label_channel: bool = False) -> Loaded:

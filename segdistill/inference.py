@@ -168,6 +168,7 @@ def infer(
     overlay: bool = False,
     overwrite: bool = False,
     tiling: Tiling = Tiling(),
+    check_targets: Callable[[list[Path]], object] = lambda targets: None,
     on_image: Callable[[int], None] | None = None,
 ) -> Summary:
     """Write `out/<relative>.png`, a palette PNG of class ids at the image's own size, for each image.
@@ -184,13 +185,14 @@ def infer(
         overlay: write `<stem>_overlay.png` as well, the image with the classes' colours over it.
         overwrite: replace outputs that are there.
         tiling: of large images.
+        check_targets: called with all outputs before the first is written; raises if one of them must not be.
         on_image: called with the number of images done or left out.
 
     Raises:
         UsageError: before anything is computed, if an output is there already, would replace an input, lie outside
             `out`, or share its name with another.
     """
-    jobs = _plan(inputs, out, overlay=overlay, overwrite=overwrite)
+    jobs = _plan(inputs, out, check_targets, overlay=overlay, overwrite=overwrite)
     started = perf_counter()
     done, failed, count = 0, list[Failure](), on_image or (lambda images: None)
     apart: Apart | None = None
@@ -296,7 +298,14 @@ def _agreement(predict: Predict, image: Pixels, tiling: Tiling) -> float:
     return float((segment(predict, part, None, tiling) == segment(predict, part, None, tiling.always())).mean())
 
 
-def _plan(inputs: Iterable[Input], out: Path, *, overlay: bool, overwrite: bool) -> list[_Job]:
+def _plan(
+    inputs: Iterable[Input],
+    out: Path,
+    check_targets: Callable[[list[Path]], object],
+    *,
+    overlay: bool,
+    overwrite: bool,
+) -> list[_Job]:
     """Decide on the outputs' names and refuse what would do harm."""
     inputs = list(inputs)
 
@@ -322,6 +331,7 @@ def _plan(inputs: Iterable[Input], out: Path, *, overlay: bool, overwrite: bool)
                 raise UsageError(f"{target} would replace an image of the input.", "Choose another --out.")
             if os.path.lexists(target) and not overwrite:
                 raise UsageError(f"{target} is there already.", "Add --overwrite, or choose another --out.")
+    check_targets([target for job in jobs for target in job.targets])
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

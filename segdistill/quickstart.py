@@ -12,7 +12,7 @@ from segdistill.pictures import encode_png
 from segdistill.record import Outcome
 from segdistill.setting import Options, with_out
 from segdistill.signals import at_once
-from segdistill.store import write_atomic
+from segdistill.store import recover, write_atomic
 from segdistill.talk import Talk
 
 PRESET, TEACHER, STUDENT = "skd", "pspnet-resnet34", "pspnet-resnet18-half"
@@ -46,6 +46,9 @@ def quickstart(out: Path, options: Options, steps: int | None, talk: Talk) -> Re
         raise UsageError(f"{out / links[0]} is a link: what is written there would lie outside.", "Remove the link.")
     config = load_preset(PRESET, data="streets", flags=SETTINGS).capped(steps)
     replaced = options.overwrite or options.resume
+
+    for folder in (out / "teacher", out / "student") if replaced else ():
+        recover(folder, resume=options.resume)
 
     def part(folder: Path) -> Options:
         started = (folder / "config.toml").exists()

@@ -23,7 +23,7 @@ from segdistill.data import (
 )
 from segdistill.engine import resolve_device, resolve_precision
 from segdistill.errors import DataError, UsageError
-from segdistill.store import check_folder, sha256_of
+from segdistill.store import check_folder, recover, sha256_of
 from segdistill.talk import Silence, Talk
 from segdistill.terms import check_terms
 from segdistill.training import EVAL_BATCH, Workplace
@@ -51,6 +51,8 @@ class Options:
     """Also train the plain student: for as many steps, or for as long."""
     accept_teacher: bool = False
     """Follow the teacher even where the check before the start refuses it."""
+    files: tuple[tuple[str, Path], ...] = ()
+    """Other files that the command line names, such as a preset, each with its flag."""
     seeds: int = 1
     """How many students, from the configuration's seed upwards."""
     command: tuple[str, ...] = ()
@@ -89,6 +91,12 @@ def prepared(config: RunConfig, options: Options, talk: Talk, *, unlabeled: bool
             "Choose a smaller --seed.",
         )
     if options.out is not None and not options.dry_run and distributed.is_main():
+        changes = options.resume or options.overwrite
+        if changes and recover(options.out, resume=options.resume) and options.resume:
+            talk.warn(
+                f"The run that was to replace the one in {options.out} had not reached its first checkpoint: "
+                "--overwrite begins it again. The one before is untouched, and --resume goes on with that."
+            )
         check_folder(options.out, resume=options.resume, overwrite=options.overwrite)
     device = distributed.local_device(resolve_device(options.device))
     precision = resolve_precision(config.precision, device)

@@ -76,19 +76,20 @@ def stop_signals(*, alone: bool = True) -> Iterator[Callable[[], int | None]]:
 
 
 @contextmanager
-def at_once(*numbers: int, continued_by: str = "") -> Iterator[None]:
+def at_once(*numbers: int, continued_by: str | Callable[[], str] = "") -> Iterator[None]:
     """Let signals end the process at once, with 128 plus their number.
 
     Args:
         numbers: which; all of `NUMBERS` where none is given.
-        continued_by: the command that goes on.
+        continued_by: the command that goes on, or what returns it.
     """
     own = os.getpid()
 
     def leave(number: int, frame: FrameType | None) -> None:
         if os.getpid() != own:  # a loader process, which Ctrl-C reaches too
             os._exit(128 + number)
-        after = f" Continue with: {continued_by}" if continued_by else ""
+        command = continued_by if isinstance(continued_by, str) else continued_by()
+        after = f" Continue with: {command}" if command else ""
         end_at_once(number, f"Stopped by {signal.Signals(number).name}.{after}")
 
     with _handled(leave, numbers or NUMBERS):

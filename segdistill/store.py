@@ -1,6 +1,19 @@
-"""A run's folder: one way to write a file, one lock, one manifest.
+"""A run's folder: one way to write a file, one lock, one manifest, one way to replace a run by another.
 
 Its files are `OWN_FILES` and what terms have `PREPARED`; baseline/ and seed-N/ in it are folders of the same kind.
+
+A run that replaces another (`--overwrite`) is written to .next/ in that one's folder, so that the other stays as it is
+until the new one has something to lose: its own first checkpoint, behind all checks. Then the new run is promoted, in
+three steps between which a kill may come:
+
+    .next/        -> .next-ready/    from here on the old run is given up: its files are deleted
+    .next-ready/  -> .next-moving/   from here on none of its files is left: those of the new run are moved up
+    .next-moving/ -> gone            the folder is an ordinary run's
+
+Each arrow is one rename or the last deletion, and what comes between can be done again. `recover` finishes a promotion
+that was cut short, and deletes a .next/ that came to nothing; `--resume` promotes one that has a checkpoint, be it of
+what is trained before the student. The folder's lock is held throughout; .next/.lock says by whom, as the old run's own
+.lock is not touched before its end. Whatever else lies in the folder stays where it is.
 """
 
 import errno
@@ -10,15 +23,16 @@ import json
 import os
 import platform
 import re
+import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
-from segdistill.errors import BusyError, ModelError, ResourceError, UsageError
+from segdistill.errors import BusyError, CheckError, ModelError, ResourceError, UsageError
 from segdistill.reading import check_utf8, open_file, read_file
 
 OWN_FILES = (
@@ -60,6 +74,12 @@ UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errn
 """What file systems answer that have no locks (Lustre, NFS without a lock daemon) or cannot sync a folder."""
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # it is looked at, nothing is written
 """Where Linux keeps what processes share. Docker gives a container 64 MB of it."""
+SEED = re.compile(r"seed-(0|[1-9]\d*)")
+"""Names of the folders of further seeds."""
+NEXT, READY, MOVING = ".next", ".next-ready", ".next-moving"
+"""Folders in a run's folder for the run that replaces it: see above."""
+FIRST_TO_GO = ("manifest.json", "model.safetensors")
+"""What an old run loses first, so that what is left of it is never taken for a finished run."""
 BEFORE_IT_BEGINS = ("data.json", "environment.json", "config.toml")
 """What a run writes first, in this order: without the last one there is nothing to continue and nothing to lose."""
 
@@ -162,15 +182,36 @@ os.register_at_fork(after_in_child=_let_go)
 class RunFolder:
     """An open run: its folder, held by a lock until the process ends."""
 
-    def __init__(self, path: Path, lock: int, lease: "_Lease | None" = None) -> None:
-        self.path = path
+    def __init__(self, home: Path, *locks: "_Lock") -> None:
+        self.home = home
+        """Folder that the run is named by."""
+        self.replaces = False
+        """Whether the run before is still in that folder, and this one is written to .next/ in it."""
         self.warnings: tuple[str, ...] = ()
         """Sentences on what the file system lacks."""
-        self._lock, self._lease = lock, lease
-        _held.add(lock)
+        self._locks = locks
+        _held.update(lock.descriptor for lock in locks)
+
+    @property
+    def path(self) -> Path:
+        """Folder that the files are in now."""
+        return self.home / NEXT if self.replaces else self.home
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
+
+    def promote(self) -> None:
+        """Let the run take the place of the one before, where there still is one."""
+        if self.replaces:
+            _promote(self.home)
+            _sign(self.home, self._locks[0].descriptor)
+            self.replaces = False
+            self.keep_only_own_lock()
+
+    def keep_only_own_lock(self) -> None:
+        """Release the locks of the old run's seeds: the new ones have their own."""
+        self._release(self._locks[1:])
+        self._locks = self._locks[:1]
 
     def append(self, name: str, line: str) -> None:
         """Append a line to a log; what is no text in it, such as some names of files, is written as escapes."""
@@ -211,11 +252,12 @@ class RunFolder:
             write_atomic(path, kept)
 
     def close(self) -> None:
-        """Release the lock."""
-        _held.discard(self._lock)
-        os.close(self._lock)
-        if self._lease is not None:
-            self._lease.release()
+        """Release the locks."""
+        self._release(self._locks)
+
+    def _release(self, locks: Iterable["_Lock"]) -> None:
+        for lock in locks:
+            lock.release()
 
 
 class _Lease:
@@ -318,6 +360,22 @@ def _is_dead(holder: str) -> bool:
     return False
 
 
+class _Lock(NamedTuple):
+    """What keeps other runs out of a folder."""
+
+    descriptor: int
+    """Open file with the lock of the file system; held until it is closed."""
+    lease: _Lease | None
+    """What does where the file system has no locks."""
+
+    def release(self) -> None:
+        """Let others in."""
+        _held.discard(self.descriptor)
+        os.close(self.descriptor)
+        if self.lease is not None:
+            self.lease.release()
+
+
 def seal(folder: Path) -> None:
     """Write the manifest: size and sha256 of each file the run wrote. A folder with a manifest is finished."""
     names = [name for name in _own_files(folder) if name != "manifest.json" and (folder / name).is_file()]
@@ -344,7 +402,8 @@ def open_run(
     Args:
         path: the folder.
         resume: go on in it.
-        overwrite: delete what a run has left in it.
+        overwrite: let the new run replace what a run has left in it, at `RunFolder.promote`; one that ends before is
+            forgotten, unless it has a checkpoint to go on from.
         check: called with the lock held, before anything else is written; raises if the folder is not to be used.
 
     Raises:
@@ -353,22 +412,157 @@ def open_run(
     check_folder(path, resume=resume, overwrite=overwrite)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        descriptor, lease = _lock(path)
+        locks = [_lock(path)]
     except OSError as error:
         raise _explain(error, path) from error
-    folder = RunFolder(path, descriptor, lease)
+    try:
+        if overwrite:  # who is at work in a seed's folder of the old run would lose its files
+            locks += [_lock(inner) for inner in _inner(path) if not inner.is_symlink() and _is_run(inner)]
+    except BaseException:
+        for lock in locks:
+            lock.release()
+        raise
+    folder = RunFolder(path, *locks)
     try:
         check()
-        _sign(path, descriptor)
         _check_replacing(path)
-        folder.warnings = _lacking(path, locks=lease is None)
+        folder.warnings = _lacking(path, locks=locks[0].lease is None)
         if overwrite:
+            _recover(path, resume=False)
+        if overwrite and _has_run(path):
+            _begin_next(path)
+            folder.replaces = True
+        else:
+            _sign(path, locks[0].descriptor)
+            folder.keep_only_own_lock()
+        if overwrite and not folder.replaces:
             _clear(path)
-        (path / "checkpoints").mkdir(exist_ok=True)
-        _sweep(path)
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        _sweep(folder.path)
         yield folder
+    except CheckError:
+        _forget(folder, even_with_checkpoint=True)
+        raise
+    except BaseException:
+        _forget(folder, even_with_checkpoint=False)
+        raise
+    else:
+        _forget(folder, even_with_checkpoint=False)
     finally:
         folder.close()
+
+
+def _forget(folder: RunFolder, *, even_with_checkpoint: bool) -> None:
+    """Delete a run that ends before it has replaced the one before; one that was refused could not go on anyway."""
+    if folder.replaces and (even_with_checkpoint or not _has_checkpoint(folder.path)):
+        _remove(folder.path)
+
+
+def _begin_next(path: Path) -> None:
+    """Make the folder of a run that is to replace another."""
+    for name in (NEXT, READY, MOVING):
+        if os.path.lexists(path / name):
+            raise UsageError(f"{path / name} is in the way of the new run.", "Rename it, or choose another --out.")
+    try:
+        (path / NEXT).mkdir()
+        write_atomic(path / NEXT / ".lock", MARK + b"%d" % os.getpid())
+    except BaseException as error:
+        _remove(path / NEXT)
+        raise _explain(error, path / NEXT) if isinstance(error, OSError) else error from None
+
+
+def recover(path: Path, *, resume: bool) -> bool:
+    """Bring a folder in order in which a run was killed that was to replace another.
+
+    Args:
+        path: the folder.
+        resume: the new run is to go on, if it has a checkpoint.
+
+    Returns:
+        Whether a new run was deleted, because it had not come as far or is not to go on; the one before is untouched.
+
+    Raises:
+        UsageError: if a process is at work there.
+    """
+    if not any(_is_next(path / name) for name in (NEXT, READY, MOVING)):
+        return False
+    try:
+        lock = _lock(path)
+    except OSError as error:
+        raise _explain(error, path) from error
+    try:
+        return _recover(path, resume=resume)
+    except OSError as error:
+        raise _explain(error, path) from error
+    finally:
+        lock.release()
+
+
+def _recover(path: Path, *, resume: bool) -> bool:
+    """Do as `recover` says, with the lock held."""
+    decided = _is_next(path / READY) or _is_next(path / MOVING)
+    if decided or (resume and _is_next(path / NEXT) and _has_checkpoint(path / NEXT)):
+        _promote(path)
+        return False
+    if not _is_next(path / NEXT):
+        return False
+    _remove(path / NEXT)
+    return True
+
+
+def _is_next(folder: Path) -> bool:
+    """Whether a folder is one that this module made for a run that replaces another."""
+    return _is_run(folder) or (not folder.is_symlink() and folder.is_dir() and not any(folder.iterdir()))
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    return any((folder / "checkpoints" / name).exists() for name in ("last", "last.prev"))
+
+
+def _promote(path: Path) -> None:
+    """Replace a run by the one that is in .next/ in its folder, or go on with that where it was cut short."""
+    if _is_next(path / NEXT):
+        _check_room(path)
+        _rename(path / NEXT, path / READY)
+    if _is_next(path / READY):
+        _clear(path)
+        _rename(path / READY, path / MOVING)
+    for folder, _, names in os.walk(path / MOVING):
+        target = path / Path(folder).relative_to(path / MOVING)
+        target.mkdir(exist_ok=True)
+        for name in names:
+            if Path(folder, name) != path / MOVING / ".lock":  # the folder's own is held
+                os.replace(Path(folder, name), target / name)
+        sync(target)
+    _remove(path / MOVING)
+    sync(path)
+
+
+def _check_room(path: Path) -> None:
+    """Refuse to give up a run for one whose files would find something else at their places."""
+    for folder, folders, names in os.walk(path / NEXT):
+        home = path / Path(folder).relative_to(path / NEXT)
+        blocked = [name for name in names if (home / name).is_dir() and not (home / name).is_symlink()]
+        blocked += [name for name in folders if (home / name).exists() and not (home / name).is_dir()]
+        if blocked:
+            raise UsageError(f"{home / blocked[0]} is in the way of the new run.", "Rename it, then add --resume.")
+
+
+def _rename(old: Path, new: Path) -> None:
+    os.rename(old, new)
+    sync(old.parent)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder of this module's own; its lock goes last, by which it is known."""
+    for entry in list(folder.iterdir()) if folder.is_dir() else ():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != ".lock":
+            entry.unlink()
+    (folder / ".lock").unlink(missing_ok=True)
+    if folder.is_dir():
+        folder.rmdir()
 
 
 def check_folder(path: Path, *, resume: bool, overwrite: bool) -> None:
@@ -438,11 +632,8 @@ def _owner(stray: Path) -> str:
     return stray.name[1:].rpartition(".")[0].rpartition(".")[0]
 
 
-def _lock(path: Path) -> tuple[int, _Lease | None]:
+def _lock(path: Path) -> _Lock:
     """Take a folder's lock, held until the process's end at the latest.
-
-    Returns:
-        A descriptor that holds it until it is closed; and a lease that does where the file system has no locks.
 
     Raises:
         BusyError: if another process has it.
@@ -450,8 +641,8 @@ def _lock(path: Path) -> tuple[int, _Lease | None]:
     descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
         if _flock(descriptor, fcntl.LOCK_EX, path):
-            return descriptor, None
-        return descriptor, _Lease(path)
+            return _Lock(descriptor, None)
+        return _Lock(descriptor, _Lease(path))
     except BaseException:
         os.close(descriptor)
         raise
@@ -487,8 +678,7 @@ def _flock(descriptor: int, kind: int, path: Path) -> bool:
             return False
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
             raise
-        holder = os.pread(descriptor, 64, 0).removeprefix(MARK).decode(errors="replace").strip()
-        raise _busy(path, holder or "unknown") from None
+        raise _busy(path, _holder(path, descriptor) or "unknown") from None
     return True
 
 
@@ -532,6 +722,15 @@ def _check_replacing(path: Path) -> None:
     finally:
         Path(old).unlink(missing_ok=True)
         Path(new).unlink(missing_ok=True)
+
+
+def _holder(path: Path, descriptor: int) -> str:
+    """Return the number of the process that holds a folder's lock, as it has written it down."""
+    try:
+        content = read_file(path / NEXT / ".lock") if _is_run(path / NEXT) else os.pread(descriptor, 64, 0)
+    except OSError:  # it has just been promoted
+        content = os.pread(descriptor, 64, 0)
+    return content.removeprefix(MARK).decode(errors="replace").strip()
 
 
 def _sign(path: Path, descriptor: int) -> None:
@@ -584,15 +783,35 @@ def _clear(path: Path) -> None:
         elif _is_run(inner):
             _clear(inner)
     _sweep(path)
-    for name in _own_files(path):
+    for name in (*FIRST_TO_GO, *_own_files(path)):
         if os.path.lexists(path / name) and not (path / name).is_dir():
             (path / name).unlink()
 
 
 def _inner(path: Path) -> list[Path]:
     """Return where a run has runs of its own."""
-    seeds = [entry for entry in path.glob("seed-*") if re.fullmatch(r"seed-(0|[1-9]\d*)", entry.name)]
-    return [path / "baseline", *seeds]
+    return [path / "baseline", *(entry for entry in path.glob("seed-*") if SEED.fullmatch(entry.name))]
+
+
+def belongs_to_run(path: Path, folder: Path) -> bool:
+    """Whether a path is a run's folder, one of its own files, or a folder of either; both paths are resolved."""
+    if not path.is_relative_to(folder):
+        return False
+    parts = list(path.relative_to(folder).parts)
+    while parts and (parts[0] in ("baseline", NEXT, READY, MOVING) or SEED.fullmatch(parts[0])):
+        parts.pop(0)
+    name = "/".join(parts)
+    return name in ("", ".lock", "checkpoints", *OWN_FILES) or PREPARED.fullmatch(name) is not None
+
+
+def _has_run(path: Path) -> bool:
+    """Whether there is something of a run in a folder or its seeds' that began."""
+    if not _is_run(path):
+        return False
+    names = {name for name in _own_files(path) if os.path.lexists(path / name) and not (path / name).is_dir()}
+    if "config.toml" not in names:
+        names -= {*BEFORE_IT_BEGINS}
+    return bool(names) or any(map(_has_run, _inner(path)))
 
 
 def _sweep(path: Path) -> None:

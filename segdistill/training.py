@@ -392,6 +392,8 @@ class Recorder:
         state = {"training": training.state(), **own}
         save_state(self.folder / "checkpoints/last", state, keep_previous=training.step != self.saved)
         self.saved = training.step
+        if self.check is not None:  # what is trained beforehand comes before the last check
+            self.folder.promote()
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         if self.folder is None:

@@ -14,7 +14,7 @@ LAYERS = (
     {"terms", "networks", "checkpoint"},
     {"label_codes", "class_map", "comparison", "layouts"},
     {"engine", "data", "latency", "objectives", "prediction"},
-    {"training", "graph", "export", "parity", "inference", "pictures", "report", "submission"},
+    {"training", "graph", "export", "parity", "inference", "pictures", "report", "submission", "inputs"},
     {"setting", "foreign"},
     {"record", "preparations"},
     {"teachers", "banner", "teacher_check", "first_step"},

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from commands import contents, files, process
 
-from segdistill.errors import ModelError, ResourceError, UsageError
+from segdistill.errors import CheckError, ModelError, ResourceError, Stopped, UsageError
 from segdistill.store import (
     BEFORE_IT_BEGINS,
     OWN_FILES,
@@ -26,6 +26,7 @@ from segdistill.store import (
     check_writable,
     next_folder,
     open_run,
+    recover,
     seal,
     seal_one,
     sha256_of,
@@ -259,7 +260,10 @@ def test_overwrite_removes_what_a_run_wrote_and_keeps_everything_else(tmp_path: 
     strays = (".config.toml.k3x2.tmp", ".autoencoder-2.safetensors.k3x2.tmp", "checkpoints/.last.k3x2.tmp")
     for stray in (*strays, "baseline/checkpoints/.last.k3x2.tmp"):
         (run / stray).write_text("left by a killed run")
-    with open_run(run, resume=False, overwrite=True):
+    before = contents(run)
+    with open_run(run, resume=False, overwrite=True) as folder:
+        assert contents(run).items() > before.items(), "the old run stays until the new one has something to lose"
+        folder.promote()
         left = files(run)
     assert left == {
         ".lock",
@@ -344,6 +348,8 @@ def test_overwrite_removes_links_and_does_not_follow_them(tmp_path: Path) -> Non
     with open_run(run, resume=False, overwrite=True) as folder:
         write_atomic(folder / "checkpoints/last", "ours")
         folder.append("metrics.jsonl", "ours")
+        folder.promote()
+    assert (run / "metrics.jsonl").read_text() == "ours\n"
     assert contents(outside) == before
     assert not any(path.is_symlink() for path in run.rglob("*"))
 
@@ -351,7 +357,8 @@ def test_overwrite_removes_links_and_does_not_follow_them(tmp_path: Path) -> Non
 def test_a_run_s_folder_may_itself_be_a_link(tmp_path: Path) -> None:
     run = run_in(tmp_path / "disk" / "run", "config.toml", "manifest.json")
     (tmp_path / "link").symlink_to(run)
-    with open_run(tmp_path / "link", resume=False, overwrite=True):
+    with open_run(tmp_path / "link", resume=False, overwrite=True) as folder:
+        folder.promote()
         assert not (run / "config.toml").exists()
     assert (tmp_path / "link").is_symlink()
 
@@ -638,3 +645,158 @@ def test_a_folder_on_read_only_storage_can_be_looked_at(tmp_path: Path) -> None:
         pytest.skip("mounting needs root")
     done = process("unshare", "-m", "sh", "-c", f'{mounted} && "$0" -c "$2" "$1"', sys.executable, path, program)
     assert done.out.startswith(f"free\n{path} cannot be written: Read-only file system"), done.err
+
+
+# A run that replaces another
+
+
+def old_run(path: Path) -> Path:
+    """Leave a run with a second seed in a folder, and a file that is not its own."""
+    run = run_in(path)
+    run_in(run / "seed-1")
+    (run / "notes.txt").write_text("mine")
+    return run
+
+
+def replace_by(run: Path, *names: str, error: BaseException) -> None:
+    """Begin a run that is to replace another and ends in an error once it has these files."""
+    with open_run(run, resume=False, overwrite=True) as folder:
+        for name in names:
+            write_atomic(folder / name, "new")
+        raise error
+
+
+def own_contents(run: Path) -> dict[str, str]:
+    """Return what is in a folder without what a run that was to replace the one in it has left."""
+    return {name: value for name, value in contents(run).items() if "/.next" not in name}
+
+
+NEW_FILES = ("config.toml", "metrics.jsonl", "checkpoints/last")
+REPLACER = """
+import os, sys
+from pathlib import Path
+from segdistill import store
+from segdistill.store import open_run, write_atomic
+left = int(sys.argv[2])
+def dies_at(module, name):
+    do = getattr(module, name)
+    def call(*words, **more):
+        global left
+        left -= 1
+        if left < 0:
+            os._exit(9)  # as by SIGKILL: nothing is tidied up
+        return do(*words, **more)
+    setattr(module, name, call)
+with open_run(Path(sys.argv[1]), resume=False, overwrite=True) as run:
+    for module, name in ((os, "rename"), (os, "replace"), (os, "unlink"), (os, "rmdir"), (os, "mkdir"), (os, "fsync")):
+        dies_at(module, name)
+    for name in sys.argv[3:]:
+        write_atomic(run / name, "new")
+    run.promote()
+"""
+
+
+@pytest.mark.promise("S8")
+@pytest.mark.parametrize("error", [UsageError("data"), CheckError("first step"), ResourceError("disk"), SystemExit(3)])
+def test_a_run_that_ends_before_its_first_checkpoint_leaves_the_old_one_as_it_was(
+    error: BaseException, tmp_path: Path
+) -> None:
+    run = old_run(tmp_path / "run")
+    before = contents(run)
+    with pytest.raises(type(error)):
+        replace_by(run, "config.toml", "train.log", error=error)
+    assert contents(run) == before
+    assert not (run / ".next").exists()
+
+
+@pytest.mark.promise("S8")
+def test_a_run_that_is_promoted_leaves_nothing_of_the_old_one_and_what_is_not_its_own(tmp_path: Path) -> None:
+    run = old_run(tmp_path / "run")
+    with open_run(run, resume=False, overwrite=True) as folder:
+        for name in NEW_FILES:
+            write_atomic(folder / name, "new")
+        assert folder.path != run
+        folder.promote()
+        assert folder.path == run
+        with open_run(run / "seed-1", resume=False, overwrite=True):  # its lock is free for the new run's own
+            pass
+        folder.append("metrics.jsonl", "more")
+    assert files(run) == {*NEW_FILES, ".lock", "seed-1/.lock", "notes.txt"}
+    assert (run / "metrics.jsonl").read_text() == "newmore\n"
+
+
+@pytest.mark.promise("S8", "C6")
+@pytest.mark.slow  # a hundred processes, none of which imports torch
+def test_a_replacement_that_is_killed_at_any_moment_leaves_the_old_run_or_one_that_can_go_on(tmp_path: Path) -> None:
+    ends = set[str]()
+    for moment in range(200):
+        run = old_run(tmp_path / f"run-{moment}")
+        before = contents(run)
+        done = process(sys.executable, "-c", REPLACER, run, str(moment), *NEW_FILES)
+        assert done.code in (0, 9), done.err
+        resumed = moment % 2 == 0
+        new_can_go_on = (run / ".next/checkpoints/last").exists() and resumed
+        undone = recover(run, resume=resumed)
+        assert not any((run / name).exists() for name in (".next", ".next-ready", ".next-moving"))
+        assert (run / "notes.txt").read_text() == "mine"
+        if contents(run) == before:
+            assert not new_can_go_on
+            ends.add("old" if undone else "nothing had begun")
+        else:
+            ends.add("new")
+            assert files(run) == {*NEW_FILES, ".lock", "seed-1/.lock", "notes.txt"}
+            assert all((run / name).read_text() == "new" for name in NEW_FILES)
+        if done.code == 0:
+            break
+    assert done.code == 0, "there are fewer moments than that"
+    assert ends >= {"old", "new"}
+
+
+@pytest.mark.promise("S8")
+def test_a_new_run_with_a_checkpoint_is_gone_on_with_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    for resume in (False, True):
+        run = old_run(tmp_path / f"run-{resume}")
+        before = contents(run)
+        with pytest.raises(Stopped):
+            replace_by(run, *NEW_FILES, error=Stopped("Stopped in what is trained before the student.", "", 15))
+        assert before.items() < contents(run).items()
+        assert recover(run, resume=resume) is not resume
+        assert (contents(run) == before) is not resume
+        assert not recover(run, resume=resume), "there is nothing left to do"
+
+
+@pytest.mark.promise("S8", "C10")
+def test_who_replaces_a_run_is_named_to_others_and_keeps_out_of_its_seeds(tmp_path: Path) -> None:
+    run = old_run(tmp_path / "run")
+    with open_run(run, resume=False, overwrite=True):
+        for part in (run, run / "seed-1"):
+            with pytest.raises(UsageError, match="Another run is at work"):
+                check_folder(part, resume=True, overwrite=False)
+        with pytest.raises(UsageError, match=rf"process {os.getpid()}\)"):
+            recover(run, resume=True)
+
+
+@pytest.mark.promise("S8")
+def test_what_is_called_like_the_folder_of_a_new_run_is_left_alone(tmp_path: Path) -> None:
+    for name in (".next", ".next-ready", ".next-moving"):
+        run = old_run(tmp_path / f"run{name}")
+        (run / name).mkdir()
+        (run / name / "mine").write_text("mine")
+        before = contents(run)
+        assert not recover(run, resume=True)
+        with pytest.raises(UsageError, match="in the way"), open_run(run, resume=False, overwrite=True):
+            raise AssertionError
+        assert contents(run) == before
+
+
+@pytest.mark.promise("S8")
+def test_a_run_is_not_given_up_for_one_whose_files_have_no_place(tmp_path: Path) -> None:
+    run = run_in(tmp_path / "run", "config.toml")
+    (run / "metrics.jsonl").mkdir()
+    before = contents(run)
+    with open_run(run, resume=False, overwrite=True) as folder:
+        for name in NEW_FILES:
+            write_atomic(folder / name, "new")
+        with pytest.raises(UsageError, match=r"run/metrics\.jsonl is in the way"):
+            folder.promote()
+        assert own_contents(run) == before

@@ -87,11 +87,14 @@ def data_check(
     """Read every image and label. Exit 3 names the files, or the classes, that cannot be used."""
     from segdistill import pictures
     from segdistill.data import load_data, take_census
+    from segdistill.inputs import data_inputs, refuse_files_over
 
     terminal = open_terminal()
     if preview is not None:
         pictures.check_preview(preview, overwrite=overwrite)
     source = load_data(data)
+    if preview is not None:
+        refuse_files_over([preview], data_inputs(source, data))
     images = {name: len(split.names) for name, split in source.splits.items()}
     with terminal.progress(source.name, sum(images.values())) as advance:
         census = take_census(source, images, lambda count: advance(count, ""))

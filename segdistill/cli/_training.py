@@ -107,7 +107,11 @@ def train_teacher(
     from segdistill import run
     from segdistill.setting import Options
 
-    options = Options(out, device, workers, resume, overwrite, dry_run, pretrained, backbone_weights, command=words())
+    options = Options(
+        *(out, device, workers, resume, overwrite, dry_run, pretrained, backbone_weights),
+        files=files_named(preset, None),
+        command=words(),
+    )
     outcome = run.train_teacher(config, options, terminal)
     after = f"distill --preset {quoted(preset)} --teacher {quoted(outcome.folder)} --student {config.student.network}"
     return show_outcome(terminal, outcome, as_json=json_, after=after + data_words(data, config.data.name))
@@ -200,6 +204,7 @@ def distill(
         *(out, device, workers, resume, overwrite, dry_run, pretrained, backbone_weights, init_weights),
         baseline=None if baseline is None else baseline.value,
         accept_teacher=accept_teacher,
+        files=files_named(preset, class_map),
         seeds=seeds,
         command=words(),
     )
@@ -238,6 +243,12 @@ def configuration(
     config = load_preset(preset, overrides, data=data, flags=flags)
     find_data(config.data.name)
     return config
+
+
+def files_named(preset: str, class_map: Path | None) -> tuple[tuple[str, Path], ...]:
+    """Return the files that were read for the configuration."""
+    files = [("--preset", Path(preset))] if preset.endswith(".toml") else []
+    return (*files, ("--class-map", class_map)) if class_map is not None else tuple(files)
 
 
 def available_data(name: str) -> str:

@@ -12,7 +12,7 @@ from segdistill.data._batches import evaluation_batches, shared_memory_shortage,
 from segdistill.data._check import Census, check_files, take_census
 from segdistill.data._folder import images_below
 from segdistill.data._image import SUFFIXES, read_image, read_label, to_size
-from segdistill.data._mixture import Part, mixture
+from segdistill.data._mixture import Part, files_of, mixture
 
 __all__ = [
     "AUXILIARY",
@@ -26,6 +26,7 @@ __all__ = [
     "Split",
     "check_files",
     "evaluation_batches",
+    "files_of",
     "images_below",
     "load_data",
     "mixture",

@@ -1,14 +1,16 @@
 """What a training sees: images with labels, and those mixed in that have none or are auxiliary."""
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from segdistill.config import DataConfig
 from segdistill.data._base import AUXILIARY, UNLABELED, DataSource, Joined, Sample, Split
-from segdistill.data._folder import ImageFolder, image_folder
+from segdistill.data._folder import FolderSplit, ImageFolder, image_folder
 from segdistill.errors import UsageError
 
 
@@ -41,6 +43,22 @@ class Part:
     def digest(self, index: int) -> bytes:
         """Identify one image; see `Split`."""
         return self.split.digest(self.indices[index])
+
+
+def files_of(data: DataSource) -> Iterator[tuple[Path, Iterable[str]]]:
+    """Yield folders and the names of the files in them that a data set reads, images and label maps."""
+    waiting = [*data.splits.values()]
+    while waiting:
+        split = waiting.pop()
+        if isinstance(split, Joined):
+            waiting += split.splits
+        elif isinstance(split, Part):
+            waiting.append(split.split)
+        elif isinstance(split, FolderSplit):
+            yield split.root, split.names
+            yield split.root, split.labels
+        elif isinstance(split, ImageFolder):
+            yield split.root, split.names
 
 
 def mixture(data: DataSource, config: DataConfig, *, unlabeled: bool = True) -> DataSource:
