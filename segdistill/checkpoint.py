@@ -74,6 +74,8 @@ class ModelInfo(Strict):
     """Of the weights, in the order of their sorted names."""
     header_sha256: str = ""
     """Of this header's text without it; empty where nobody took it."""
+    details: dict[str, str] = Field(default={}, exclude=True)
+    """What else an external teacher depends on, by name: its file's output, its code. No header has it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -130,6 +132,35 @@ class ModelInfo(Strict):
         if self.label_assisted:
             return {"agreement_with_seen_labels": pixel_accuracy}
         return {"miou": miou, "pixel_accuracy": pixel_accuracy, "classes_scored": float(classes_scored)}
+
+
+def identity_parts(info: ModelInfo, class_map: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return all that changes what a network says of an image in the classes of the data, by name, as JSON has it.
+
+    Args:
+        info: header of its file.
+        class_map: as it was resolved for the data, where there is one.
+    """
+    network = info.network.model_dump(mode="json", exclude_defaults=True)
+    parts = {
+        "weights": info.sha256,
+        "input": network.pop("input", None),
+        "align_corners": network.pop("align_corners", None),
+        "network": network,
+        "classes": info.classes,
+        "void output": info.void_output,
+        "size": info.size,
+        "label codes": None if info.label_codes is None else info.label_codes.model_dump(mode="json"),
+        "class map": None if class_map is None else dict(class_map),
+        **info.details,
+    }
+    found: dict[str, Any] = json.loads(json.dumps(parts))
+    return found
+
+
+def identity(info: ModelInfo, class_map: Mapping[str, str] | None = None) -> str:
+    """Return a sha256 of `identity_parts`: two networks that share it say the same."""
+    return _digest(json.dumps(identity_parts(info, class_map), sort_keys=True))
 
 
 def save_model(path: Path, network: SegNetwork, info: ModelInfo) -> ModelInfo:

@@ -9,7 +9,7 @@ from pathlib import Path
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
 
-from segdistill.checkpoint import ModelInfo, weights_digest, write_safetensors
+from segdistill.checkpoint import ModelInfo, identity, weights_digest, write_safetensors
 from segdistill.errors import ModelError
 from segdistill.networks._weights import check_header
 from segdistill.setting import Setting
@@ -23,7 +23,7 @@ def key_of(setting: Setting, stage: Stage, teacher: ModelInfo) -> str:
     parts = {
         "stage": stage.name,
         "shapes": {name: list(tensor.shape) for name, tensor in stage.model.state_dict().items()},
-        "teacher": [teacher.sha256, teacher.network.model_dump(mode="json", include={"input", "align_corners"})],
+        "teacher": identity(teacher, setting.config.teacher.class_map),
         "images": [setting.data.fingerprint, data],
         "optim": stage.optim.model_dump(),
         "precision": setting.place.precision.name,

@@ -4,7 +4,7 @@ import json
 import platform
 import re
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,7 +16,7 @@ import tomli_w
 import torch
 
 from segdistill import distributed, pictures, report
-from segdistill.checkpoint import ModelInfo, read_info
+from segdistill.checkpoint import ModelInfo, identity, identity_parts, read_info
 from segdistill.comparison import Verdict
 from segdistill.conditions import PARTS, conditions, differences
 from segdistill.config import RunConfig, read_toml, validated
@@ -170,7 +170,7 @@ def _opened(setting: Setting, path: Path, kind: str) -> Iterator[RunFolder]:
             write_atomic(folder / "config.toml", tomli_w.dumps(folder_config(setting)))
         if resume:
             _go_on(folder, setting)
-        with at_once(continued_by=options.again), _ending_logged(folder):
+        with at_once(continued_by=lambda: _goes_on(folder, options.again)), _ending_logged(folder):
             yield folder
 
 
@@ -222,6 +222,11 @@ def _ending_logged(folder: RunFolder) -> Iterator[None]:
         raise
 
 
+def _goes_on(folder: RunFolder, again: str) -> str:
+    """Return the command that goes on with a run: one that has replaced no other yet is begun again."""
+    return f"{again.removesuffix('--resume')}--overwrite" if folder.replaces else again
+
+
 def folder_config(setting: Setting) -> dict[str, Any]:
     """Return the resolved configuration as a run's folder keeps it: what a run is, wherever and however it runs.
 
@@ -267,7 +272,7 @@ def log_of(folder: RunFolder) -> Callable[[str], None]:
 
     Of other paths of this machine it leaves the last part: a log may be given away.
     """
-    place = str(folder.path)
+    place = str(folder.home)
     own = re.compile(rf"(?<![\w./-]){re.escape(place)}(?![\w.-])")
 
     def write(text: str) -> None:
@@ -356,17 +361,62 @@ def results(setting: Setting, rows: list[Row]) -> dict[str, dict[str, Any]]:
     return {row.name: row.to_json(setting.data.classes) for row in rows}
 
 
-def refuse_other_teacher(folder: Path, info: ModelInfo) -> None:
-    """Refuse to continue a run under another teacher, or under one that may be another."""
+def refuse_other_teacher(folder: Path, info: ModelInfo, class_map: Mapping[str, str] | None) -> None:
+    """Refuse to continue a run under another teacher, or under one that may be another.
+
+    A run of an earlier version has written down its teacher's weights alone.
+    """
     path = folder / "teacher.json"
     begun = ("checkpoints/last", "checkpoints/last.prev", "model.safetensors")
     if not path.exists() and any((folder / name).exists() for name in begun):
         raise ModelError(f"{path} is gone: nothing says which teacher the run began with.", "Start a new run.")
-    if path.exists() and (before := _table(path).get("sha256")) != info.sha256:
+    if not path.exists():
+        return
+    table, now = _table(path), identity_parts(info, class_map)
+    before = table.get("parts")
+    if not isinstance(before, dict):
+        before = {"weights": table.get("sha256")}
+    changed = [part for part in before if before[part] != now.get(part)]
+    if changed:
+        lines = "\n".join(f"  {part}: {before[part]} -> {now.get(part)}" for part in changed)
         raise UsageError(
-            f"The teacher has changed since this run began: its weights had the sha256 {before}, now {info.sha256}.",
-            "Give the same teacher, or start a new run.",
+            f"The teacher has changed since this run began:\n{lines}", "Give the same teacher, or start a new run."
         )
+
+
+def write_teacher(folder: RunFolder, info: ModelInfo, class_map: Mapping[str, str] | None) -> None:
+    """Write down which teacher a run has, beside the checks that it has passed already."""
+    path = folder / "teacher.json"
+    own = {"network": info.network.network, "sha256": info.sha256, "metrics": info.metrics}
+    own |= {"identity": identity(info, class_map), "parts": identity_parts(info, class_map)}
+    write_json(path, own | {"checks": _checks(folder.path)})
+
+
+def note_passed(folder: RunFolder, check: str, of: str, *, overruled: bool) -> None:
+    """Write down in teacher.json that a check was passed.
+
+    Args:
+        folder: the run's.
+        check: its name.
+        of: identity of what was checked.
+        overruled: it had found something, and the user follows the teacher all the same.
+    """
+    checks = _checks(folder.path) | {check: {"identity": of, "overruled": overruled}}
+    write_json(folder / "teacher.json", _table(folder / "teacher.json") | {"checks": checks})
+
+
+def has_passed(folder: Path, check: str, of: str, *, accepted: bool) -> bool:
+    """Whether a run's folder says that a check was passed for this; what was overruled must be accepted again."""
+    found = _checks(folder).get(check)
+    if not isinstance(found, dict) or found.get("identity") != of:
+        return False
+    return found.get("overruled") is False or (found.get("overruled") is True and accepted)
+
+
+def _checks(folder: Path) -> dict[str, Any]:
+    path = folder / "teacher.json"
+    checks = _table(path).get("checks") if path.exists() else None
+    return checks if isinstance(checks, dict) else {}
 
 
 def _refuse_changes(folder: Path, setting: Setting, kind: str) -> None:

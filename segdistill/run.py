@@ -1,5 +1,7 @@
 """The composition root: one function per training command, from a resolved configuration to what it returns."""
 
+import hashlib
+import json
 import math
 import os
 import statistics
@@ -15,7 +17,7 @@ import torch
 
 from segdistill import distributed, pictures, preparations
 from segdistill.banner import banner
-from segdistill.checkpoint import ModelInfo, load_model, model_path, read_info
+from segdistill.checkpoint import ModelInfo, identity, load_model, model_path, read_info
 from segdistill.class_map import Mapped
 from segdistill.comparison import Verdict, compare
 from segdistill.config import NetworkConfig, RunConfig, TeacherConfig, read_toml, validated
@@ -23,7 +25,8 @@ from segdistill.data import AUXILIARY, load_data, mixture
 from segdistill.engine import fit, skipped_in
 from segdistill.errors import BusyError, CheckError, ModelError, UsageError
 from segdistill.first_step import pulls
-from segdistill.foreign import is_foreign
+from segdistill.foreign import file_named, is_foreign, uri
+from segdistill.inputs import Input, data_inputs, model_inputs, refuse_run_over
 from segdistill.label_codes import build_teacher, check_kind, freeze
 from segdistill.metrics import Scores
 from segdistill.networks import SegNetwork, build_network, load_backbone, resolve
@@ -35,15 +38,18 @@ from segdistill.record import (
     described,
     finish,
     finished,
+    has_passed,
     log_of,
     note,
+    note_passed,
     refuse_other_teacher,
     results,
     run_folder,
     versions,
+    write_teacher,
 )
 from segdistill.setting import Options, Setting, prepared, with_files_read, with_out
-from segdistill.store import RunFolder, next_folder, write_json
+from segdistill.store import RunFolder, next_folder
 from segdistill.talk import Logged, Talk, duration
 from segdistill.teacher_check import check_teacher, other_sizes
 from segdistill.teachers import RUNS, adopted, find_teacher, is_given, open_teacher, runs_beside
@@ -76,6 +82,7 @@ def train_teacher(config: RunConfig, options: Options, talk: Talk) -> Outcome:
         out = options.out or distributed.same_for_all(
             next_folder(RUNS, f"train-teacher-{config.preset}-{config.teacher.network}")
         )
+        _refuse_overlap(setting, out, [])
         _start(setting, config.teacher)  # weights that do not fit are told before there is a folder
         setting = with_files_read(setting)
         return finished(setting, out, "teacher") or _teacher_run(replace(setting, options=with_out(options, out)), out)
@@ -101,13 +108,14 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
         out = options.out or distributed.same_for_all(
             next_folder(RUNS, f"distill-{config.preset}-{config.student.network}")
         )
+        _refuse_overlap(setting, out, _teacher_files(teacher))
         # what does not fit, weights here and terms below, is told before there is a folder
         student = _start(setting, config.student, options.init_weights)
         given = None
         if opened is not None:
             config, given = adopted(setting, *opened)
             if options.resume:
-                refuse_other_teacher(out, opened[1])
+                refuse_other_teacher(out, given[1], config.teacher.class_map)
         setting = replace(setting, config=config, options=with_out(options, out))
         if given is not None:
             _distillation(setting, student, given)
@@ -116,16 +124,18 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
         setting = with_files_read(setting)
         if outcome := finished(setting, out, "student"):
             return outcome
-        if given is not None and not options.resume:
-            _check_teacher(setting, *given)
+        class_map = config.teacher.class_map
+        checked = None if given is None else _check_teacher(setting, out, *given)
         with run_folder(setting, out, "student") as folder:
             network, info = given or _obtain_teacher(setting, teacher, folder, out)
-            if given is None and not options.resume:
-                _check_teacher(_logged(setting, folder), network, info)
             if folder is not None:
-                refuse_other_teacher(folder.path, info)
-                teacher_json = {"network": info.network.network, "sha256": info.sha256, "metrics": info.metrics}
-                write_json(folder / "teacher.json", teacher_json)
+                refuse_other_teacher(folder.path, info, class_map)
+            if given is None:
+                checked = _check_teacher(_logged(setting, folder), out, network, info)
+            if folder is not None:
+                write_teacher(folder, info, class_map)
+                if checked is not None:
+                    note_passed(folder, "teacher", identity(info, class_map), overruled=checked)
             rows = []
             if options.dry_run:
                 rehearse_validation(network, info, setting.data, setting.place)
@@ -137,6 +147,8 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
                 part = replace(setting, config=config.changed(seed=seed))
                 path = out if first else out / f"seed-{seed}"
                 with nullcontext(folder) if first else run_folder(part, path, "seed") as inner:
+                    if inner is not None and not first:
+                        write_teacher(inner, info, class_map)
                     students, own = _twins(part, inner, path, (network, info))
                     if inner is not None and not first:
                         finish(inner, part, own)
@@ -151,28 +163,75 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
             return _outcome(setting, out, rows, gain)
 
 
-def _check_teacher(setting: Setting, network: SegNetwork, info: ModelInfo) -> None:
+def _check_teacher(setting: Setting, out: Path, network: SegNetwork, info: ModelInfo) -> bool | None:
     """Say what a look at a few validation images tells of the teacher, and refuse one that would mislead.
+
+    Args:
+        setting: of the distillation.
+        out: the run's folder: a resumed run whose teacher has passed there is not asked again.
+        network: the teacher.
+        info: the header of its file.
+
+    Returns:
+        Whether the check was overruled; None where it was not asked.
 
     Raises:
         CheckError: unless it is accepted all the same.
     """
     place = setting.place
     if not info.sha256:
-        return place.talk.say("The teacher is not trained yet, so it cannot be checked.")
+        place.talk.say("The teacher is not trained yet, so it cannot be checked.")
+        return None
+    if _has_passed(setting, out, "teacher", identity(info, setting.config.teacher.class_map)):
+        return None
     found = check_teacher(network, info, setting.data, place.exact()) if distributed.is_main() else None
     found = distributed.same_for_all(found)
     place.talk.banner(f"check: teacher {info.network.network}", found.rows())
     for difference in other_sizes(network, info, setting.config.data):
         place.talk.warn(difference)
     if not found.problems:
-        return None
+        return False
     if setting.options.accept_teacher:
-        return place.talk.warn("This teacher would mislead a student: " + " ".join(found.problems))
+        place.talk.warn("This teacher would mislead a student: " + " ".join(found.problems))
+        return True
     raise CheckError(
         "This teacher would mislead a student:\n" + "\n".join(f"  {problem}" for problem in found.problems),
         "Import or train it again so that this is gone; --accept-teacher follows it as it is.",
     )
+
+
+def _has_passed(setting: Setting, path: Path, check: str, of: str) -> bool:
+    """Whether a run that is resumed has passed a check before; what it was stopped in front of is asked again."""
+    options = setting.options
+    passed: bool = distributed.same_for_all(
+        options.resume and has_passed(path, check, of, accepted=options.accept_teacher)
+    )
+    return passed
+
+
+def _refuse_overlap(setting: Setting, out: Path, inputs: list[Input]) -> None:
+    """Refuse a new run whose folder is, or would replace, something that it reads."""
+    options, data = setting.options, setting.config.data
+    if options.resume:  # nothing is replaced; what may not change is compared
+        return
+    inputs = [*inputs, *(Input(what, path) for what, path in options.files)]
+    if options.backbone_weights is not None:
+        inputs.append(Input("--backbone-weights", options.backbone_weights))
+    if options.init_weights is not None:
+        inputs += model_inputs("--init-weights", options.init_weights)
+    inputs += [Input("--unlabeled", Path(folder), images=True) for folder in data.unlabeled]
+    refuse_run_over(out, [*inputs, *data_inputs(setting.data, data.name)])
+
+
+def _teacher_files(text: str) -> list[Input]:
+    """Return what is read of a teacher that is given ready-made."""
+    if not is_given(text):
+        return []
+    place = uri(text)
+    if place is None:
+        return model_inputs("--teacher", Path(text))
+    file = file_named(*place)
+    return [] if file is None else [Input("--teacher", file, run=file.is_dir())]
 
 
 def _check_unmapped(config: RunConfig) -> None:
@@ -220,10 +279,11 @@ def _twins(
             if inner is not None and row is not None:
                 finish(inner, part, [row])
 
-    if options.baseline == "steps":
-        plain(setting.config.optim.steps)
+    # first the student that has checks: what they refuse takes no time and replaces nothing
     networks["distilled"], row = _student_run(setting, folder, path, teacher, "distilled")
     rows += [] if row is None else [row]
+    if options.baseline == "steps":
+        plain(setting.config.optim.steps)
     if options.baseline == "time":
         plain(_steps_in_time(setting, path, row))
     return networks, sorted(rows, key=lambda row: row.name, reverse=True)
@@ -302,7 +362,10 @@ def _student_run(
     def before(part: Setting) -> None:
         _prepare(part, folder, path, objective, teacher)
 
-    return student, _run(setting, job, folder, path, name, before)
+    def check(part: Setting) -> None:
+        _check_first_step(part, folder, path, job, teacher[1])
+
+    return student, _run(setting, job, folder, path, name, before, check)
 
 
 def _distillation(setting: Setting, student: SegNetwork, teacher: tuple[SegNetwork, ModelInfo]) -> Distillation:
@@ -349,8 +412,8 @@ def _prepare(
             else:
                 took = preparations.load(found, stage)
                 place.talk.say(f"{stage.name}: that of {found.parent.name}, trained before for this teacher.")
-            if folder is not None and found != path / f"{stage.name}.safetensors":
-                preparations.keep(path / f"{stage.name}.safetensors", stage, key, took)
+            if folder is not None and found != folder / f"{stage.name}.safetensors":
+                preparations.keep(folder / f"{stage.name}.safetensors", stage, key, took)
 
 
 def _run(
@@ -360,8 +423,9 @@ def _run(
     path: Path,
     name: str,
     before: Callable[[Setting], None] = lambda setting: None,
+    check: Callable[[Setting], None] = lambda setting: None,
 ) -> Row | None:
-    """Show the banner, then train; a network that is already trained is only scored."""
+    """Show the banner, check, then train; a network that is already trained is only scored."""
     setting = _logged(setting, folder)
     place, options = setting.place, setting.options
     if distributed.same_for_all(options.resume and (path / "model.safetensors").exists()):
@@ -376,8 +440,7 @@ def _run(
         return _row(name, job.network, info, _score(setting, job.network, info), setting, path, seconds, skipped)
     before(setting)
     banner(setting, job, path, name)
-    if not options.resume and isinstance(job.stage.objective, Distillation) and job.stage.objective.weights:
-        _show_first_step(setting, job)
+    check(setting)
     if options.dry_run:
         return None
     trained = train(job, folder, place, resume=options.resume, command=options.again)
@@ -390,6 +453,21 @@ def _logged(setting: Setting, folder: RunFolder | None) -> Setting:
     if folder is None:
         return setting
     return replace(setting, place=replace(setting.place, talk=Logged(setting.place.talk, log_of(folder))))
+
+
+def _check_first_step(setting: Setting, folder: RunFolder | None, path: Path, job: Job, teacher: ModelInfo) -> None:
+    """Check a distillation's first step, unless a resumed run has passed that with this teacher and these terms."""
+    assert isinstance(job.stage.objective, Distillation)
+    if not job.stage.objective.weights:
+        return
+    config = setting.config.to_dict()
+    of = [identity(teacher, setting.config.teacher.class_map), config["terms"], config["student"], config["seed"]]
+    own = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
+    if _has_passed(setting, path, "first step", own):
+        return
+    _show_first_step(setting, job)
+    if folder is not None:
+        note_passed(folder, "first step", own, overruled=False)
 
 
 def _show_first_step(setting: Setting, job: Job) -> None:
@@ -423,6 +501,9 @@ def _obtain_teacher(setting: Setting, text: str, folder: RunFolder | None, out: 
         text: what the teacher was called.
         folder: of the student's run, which keeps where its teacher lies.
         out: the same in all processes.
+
+    Raises:
+        UsageError: if it is the one in `out`, the distillation's own folder.
     """
     talk, options = setting.place.talk, setting.options
     labelled = setting.config.changed(**{"data.unlabeled": []})
@@ -470,6 +551,7 @@ def _teacher_found_or_trained(
         False,
     )
     path = Path(distributed.same_for_all(path))
+    refuse_run_over(out, model_inputs(f"--teacher {text}, found in", path))
     if not trained and distributed.same_for_all(options.resume and (out / "teacher.json").exists()):
         raise UsageError(
             f"The teacher of {out} is not found: it was trained on the way, and lies neither where it was nor under "

@@ -19,7 +19,7 @@ from segdistill.config import InputConfig, NetworkConfig, components, find
 from segdistill.foreign._base import Loaded
 from segdistill.networks import SegNetwork
 
-__all__ = ["Loaded", "is_foreign", "load_foreign", "uri"]
+__all__ = ["Loaded", "file_named", "is_foreign", "load_foreign", "uri"]
 
 
 def uri(text: str) -> tuple[str, str] | None:
@@ -38,6 +38,12 @@ def uri(text: str) -> tuple[str, str] | None:
     spellings = ", ".join(f"{name}:{_module(name).WHERE}" for name in components("foreign"))
     find("foreign", scheme, "kind of teacher", f"A teacher from elsewhere is given as {spellings}.")
     return None
+
+
+def file_named(scheme: str, where: str) -> Path | None:
+    """Return the file or folder that a teacher from elsewhere lies in; None where it names none."""
+    known = {"onnx": (where, where.rpartition(":")[0]), "tv": (where.partition(":")[2],), "hf": (where,)}
+    return next((Path(name) for name in known.get(scheme, ()) if name and Path(name).exists()), None)
 
 
 def is_foreign(network: str) -> bool:
@@ -76,6 +82,7 @@ def load_foreign(
         preset="",
         steps=0,
         sha256=loaded.sha256,
+        details=dict(loaded.details),
     )
     return network, info, loaded.notes
 

@@ -1,8 +1,8 @@
 """What all teachers from elsewhere have in common."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ class Loaded:
     size: Size | None = None
     """What its images are brought to where it is scored, if it says so."""
     void_output: int | None = None
+    details: Mapping[str, str] = field(default_factory=dict)
+    """What else it depends on beside its weights, as far as that can be known, by name; see `ModelInfo`."""
     notes: tuple[str, ...] = ()
     """What the user should know, in sentences that go on after "Teacher: "."""
 

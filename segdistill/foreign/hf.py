@@ -4,6 +4,8 @@ The weights are safetensors, or pickles that hold nothing but tensors; code that
 The net is asked only for an id that is not a folder.
 """
 
+import hashlib
+import json
 import logging
 import re
 from collections.abc import Callable
@@ -24,6 +26,8 @@ from segdistill.telemetry import switched_off
 from segdistill.types import SegOutput
 
 WHERE = "FOLDER or hf:ID"
+PASSING = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+"""Keys of a configuration that say nothing of the network that is loaded."""
 
 
 class Transformers(SegNetwork):
@@ -112,7 +116,14 @@ def load(where: str, wanted: InputConfig | None, device: torch.device) -> Loaded
     names = [str(config.id2label.get(index, "")) for index in range(outputs)]
     unnamed = names == [f"LABEL_{index}" for index in range(outputs)]
     classes = numbered(outputs) if unnamed else tuple(names)
-    return Loaded(network, Path(where).resolve().name, classes, weights_digest(model.state_dict()), size, notes=notes)
+    name, sha256 = Path(where).resolve().name, weights_digest(model.state_dict())
+    return Loaded(network, name, classes, sha256, size, details={"configuration": _settings(config)}, notes=notes)
+
+
+def _settings(config: Any) -> str:
+    """Return a sha256 of a checkpoint's configuration, without where it lies and who wrote it."""
+    table = {key: value for key, value in config.to_dict().items() if key not in PASSING}
+    return hashlib.sha256(json.dumps(table, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _asked(kind: Any, where: str, **options: Any) -> Any:

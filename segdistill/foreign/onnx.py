@@ -85,11 +85,11 @@ def _loaded(graph: OnnxGraph, info: ModelInfo | None, wanted: InputConfig | None
     notes += normalised_by(graph, wanted)
     height, width = (side or TRIAL for side in graph.shape[2:])
     outputs = graph.num_classes = tried(graph, str(graph.path), height, width).logits.shape[1]
-    name, sha256 = graph.path.name, sha256_of(graph.path)
+    name, sha256, details = graph.path.name, sha256_of(graph.path), {"output": graph.logits}
     if info is None:
-        return Loaded(graph, name, numbered(outputs), sha256, notes=notes)
+        return Loaded(graph, name, numbered(outputs), sha256, details=details, notes=notes)
     void = None if info.void_output is None else len(info.classes)  # the graph has it last, wherever the network does
-    return Loaded(graph, name, info.classes, sha256, info.size, void, notes)
+    return Loaded(graph, name, info.classes, sha256, info.size, void, details, notes)
 
 
 def _ends(session: Any, path: Path, output: str) -> tuple[str, str, list[int | None]]:

@@ -1,9 +1,11 @@
 """A network that the user's own code builds, py:MODULE:FUNCTION. The code runs because the command line names it."""
 
+import hashlib
 import os
 import sys
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from segdistill.config import InputConfig
 from segdistill.errors import ModelError, UsageError, nearest, out_of_memory
 from segdistill.foreign._base import Loaded, normalised_by, numbered, tried
 from segdistill.networks import SegNetwork
+from segdistill.store import sha256_of
 from segdistill.types import SegOutput
 
 WHERE = "MODULE:FUNCTION"
@@ -56,7 +59,19 @@ def load(where: str, wanted: InputConfig | None, device: torch.device) -> Loaded
             f"py:{where} has {len(classes)} names in `classes`, and {network.num_classes} outputs.",
             "Name each output.",
         )
-    return Loaded(network, where, classes, weights_digest(model.state_dict()), notes=notes)
+    details = {"code": _code(model, where.partition(":")[0])}
+    return Loaded(network, where, classes, weights_digest(model.state_dict()), details=details, notes=notes)
+
+
+def _code(model: nn.Module, module: str) -> str:
+    """Return a sha256 of the files with the user's code: the module that is named, and those of the model's classes."""
+    names = {module, *(type(part).__module__ for part in model.modules())}
+    own = {name for name in names if name.partition(".")[0] not in ("torch", "torchvision", "segdistill")}
+    digest = hashlib.sha256()
+    for name in sorted(own):
+        file = getattr(sys.modules.get(name), "__file__", None)
+        digest.update(f"{name} {sha256_of(Path(file)) if file and Path(file).is_file() else ''}\n".encode())
+    return digest.hexdigest()
 
 
 def _names(model: nn.Module, where: str) -> tuple[str, ...]:
