@@ -6,7 +6,6 @@ where a link leads: losing either is losing the input.
 
 import os
 from collections.abc import Iterable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,9 +54,9 @@ def refuse_run_over(out: Path, inputs: Iterable[Input]) -> None:
     Raises:
         UsageError: naming both.
     """
-    home = _resolved(out)
+    home, parents = _resolved(out), dict[str, Path]()
     for one in inputs:
-        for place in _places(one.path):
+        for place in _places(one.path, parents):
             inside = one.images and home.is_relative_to(place)
             if inside or belongs_to_run(place, home) or (one.run and belongs_to_run(home, place)):
                 raise _overlap(out, one)
@@ -69,9 +68,10 @@ def refuse_files_over(targets: Iterable[Path], inputs: Iterable[Input]) -> None:
     Raises:
         UsageError: naming both.
     """
-    names = {_named(target): target for target in targets}
+    parents = dict[str, Path]()
+    names = {_named(target, parents): target for target in targets}
     for one in inputs:
-        for place in _places(one.path):
+        for place in _places(one.path, parents):
             if place in names:
                 raise _overlap(names[place], one)
             for own, target in names.items() if one.images or one.run else ():
@@ -87,23 +87,26 @@ def _overlap(out: Path, one: Input) -> UsageError:
     )
 
 
-def _places(path: Path) -> tuple[Path, ...]:
+def _places(path: Path, parents: dict[str, Path]) -> tuple[Path, ...]:
     """Return where a path's name lies and, if that is a link, what it leads to."""
-    named = _named(path)
+    named = _named(path, parents)
     return (named, _resolved(path)) if os.path.islink(named) else (named,)
 
 
-def _named(path: Path) -> Path:
-    """Return a path of which all but the last part is resolved: renaming and deleting do not follow a last link."""
-    expanded = os.path.expanduser(path)
-    parent, name = os.path.split(expanded)
-    return _parent(parent) / name if name not in ("", ".", "..") else _resolved(path)
+def _named(path: Path, parents: dict[str, Path]) -> Path:
+    """Return a path of which all but the last part is resolved: renaming and deleting do not follow a last link.
+
+    Args:
+        path: any.
+        parents: folders that are resolved already, to which this path's is added; data sets have few, and many files.
+    """
+    parent, name = os.path.split(os.path.expanduser(path))
+    if name in ("", ".", ".."):
+        return _resolved(path)
+    if parent not in parents:
+        parents[parent] = _resolved(Path(parent))
+    return parents[parent] / name
 
 
 def _resolved(path: Path) -> Path:
     return Path(os.path.realpath(os.path.expanduser(path)))
-
-
-@cache
-def _parent(folder: str) -> Path:
-    return Path(os.path.realpath(folder or "."))

@@ -1,5 +1,7 @@
 """A teacher that is fed wrongly, or calls classes by each other's names, is found out; a sound or a poor one is not."""
 
+import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,11 +14,12 @@ from tiny import CLASSES as SCENE_CLASSES
 from tiny import Scenes, model_info, tiny
 from torch import Tensor, nn
 
-from segdistill import teacher_check
+from segdistill import run, teacher_check, training
 from segdistill.checkpoint import ModelInfo, load_model, save_model
 from segdistill.config import DataConfig, InputConfig, LabelCodes, TeacherConfig
 from segdistill.data import DataSource, Sample
-from segdistill.engine import Precision
+from segdistill.engine import Precision, Report
+from segdistill.errors import Stopped
 from segdistill.label_codes import build_teacher
 from segdistill.metrics import Scores
 from segdistill.networks import SegNetwork
@@ -258,6 +261,95 @@ def test_a_teacher_with_exchanged_classes_stops_the_run_before_it_starts_unless_
     assert not (teacher.parent / "wrong").exists()
     result = succeeds(f"{distilling(wrong)} --accept-teacher --dry-run")
     assert "Classes look exchanged" in result.err
+
+
+@pytest.fixture
+def mislabeled(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work on the same images where the validation labels call red green and green red: no teacher of these is good."""
+    for name in ("train", "val", "data.toml"):
+        source = teacher.parent / name
+        shutil.copytree(source, tmp_path / name) if source.is_dir() else shutil.copy(source, tmp_path / name)
+    for file in (tmp_path / "val/labels").iterdir():
+        label = np.array(Image.open(file))
+        Image.fromarray(np.array([1, 0, 2, 3], np.uint8)[label]).save(file)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+ON_THE_WAY = f"distill --preset skd --teacher resnet18-half --student resnet18-half {ON_PATCHES} --steps 30 --out run"
+
+
+def passed_checks() -> dict[str, bool]:
+    """Return which checks the run has passed, and whether they were overruled."""
+    path = Path("run/teacher.json")
+    checks = json.loads(path.read_text())["checks"] if path.exists() else {}
+    return {name: check["overruled"] for name, check in checks.items()}
+
+
+def killed_in_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop the next training in its teacher's second step, where nothing is saved yet."""
+    step = training.Recorder.__call__
+
+    def call(self: training.Recorder, report: Report) -> None:
+        if report.step == 2:
+            raise Stopped("Killed.", "", 9)
+        step(self, report)
+
+    monkeypatch.setattr(training.Recorder, "__call__", call)
+
+
+@pytest.mark.slow  # trains a teacher until it can be told from chance
+@pytest.mark.promise("T3")
+def test_a_teacher_trained_on_the_way_is_asked_again_until_it_passes_or_is_accepted(
+    mislabeled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        killed_in_the_teacher(patch)
+        assert segdistill(ON_THE_WAY).code == 137
+    for _ in range(2):  # the kill skips no check, and neither does the refusal
+        refused(f"{ON_THE_WAY} --resume", "Classes look exchanged", "--accept-teacher", code=4)
+        assert passed_checks() == {}
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_show_first_step", dies)
+        assert segdistill(f"{ON_THE_WAY} --resume --accept-teacher").code == 137
+    assert passed_checks() == {"teacher": True}
+    refused(f"{ON_THE_WAY} --resume", "Classes look exchanged", code=4)  # it was overruled, not passed
+    talk = succeeds(f"{ON_THE_WAY} --resume --accept-teacher").err
+    assert "check: the first step" in talk
+    assert passed_checks() == {"teacher": True, "first step": False}
+
+
+def dies(*words: object) -> None:
+    raise Stopped("Killed.", "", 9)
+
+
+@pytest.mark.promise("T3")
+def test_a_run_killed_between_its_checks_is_asked_what_it_has_not_passed(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(teacher.parent, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    line = f"{distilling(Path('teacher'))} --out run"
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_show_first_step", dies)
+        assert segdistill(line).code == 137
+    assert passed_checks() == {"teacher": False}
+    forged = json.loads(Path("run/teacher.json").read_text())
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "train", dies)
+        talk = segdistill(f"{line} --resume").err
+        assert "check: teacher" not in talk
+        assert "check: the first step" in talk
+        assert passed_checks() == {"teacher": False, "first step": False}
+        assert "check:" not in segdistill(f"{line} --resume").err
+        forged["checks"] = {
+            "teacher": {"identity": "another's", "overruled": False},
+            "first step": {"identity": "other terms'", "overruled": False},
+        }
+        Path("run/teacher.json").write_text(json.dumps(forged))
+        talk = segdistill(f"{line} --resume").err
+        assert "check: teacher" in talk
+        assert "check: the first step" in talk
 
 
 @pytest.mark.promise("T3")
