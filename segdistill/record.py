@@ -376,7 +376,8 @@ def refuse_other_teacher(folder: Path, info: ModelInfo, class_map: Mapping[str, 
     before = table.get("parts")
     if not isinstance(before, dict):
         before = {"weights": table.get("sha256")}
-    changed = [part for part in before if before[part] != now.get(part)]
+    # a class map is a setting, and is compared and told as one
+    changed = [part for part in before if before[part] != now.get(part) and part != "class map"]
     if changed:
         lines = "\n".join(f"  {part}: {before[part]} -> {now.get(part)}" for part in changed)
         raise UsageError(

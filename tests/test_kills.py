@@ -2,6 +2,7 @@
 
 import random
 import re
+import shutil
 import signal
 import time
 from collections import Counter
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import assert_same_run, contents
 from forked import (
     COMMANDS,
     PATIENCE,
     ROUNDS,
     SERVER,
+    SETTINGS,
     Course,
     Workshop,
     alive,
@@ -24,6 +27,7 @@ from forked import (
     progress,
     said,
     send,
+    start,
     wait_until,
 )
 from test_checkpoint import INFO
@@ -155,3 +159,49 @@ def test_who_is_killed_while_saving_leaves_what_was_saved(tmp_path: Path) -> Non
         best = load_model(path / "checkpoints/best")[1].steps if (path / "checkpoints/best").exists() else 0
         assert told["best"] <= best <= found
         told["last"] = found
+
+
+@pytest.mark.reliability
+@pytest.mark.promise("S8", "C4", "C6")
+def test_a_run_that_is_killed_while_it_replaces_another_leaves_one_of_the_two(workshop: Workshop) -> None:
+    ends = Counter[str]()
+    for name in cycle(("ka", "teacher", "baseline")):
+        if ends.total() >= max(6, ROUNDS // 3):
+            break
+        course, old = workshop.course(name), workshop.course("skd").run
+        folder = workshop.new_folder(name)
+        shutil.copytree(old, folder / "run")
+        (folder / "run/notes.txt").write_text("mine")
+        before, moment = contents(folder / "run"), random.choice((-1, *range(4)))
+        command = f"{COMMANDS[name]} {SETTINGS} --workers 0"
+        process = start(f"{command} --overwrite", folder)
+        later = set(course.steps[moment:])
+        if moment >= 0:
+            assert wait_until(lambda: bool(later & set(progress(folder))) or process.exitcode is not None)  # noqa: B023
+        time.sleep(random.uniform(0, course.pause if moment >= 0 else course.startup))
+        send(process, signal.SIGKILL)
+        ended(process)
+        left = {path: seen for path, seen in contents(folder / "run").items() if "/.next" not in path}
+        if ended(start(f"{command} --resume", folder)) == 0:
+            ends["the new one goes on"] += 1
+        else:
+            ends["the old one is as it was"] += 1
+            assert left == before == contents(folder / "run")
+            load_model(folder / "run/model.safetensors")
+            assert ended(start(f"{command} --overwrite", folder)) == 0, said(folder)
+        assert (folder / "run/notes.txt").read_text() == "mine"
+        assert not list((folder / "run").glob(".next*"))
+        assert_same_run(course.run, folder / "run")
+    print("ended", dict(ends))
+
+
+@pytest.mark.reliability
+@pytest.mark.promise("T3")
+def test_a_kill_while_the_teacher_is_trained_skips_no_check(workshop: Workshop) -> None:
+    course, folder = workshop.course("lad"), workshop.new_folder("lad")
+    in_teacher = [index for index, step in enumerate(course.steps) if step.startswith("teacher ")]
+    assert course.disturb(folder, random.choice(in_teacher[:-2]), signal.SIGKILL).code == -signal.SIGKILL
+    course.finish(folder)
+    log = (folder / "run/train.log").read_text()
+    assert "check: teacher" in log
+    assert "check: the first step" in log
