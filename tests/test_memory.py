@@ -23,9 +23,10 @@ import pytest
 import safetensors.torch
 import torch
 from commands import DISTILL, assert_same_run, process, refused, segdistill, succeeds, write_camvid
+from gain_interval import scores_of
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from test_comparison import scores_of, simulated
+from test_comparison import simulated
 from test_training import a_job, configuration
 from tiny import CLASSES, CPU, Scenes, TinyNetwork, model_info, source, tiny
 from torch.utils.data import DataLoader, Dataset

@@ -225,7 +225,7 @@ def _seen_as_bgr(network: Any) -> Any:
 
 @pytest.mark.promise("T4")
 def test_an_external_teacher_is_told_by_its_output_and_its_code(tmp_path: Path) -> None:
-    shape = ["b", 3, "h", "w"]
+    shape: list[str | int | None] = ["b", 3, "h", "w"]
     image, *ends = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("image", "one", "other"))
     nodes = [helper.make_node(kind, ["image"], [name]) for kind, name in (("Neg", "one"), ("Abs", "other"))]
     graph = helper.make_graph(nodes, "g", [image], ends)
