@@ -406,7 +406,7 @@ def test_a_run_does_not_go_on_into_folders_that_are_links(victim: Path, camvid: 
 @pytest.mark.promise("S7")
 def test_a_log_that_is_a_link_is_not_written_to(victim: Path, tmp_path: Path) -> None:
     (tmp_path / "train.log").symlink_to(victim / "file")
-    folder = RunFolder(tmp_path, os.open(tmp_path, os.O_RDONLY))
+    folder = RunFolder(tmp_path)
     with pytest.raises(package.errors.UsageError, match=r"train\.log cannot be written"):
         folder.append("train.log", "line")
     folder.close()
