@@ -552,7 +552,7 @@ def _teacher_found_or_trained(
     )
     path = Path(distributed.same_for_all(path))
     refuse_run_over(out, model_inputs(f"--teacher {text}, found in", path))
-    if not trained and distributed.same_for_all(options.resume and (out / "teacher.json").exists()):
+    if found is None and distributed.same_for_all(options.resume and (out / "teacher.json").exists()):
         raise UsageError(
             f"The teacher of {out} is not found: it was trained on the way, and lies neither where it was nor under "
             f"{runs}/.",

@@ -128,8 +128,8 @@ def test_folders_that_only_lie_in_one_another_are_no_overlap(here: Path) -> None
 @pytest.mark.parametrize(
     "words",
     [
-        "--preset tsl --set terms.probability.weight=1e39 --baseline steps",
-        "--preset ka --set terms.affinity.weight=1e39",  # its auto-encoder is trained before that check
+        "--preset tsl --set terms.probability.weight=1e30 --baseline steps",
+        "--preset ka --set terms.affinity.weight=1e30",  # its auto-encoder is trained before that check
     ],
 )
 def test_a_run_that_is_refused_by_its_first_step_has_replaced_nothing(words: str, here: Path) -> None:

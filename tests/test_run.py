@@ -172,9 +172,11 @@ def test_results_as_json_have_the_contract_s_keys(workshop: Workshop, student: P
                 "preparation_seconds",
             )
         }
-    assert workshop.exported.keys() == {"file", "sha256", "opset", "size", "check", "latency_ms", "fps", "gate"}
+    keys = {"file", "sha256", "opset", "size", "size_from", "check", "latency_ms", "fps", "gate"}
+    assert workshop.exported.keys() == keys
     assert workshop.exported["check"].keys() == {
-        *("max_abs_diff", "label_agreement", "miou_torch", "miou_onnx", "images"),
+        *("max_abs_diff", "max_relative_diff", "label_agreement", "min_label_agreement", "unlike_images"),
+        *("miou_torch", "miou_onnx", "images"),
         *("classes_scored", "classes_declared"),
     }
     for latency in workshop.exported["latency_ms"].values():
