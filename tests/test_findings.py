@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -293,6 +294,62 @@ def test_label_maps_in_place_of_images_are_told(colors: tuple[object, ...]) -> N
     assert only_warning(data).startswith("Images with one color per class, as label maps have (6): images/train/0.png")
 
 
+@pytest.mark.promise("D14")
+@pytest.mark.parametrize("scale", [0, 1 / 255, 1 / 64])
+def test_images_without_a_picture_are_told(scale: float) -> None:
+    """What was scaled to 0..1 for a network and saved with 8 bits has no more than two values."""
+    data = cracks(image=lambda path, pixels, i: as_png(path, (pixels * (scale if i == 4 else 1)).astype(np.uint8), i))
+    warning = only_warning(data)
+    assert warning.startswith("Images of a single color, or nearly (1): images/val/4.png. ")
+    assert "multiply them by 255" in warning
+
+
+def paged(path: Path, pixels: Pixels, index: int, **options: Any) -> None:
+    """Write two pages, the second the first's negative."""
+    pages = [Image.fromarray(pixels), Image.fromarray(255 - pixels)]
+    pages[0].save(path.with_suffix(options.pop("suffix", ".tif")), save_all=True, append_images=pages[1:], **options)
+
+
+@pytest.mark.promise("D14")
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("label", {}),
+        ("label", {"compression": "tiff_deflate"}),
+        ("label", {"suffix": ".png"}),
+        ("image", {}),
+        ("image", {"suffix": ".png"}),
+        ("image", {"suffix": ".webp", "lossless": True}),
+    ],
+)
+def test_files_with_several_pages_are_told_and_the_first_is_read(kind: str, options: dict[str, Any]) -> None:
+    def write(path: Path, pixels: Pixels, index: int) -> None:
+        paged(path, pixels, index, **options)
+
+    data = cracks(image=write) if kind == "image" else cracks(label=write)
+    warning = only_warning(data)
+    assert warning.startswith("Files with several pages or frames, of which only the first is read (6): ")
+    sample = load_data(data).split("train").read(1)
+    assert np.array_equal(sample.image, photo(1))
+    assert np.array_equal(sample.label, mask(1))
+
+
+def test_a_label_map_in_colors_with_several_pages_is_told() -> None:
+    def write(path: Path, label: Pixels, i: int) -> None:
+        paged(path, np.dstack([255 * label, 0 * label, 0 * label]), i)
+
+    assert only_warning(cracks(f"|{COLORS}", label=write)).startswith("Files with several pages or frames")
+
+
+def test_a_smaller_copy_behind_an_image_is_no_news() -> None:
+    def overview(path: Path, pixels: Pixels, i: int) -> None:
+        small = Image.fromarray(pixels[::2, ::2])
+        small.encoderinfo = {"tiffinfo": {254: 1}}  # NewSubfileType: a reduced version of another page
+        Image.fromarray(pixels).save(path.with_suffix(".tif"), save_all=True, append_images=[small])
+
+    assert warnings_of(cracks(image=overview)) == []
+
+
 # Label maps
 
 
@@ -462,6 +519,39 @@ def test_an_image_that_is_twice_in_a_split_with_other_labels_is_told() -> None:
     assert "with different labels (1): images/train/0.png = images/train/0.png." in only_warning(data)
 
 
+def turned(orientation: int) -> Write:
+    """Return what writes pixels with an EXIF tag."""
+
+    def write(path: Path, pixels: Pixels, index: int) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(pixels).save(path.with_suffix(".png"), exif=exif)
+
+    return write
+
+
+def in_colors(orientation: int) -> Write:
+    return lambda path, label, i: turned(orientation)(path, np.dstack([255 * label, 0 * label, 0 * label]), i)
+
+
+@pytest.mark.promise("D14")
+@pytest.mark.parametrize(("label", "more"), [(turned(3), ""), (in_colors(3), f"|{COLORS}")], ids=["ids", "colors"])
+def test_label_maps_that_a_tag_of_their_own_turns_are_told(label: Write, more: str) -> None:
+    warning = only_warning(cracks(more, label=label))
+    assert warning.startswith("Label maps that an EXIF tag turns or mirrors otherwise than their images (6): labels/")
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_pairs_with_the_same_tag_are_no_news(orientation: int) -> None:
+    assert warnings_of(cracks(image=turned(orientation), label=turned(orientation))) == []
+
+
+def test_a_label_map_that_its_own_tag_turns_to_another_size_is_refused_with_the_reason() -> None:
+    with pytest.raises(DataError) as caught:
+        load_data(cracks(label=turned(6))).split("train").read(0)
+    assert "The label map has an EXIF tag of its own" in caught.value.fix
+
+
 # What the look costs
 
 
@@ -478,6 +568,7 @@ def test_the_scan_and_the_training_see_the_same_labels() -> None:
 def test_what_a_file_holds_beside_its_pixels_is_read_from_a_plain_file_as_nothing() -> None:
     as_png(Path("image"), photo(0), 0)
     as_png(Path("label"), mask(0), 0)
-    assert decode_image(Path("image.png"))[1] == (1, False, False)
+    assert decode_image(Path("image.png"))[1] == (1, False, False, False)
     label = decode_label(Path("label.png"))
     assert (label.transparent, label.palette, label.transparent_ids) == (None, None, ())
+    assert (label.orientation, label.more_pages) == (1, False)

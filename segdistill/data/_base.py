@@ -32,6 +32,8 @@ class StoredImage(NamedTuple):
     """A channel was left out that is not opaque throughout: transparency, or a band such as near infrared."""
     deep: bool = False
     """16 bits per channel, of which the upper 8 are kept."""
+    more_pages: bool = False
+    """The file has further pages or frames, of which only the first is read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +50,10 @@ class StoredLabel:
     """(N, 3) RGB of the ids, where they are indices of a palette."""
     transparent_ids: tuple[int, ...] = ()
     """Ids that the file as a whole draws transparent; they are read as any other."""
+    orientation: int = 1
+    """EXIF orientation, 1 where the label map is read as it is stored."""
+    more_pages: bool = False
+    """The file has further pages or frames, of which only the first is read."""
     classes: IdTable | None = None
     """Class of each id, or IGNORE, once it is known."""
     name: str = ""
@@ -65,7 +71,7 @@ class Sample:
     name: str
     """The image's file, relative to the data set's folder."""
     doubtful: bool = False
-    """An EXIF tag turned or mirrored the image, and the sizes do not tell whether the label was made for that."""
+    """EXIF tags turn image and label map differently, and the sizes do not tell whether one was made for the other."""
     stored_image: StoredImage = field(default_factory=StoredImage)
     stored_label: StoredLabel | None = None
     """None where there is no label, or no file."""

@@ -19,6 +19,8 @@ from segdistill.types import IGNORE
 
 MAX_LISTED = 10
 """Names in a message."""
+BLANK = 4
+"""Fewer 8-bit values than this hold no picture: what was scaled to 0..1 and saved as 8 bits has two."""
 DARK = 64
 """Below this 8-bit value lie all pixels of a 16-bit image that uses 14 bits or fewer, as many cameras do."""
 PROBES = 16
@@ -31,6 +33,18 @@ class Finding(Enum):
     TURNED = (
         "Images that an EXIF tag turns or mirrors ({count}), whose labels must have been made for them as they are "
         "shown: {names}."
+    )
+    LABEL_TURNED = (
+        "Label maps that an EXIF tag turns or mirrors otherwise than their images ({count}): {names}. They are read as "
+        "the tag says. Where they fit their images without it, save them without the tag."
+    )
+    MORE_PAGES = (
+        "Files with several pages or frames, of which only the first is read ({count}): {names}. Classes on pages of "
+        "their own must be merged into one label map."
+    )
+    BLANK = (
+        "Images of a single color, or nearly ({count}): {names}. Values from 0 to 1 that are saved with 8 bits look "
+        "like this: multiply them by 255 before."
     )
     EXTRA_CHANNEL = (
         "Images with a channel beyond red, green and blue, which is left out ({count}): {names}. It holds "
@@ -103,16 +117,25 @@ def histogram(ids: npt.NDArray[np.uint8 | np.uint16], where: Pixels | None = Non
 def findings(sample: Sample, ids: StoredIds | None) -> Iterator[tuple[Finding, str]]:
     """Yield what is found in one pair of files, with the name of the one that it is found in."""
     image, label = sample.stored_image, sample.stored_label
-    if sample.doubtful:
+    if sample.doubtful and (label is None or label.orientation == 1):
         yield Finding.TURNED, sample.name
+    if sample.doubtful and label is not None and label.orientation > 1:
+        yield Finding.LABEL_TURNED, label.name
+    if image.more_pages:
+        yield Finding.MORE_PAGES, sample.name
+    if label is not None and label.more_pages:
+        yield Finding.MORE_PAGES, label.name
     if image.extra_channel:
         yield Finding.EXTRA_CHANNEL, sample.name
-    if image.deep and sample.image.max(initial=0) < DARK:
+    brightest, darkest = int(sample.image.max(initial=0)), int(sample.image.min(initial=255))
+    if image.deep and brightest < DARK:
         yield Finding.DARK, sample.name
+    elif label is not None and _is_colored_like(sample.image, sample.label):
+        yield Finding.OWN_LABEL, sample.name
+    elif brightest - darkest < BLANK:
+        yield Finding.BLANK, sample.name
     if label is None:
         return
-    if _is_colored_like(sample.image, sample.label):
-        yield Finding.OWN_LABEL, sample.name
     if label.transparent is not None:
         yield Finding.TRANSPARENT, label.name
     if ids is not None and label.transparent_ids:

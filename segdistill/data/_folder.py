@@ -80,16 +80,14 @@ class FolderSplit:
         """Read a pair; see `Split`."""
         image_path, label_path = self.root / self.names[index], self.root / self.labels[index]
         (image, stored_image), label = decode_image(image_path), self.decode(label_path)
-        orientation = stored_image.orientation
         if image.shape[:2] != label.ids.shape:
             raise DataError(
                 f"{image_path} has {_size(image)} pixels, its label {label_path} has {_size(label.ids)}.",
-                "The image is shown as its EXIF tag says, turned; the label was made for the image without that tag."
-                if orientation > 1
-                else "Both must have the same size.",
+                _size_advice(stored_image.orientation, label.orientation),
             )
-        told_by_sizes = orientation > 4 and image.shape[0] != image.shape[1]  # up to 4 it is mirrored or upside down
-        doubtful = orientation > 1 and not told_by_sizes
+        # up to 4 it is mirrored or upside down
+        told_by_sizes = (stored_image.orientation > 4) != (label.orientation > 4) and image.shape[0] != image.shape[1]
+        doubtful = stored_image.orientation != label.orientation and not told_by_sizes
         stored_label = replace(label, classes=self.ids, name=self.labels[index])
         classes = self._classes(label, label_path)
         return Sample(image, classes, self.names[index], doubtful, stored_image, stored_label)
@@ -112,6 +110,17 @@ class FolderSplit:
                 advice += "\nSo many come from a picture in place of a label map, or from resizing or soft borders."
             raise DataError(f"{path} has class ids that this data set has not: {listed}{more}.", advice)
         return classes.astype(np.uint8)
+
+
+def _size_advice(image: int, label: int) -> str:
+    """Return why an image and a label map of these EXIF orientations may be of two sizes."""
+    if image > 1 and label == 1:
+        return "The image is shown as its EXIF tag says, turned; the label was made for the image without that tag."
+    if image != label:
+        return (
+            "The label map has an EXIF tag of its own, which turns it. Save it without the tag, as its image is shown."
+        )
+    return "Both must have the same size."
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,6 +33,10 @@ _TIFF = (b"II*\0", b"MM\0*")
 """The first bytes of a TIFF file."""
 _STRETCHED = {"2": 85, "4": 17}
 """Pillow spreads 2- and 4-bit grey over 0..255."""
+_PAGED = ("TIFF", "PNG", "WEBP")
+"""Formats whose further pages or frames are pictures of their own; phones put a preview behind a JPEG."""
+_NEW_SUBFILE_TYPE, _REDUCED = 254, 1
+"""The tag that says what a page of a TIFF file is, and its bit for a smaller copy of another page."""
 _RAW = re.compile(r"'[1L](?:;(\d?)(I?)R?)?'")
 """Pillow's name for how grey is stored: its bits, I where white is 0, R where the first pixel is the lowest bit."""
 
@@ -53,18 +57,24 @@ def decode_image(path: Path) -> tuple[Pixels, StoredImage]:
     with _opened(path) as file:
         deep = ";16" in file.mode or ";16" in str(file.tile)  # asked first: decoding drops the tiles
         extra_samples = (_tag(file, TiffImagePlugin.SAMPLESPERPIXEL) or 0) > len(file.getbands())
+        more_pages = _has_more_pages(file)
         orientation = _turn(file)
         pixels, alpha = _rgb_and_alpha(file)
         translucent = alpha is not None and not bool((alpha == 255).all())
-        return pixels, StoredImage(orientation, extra_samples or translucent, deep)
+        return pixels, StoredImage(orientation, extra_samples or translucent, deep, more_pages)
 
 
-def decode_colors(path: Path) -> tuple[Pixels, npt.NDArray[np.bool_] | None]:
-    """Read a label map in colors as `read_image` does; also return which pixels (H, W) are transparent, if any are."""
+def decode_colors(path: Path) -> tuple[Pixels, StoredLabel]:
+    """Read a label map in colors as `read_image` does; also return what else its file holds, as yet without ids."""
     with _opened(path) as file:
-        _turn(file)
+        more_pages = _has_more_pages(file)
+        orientation = _turn(file)
         pixels, alpha = _rgb_and_alpha(file)
-        return pixels, _transparent(alpha)
+        none: Pixels = np.zeros((0, 0), np.uint8)
+        transparent = _transparent(alpha)
+        return pixels, StoredLabel(
+            none, colored=True, transparent=transparent, orientation=orientation, more_pages=more_pages
+        )
 
 
 def read_label(path: Path) -> Ids:
@@ -100,7 +110,8 @@ def decode_label(path: Path) -> StoredLabel:
         if inverted or _counts_white_as_0(file):
             raise DataError(f"{path} counts white as 0, so its ids are not what was meant.", "Write label maps as PNG.")
         factor = _STRETCHED.get(bits, 1)
-        _turn(file)
+        more_pages = _has_more_pages(file)
+        orientation = _turn(file)
         stored: Ids = np.array(file, np.uint16 if "16" in file.mode else np.uint8)
         ids, alpha = (stored[..., 0].copy(), stored[..., 1]) if stored.ndim == 3 else (stored, None)
         return StoredLabel(
@@ -108,6 +119,8 @@ def decode_label(path: Path) -> StoredLabel:
             transparent=_transparent(alpha),
             palette=_palette(file),
             transparent_ids=_transparent_ids(file),
+            orientation=orientation,
+            more_pages=more_pages,
         )
 
 
@@ -167,6 +180,18 @@ def _transparent_ids(file: Image.Image) -> tuple[int, ...]:
     if isinstance(clear, bytes):
         return tuple(index for index, opacity in enumerate(clear) if opacity == 0)
     return ()
+
+
+def _has_more_pages(file: ImageFile.ImageFile) -> bool:
+    """Whether a file that is not decoded yet has a second page or frame that is no smaller copy of the first."""
+    if file.format not in _PAGED or not getattr(file, "is_animated", False):
+        return False
+    if not isinstance(file, TiffImagePlugin.TiffImageFile):
+        return True
+    file.seek(1)
+    kind = _tag(file, _NEW_SUBFILE_TYPE)
+    file.seek(0)
+    return not (kind or 0) & _REDUCED
 
 
 def _turn(file: ImageFile.ImageFile) -> int:

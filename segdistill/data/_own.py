@@ -215,12 +215,12 @@ class ColorMap:
         Raises:
             DataError: as `read_image`; also for a colour that is not known.
         """
-        pixels, transparent = decode_colors(path)
+        pixels, stored = decode_colors(path)
         codes = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
         places = np.searchsorted(self.codes, codes).clip(max=len(self.codes) - 1)
         known = self.codes[places] == codes
-        if transparent is not None:
-            known |= transparent
+        if stored.transparent is not None:
+            known |= stored.transparent
         unknown = codes[~known]
         if unknown.size:
             found, counts = np.unique(unknown, return_counts=True)
@@ -233,7 +233,7 @@ class ColorMap:
                 f"{path} has colours that [colors] has not: {listed}{more}.",
                 'Add them, as a class or as "ignore". Many that are nearly right come from JPEG or from resizing.',
             )
-        return StoredLabel(self.classes[places], colored=True, transparent=transparent)
+        return replace(stored, ids=self.classes[places])
 
 
 def load(path: str) -> DataSource:
