@@ -23,7 +23,7 @@ from segdistill.data.voc import colors
 from segdistill.errors import ModelError, UsageError
 from segdistill.inputs import Input, data_inputs, refuse_run_over
 from segdistill.layouts import IMAGENET, Layout, Preprocessing, as_published, layouts_of, renamed
-from segdistill.networks import SegNetwork, blank_network, build_network, missing_options, resolve
+from segdistill.networks import SegNetwork, blank_network, build_network, missing_options, network_names, resolve
 from segdistill.networks._base import count_parameters
 from segdistill.networks._weights import FEW, UNCOUNTED, mismatch, read_weights
 from segdistill.networks.espnet import Q_BY_VARIANT
@@ -133,6 +133,7 @@ def load_published(file: Path, config: NetworkConfig, *, drop_label_channel: boo
         ModelError: if it is damaged, or its tensors are not this network's.
     """
     weights, left_out = _read(file)
+    published = dict(weights)
     config = _as_deep(config, weights)
     blank = blank_network(config, SOME)
     known = blank.state_dict()
@@ -152,8 +153,8 @@ def load_published(file: Path, config: NetworkConfig, *, drop_label_channel: boo
         names = "" if not layout.names else f" (by the names of {layout.source})"
         raise ModelError(
             f"{file} does not hold the tensors of {config.network}: {problem}{names}.",
-            "Give the --network that it holds, as `segdistill networks` lists them. --set KEY=VALUE makes the choices "
-            "that a network has, such as stem=deep or head_width=512.",
+            f"{_network_advice(published, config.network)} --set KEY=VALUE makes the choices that a network has, such "
+            "as stem=deep or head_width=512.",
         )
     converted = _convert(weights, layout)
     network.load_state_dict(weights, strict=False)
@@ -180,6 +181,34 @@ def _read(file: Path) -> tuple[dict[str, Tensor], list[str]]:
     others = [f"{name}: other weights ({tensors} tensors)" for name, tensors in beside.items() if tensors]
     none = ", ".join(name for name, tensors in beside.items() if not tensors)
     return weights, others + ([f"{none}: no weights"] if none else [])
+
+
+def _network_advice(published: Mapping[str, Tensor], asked: str) -> str:
+    """Say which --network a checkpoint holds, where that is not the one that was asked for."""
+    if _alike(published, asked):
+        return "Give the --network that it holds, as `segdistill networks` lists them."
+    alike = {name: _alike(published, name) for name in network_names()}
+    most = max(alike.values())
+    if not most:
+        return (
+            "No network of `segdistill networks`, as published, has tensors of these names: it may be one that is not "
+            "here."
+        )
+    likest = [name for name, count in alike.items() if count == most]
+    return f"Its tensors have names and shapes of {' and '.join(likest)}: give --network {likest[0]}."
+
+
+def _alike(published: Mapping[str, Tensor], network: str) -> int:
+    """Return how many tensors of a network a checkpoint has, shape included; 0 where one lacks even by name."""
+    blank = blank_network(resolve(NetworkConfig(network=network)), SOME)
+    known = {name: tensor for name, tensor in blank.state_dict().items() if not name.endswith(UNCOUNTED)}
+    needed = {name for name in known if not name.startswith(blank.training_only)}
+    best = 0
+    for layout in layouts_of(network):
+        found = renamed(published, layout)
+        if needed <= found.keys():
+            best = max(best, sum(found[name].shape == known[name].shape for name in known.keys() & found.keys()))
+    return best
 
 
 def _take_out(weights: dict[str, Tensor], reasons: Mapping[str, str]) -> list[str]:

@@ -25,7 +25,7 @@ from segdistill.checkpoint import ModelInfo, load_model
 from segdistill.config import InputConfig, NetworkConfig, parse_network
 from segdistill.data.camvid import CLASSES
 from segdistill.graph import OnnxModel
-from segdistill.layouts import CIRKD_DEEPLABV3, CIRKD_PSPNET, Layout, renamed
+from segdistill.layouts import CIRKD_DEEPLABV3, CIRKD_PSPNET, SKD_ESPNET, Layout, as_published, renamed
 from segdistill.networks import Deployed, SegNetwork, build_network
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -338,15 +338,35 @@ def test_every_tensor_must_be_there_and_nothing_else() -> None:
 
 
 def test_another_network_is_told_by_its_tensors() -> None:
-    not_imported(
-        state_of("espnet-c", 20), "--network espnet", "does not hold the tensors of espnet: ", "segdistill networks"
-    )
+    not_imported(state_of("espnet-c", 20), "--network espnet", "does not hold the tensors of espnet: ")
     not_imported(
         state_of("espnet-c", 20),
         "--network pspnet18",
         "does not hold the tensors of pspnet-resnet18: ",
         "tensors missing",
     )
+
+
+@pytest.mark.parametrize(
+    ("held", "asked"),
+    [
+        (lambda: state_of("espnet-c", 20), "espnet"),
+        (lambda: as_published(state_of("espnet", 11), SKD_ESPNET), "espnet-c"),
+        (lambda: state_of("deeplabv3-resnet18", 5, aux=False), "pspnet-resnet18"),
+        (lambda: state_of("stdcseg-stdc2", 19), "stdcseg-stdc1"),
+    ],
+    ids=["espnet-c", "espnet", "deeplabv3-resnet18", "stdcseg-stdc2"],
+)
+def test_the_network_that_a_checkpoint_holds_is_named(
+    held: Callable[[], dict[str, Tensor]], asked: str, request: pytest.FixtureRequest
+) -> None:
+    name = request.node.callspec.id
+    not_imported(held(), f"--network {asked}", f"Its tensors have names and shapes of {name}: give --network {name}.")
+
+
+def test_a_network_that_is_not_here_is_told_to_be_none() -> None:
+    strange = {"base_net.level1.conv.weight": torch.ones(32, 3, 3, 3), "bu_dec_l4.weight": torch.ones(1)}
+    not_imported(strange, "--network espnet", "No network of `segdistill networks`, as published, has tensors of these")
 
 
 def test_a_tensor_is_called_as_the_file_calls_it() -> None:
