@@ -236,10 +236,10 @@ def fit(
             training.skipped += 1
             torch._foreach_copy_(training.buffers, before)
         if found := _too_many_skipped(training, bad):
-            low = precision.dtype != torch.float32
-            suspect = precision.name if low and _finite_in_float32(trainee, training, batch, device) else ""
+            exact = precision.dtype == torch.float32
+            finite = not exact and _finite_in_float32(trainee, training, batch, device)
             torch._foreach_copy_(training.buffers, before)
-            raise _non_finite(training.step, terms, names, lr, found, suspect)
+            raise _non_finite(training.step, terms, names, lr, found, "" if exact else precision.name, finite=finite)
         training.step += 1
         on_step(Report(training.step, terms, lr, norm, training))
 
@@ -535,7 +535,7 @@ def _finite_in_float32(trainee: nn.Module, training: Training, batch: Batch, dev
 
 
 def _non_finite(
-    step: int, terms: dict[str, Tensor], names: tuple[str, ...], lr: float, found: str, suspect: str
+    step: int, terms: dict[str, Tensor], names: tuple[str, ...], lr: float, found: str, precision: str, *, finite: bool
 ) -> CheckError:
     """Return the error that ends a training.
 
@@ -545,13 +545,19 @@ def _non_finite(
         names: its images.
         lr: its rate.
         found: what is wrong, as `_too_many_skipped` says it.
-        suspect: the precision, where float32 has a finite gradient; else empty.
+        precision: its name, where it is lower than float32; else empty.
+        finite: whether float32 has a finite gradient.
     """
     values = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.items())
     what = f"{found}, the last being step {step + 1} (lr {lr:.3g}): {values}.\nIts images: {', '.join(names)}"
     advice = "The weights are those from before. Lower optim.lr or the weight of the term that is not finite."
-    if suspect:
-        what += f"\nIn float32 the gradient of the last ones is finite: the first suspect is the precision, {suspect}."
+    if precision and not finite:
+        what += f"\nIn float32 the gradient of the last ones is not finite either: the precision, {precision}, is the "
+        what += "last suspect."
+    if precision and finite:
+        what += (
+            f"\nIn float32 the gradient of the last ones is finite: the first suspect is the precision, {precision}."
+        )
         advice = f"Train with --precision fp32. {advice}"
     return CheckError(what, advice)
 

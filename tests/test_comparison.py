@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from functools import reduce
 from operator import add
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from segdistill.comparison import FEW_IMAGES, Verdict, common_variance, compare,
 from segdistill.metrics import Scores
 
 STEPS = "at the same steps"
+DERIVED = ("level", "holds", "harms")
+"""What `Verdict.to_json` adds to its fields."""
 
 
 def simulated(
@@ -150,6 +153,15 @@ def test_one_seed_shows_a_difference_but_gives_no_verdict(gain: float) -> None:
     assert not verdict.harms
     assert "holds" not in verdict.sentence()
     assert "harms" not in verdict.sentence()
+
+
+def test_the_published_results_of_one_seed_have_no_verdict_either() -> None:
+    results = Path(__file__).parent.parent / "benchmarks/results/camvid-cpu.json"
+    verdicts = [row["gain"] for row in json.loads(results.read_text(encoding="utf-8"))["rows"]]
+    assert {verdict["seeds"] for verdict in verdicts} == {1, 3}
+    for verdict in verdicts:
+        read = Verdict.from_json({key: value for key, value in verdict.items() if key not in DERIVED})
+        assert {key: verdict[key] for key in DERIVED} == {key: read.to_json()[key] for key in DERIVED}
 
 
 @pytest.mark.parametrize("images", [1, 2, FEW_IMAGES - 1])

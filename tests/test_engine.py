@@ -202,6 +202,14 @@ def test_several_steps_that_are_not_finite_stop_the_run_and_name_step_terms_and_
     assert not differing(before, everything(stage))
 
 
+@pytest.mark.promise("R5")
+def test_the_precision_is_the_last_suspect_where_float32_is_not_finite_either() -> None:
+    with pytest.raises(CheckError) as caught:
+        train(skd_stage(10), repeated(not_finite(one_batch(2)), 10), precision=BF16)
+    assert "not finite either: the precision, bf16, is the last suspect" in caught.value.what
+    assert "--precision" not in caught.value.fix
+
+
 class NotInBf16(nn.Module):
     """Stands for a layer whose bf16 kernel returns NaN."""
 
