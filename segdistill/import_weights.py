@@ -420,9 +420,12 @@ def _seen(values: Triple, order: str) -> str:
     return " ".join(f"{value:.12g}" for value in (values[::-1] if order == "bgr" else values))
 
 
-def _hints(info: ModelInfo, expected: Preprocessing | None) -> list[str]:
+def _hints(loaded: Loaded, info: ModelInfo, expected: Preprocessing | None) -> list[str]:
     """Return what differs from the way in which a publication's scores were taken, in words."""
     if expected is None:
+        corners = {one.align_corners for one in loaded.layout.known()}
+        if loaded.config.align_corners is None and len(corners) > 1:
+            return ["some publications of this network align corners, which no tensor tells: --set align_corners=true"]
         return []
     hints = []
     if expected.void_output is not None and info.void_output is None:
@@ -458,5 +461,5 @@ def _report(loaded: Loaded, info: ModelInfo, expected: Preprocessing | None) -> 
         ("filled in", filled),
         *(("converted", text) for text in loaded.converted),
         *(("left out", text) for text in loaded.left_out or ("nothing",)),
-        *(("hint", text) for text in _hints(info, expected)),
+        *(("hint", text) for text in _hints(loaded, info, expected)),
     ]

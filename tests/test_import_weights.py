@@ -534,6 +534,9 @@ def test_the_statistics_of_an_architecture_are_listed_as_flags() -> None:
     assert info.network.input == LIU
     assert info.network.align_corners
     assert "as told" in said
+    assert "align corners" not in said
+    *_, said = imported(state_of("espnet-c", 9), f"--network espnet-c --divide 1 {TOLD}")
+    assert "some publications of this network align corners, which no tensor tells: --set align_corners=true" in said
 
 
 @pytest.mark.parametrize(
