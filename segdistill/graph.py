@@ -17,6 +17,7 @@ from torch import Tensor
 
 from segdistill.checkpoint import ModelInfo
 from segdistill.errors import ModelError, UsageError, out_of_memory
+from segdistill.graph_limits import check_functions, check_size
 from segdistill.latency import Subject
 from segdistill.signals import in_thread
 from segdistill.telemetry import switched_off
@@ -30,6 +31,9 @@ MAX_BYTES = 2**31 - 1
 LOOPS = frozenset({"Loop", "Scan"})
 CONTROL_FLOW = LOOPS | {"If", "SequenceMap"}
 """Operators with graphs of their own; no network here has any."""
+UNUSED_OPTIMIZERS = ["ConstantFolding", "ConstantFoldingDQ"]
+"""These compute while a graph is opened what it makes of constants, of any size: one line can ask for terabytes. It is
+computed with the rest instead, and let go when it was used; exporters leave little of it."""
 ORT_ERRORS = (
     ort.Fail,
     ort.InvalidArgument,
@@ -109,7 +113,9 @@ def open_session(content: bytes, path: Path, device: torch.device) -> Any:
     cuda = {"device_id": device.index or 0, "use_tf32": 0} if device.type == "cuda" else {}
     try:
         session = in_thread(
-            lambda: onnxruntime.InferenceSession(content, options, [(provider, cuda)], enable_fallback=0)
+            lambda: onnxruntime.InferenceSession(
+                content, options, [(provider, cuda)], disabled_optimizers=UNUSED_OPTIMIZERS, enable_fallback=0
+            )
         )
         _ = [end.shape for end in (*session.get_inputs(), *session.get_outputs())]  # names of no text fail here
     except (*ORT_ERRORS, UnicodeDecodeError) as error:
@@ -133,6 +139,11 @@ def read_graph(path: Path) -> tuple[bytes, dict[str, str]]:
             f"{path} holds a tensor that lies in another file. It was not opened.",
             "Save it as one file: onnx.save(onnx.load(OLD), NEW).",
         )
+    if any(isinstance(message, onnx.SparseTensorProto) for message in messages(model)):
+        raise ModelError(
+            f"{path} holds a sparse tensor, which may be of any size once it is opened. It was not opened.",
+            "Export the network with dense weights.",
+        )
     if loops := [node.op_type for node in nodes_of(model) if node.op_type in LOOPS]:
         raise ModelError(
             f"{path} holds a {loops[0]}, which may never end. It was not opened.",
@@ -155,11 +166,13 @@ def sealed(content: bytes) -> bytes:
 
 def messages(message: Any) -> Iterator[Any]:
     """Yield a protobuf message and all inside it."""
-    yield message
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for child in [value] if hasattr(value, "ListFields") else value:
-                yield from messages(child)
+    waiting = [message]
+    while waiting:
+        current = waiting.pop()
+        yield current
+        for field, value in current.ListFields():
+            if field.message_type is not None:
+                waiting.extend([value] if hasattr(value, "ListFields") else value)
 
 
 def computes_on(device: torch.device) -> bool:
@@ -203,6 +216,8 @@ def _stranger(model: onnx.ModelProto) -> str:
             return "a tensor that lies in another file"
         if isinstance(message, onnx.TensorProto) and not _is_finite(message):
             return "a tensor that is not finite"
+        if isinstance(message, onnx.SparseTensorProto):
+            return "a sparse tensor"
         if isinstance(message, onnx.NodeProto) and message.domain not in ("", "ai.onnx"):
             return f"an operator of the domain {message.domain[:80]!r}"
     flow = [node.op_type for node in nodes_of(model) if node.op_type in CONTROL_FLOW]
@@ -230,7 +245,11 @@ def _parsed(path: Path) -> tuple[bytes, onnx.ModelProto]:
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from None
     try:
+        check_size(content)
         model: onnx.ModelProto = onnx.load_model_from_string(content)
+        check_functions(model)
+    except ValueError as error:
+        raise ModelError(f"{path} is damaged, no ONNX file, or one that is not opened: it has {error}.") from None
     except Exception as error:  # protobuf's DecodeError, whose package has no types
         if out_of_memory(error):
             raise
