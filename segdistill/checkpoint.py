@@ -39,6 +39,10 @@ DTYPES = {
     **{torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8", torch.bool: "BOOL"},
 }
 """The types that networks have, as safetensors calls them, in the order in which it lays them out."""
+MAX_INFO = 1 << 17
+"""Characters of our header, at most: it has some thousands, and what does not fit it is told piece by piece."""
+MAX_SAID = 1000
+"""Characters of what is wrong with it that are told."""
 MAX_SIZE = 1 << 25
 """Pixels that images are brought to, 8192x4096: a header that asks for more would fill the memory."""
 RESTORE = "Restore the file, or train again."
@@ -229,6 +233,7 @@ def _info(path: Path, metadata: dict[str, str]) -> ModelInfo:
         )
     header = metadata["segdistill"]
     try:
+        check_length(header)
         table = json.loads(header)
         later = table.get("format") if isinstance(table, dict) else None
         if isinstance(later, int) and later > FORMAT:
@@ -236,10 +241,20 @@ def _info(path: Path, metadata: dict[str, str]) -> ModelInfo:
         info = ModelInfo.model_validate(table)
         info.check_labels()
     except (ValidationError, ValueError, RecursionError) as error:
-        raise ModelError(f"The header of {path} is not one this version reads: {error}") from None
+        raise ModelError(f"The header of {path} is not one this version reads: {str(error)[:MAX_SAID]}") from None
     if info.header_sha256 and _digest(header.replace(info.header_sha256, "")) != info.header_sha256:
         raise ModelError(f"{path} is damaged: its header is not as it was written.", RESTORE)
     return info
+
+
+def check_length(header: str) -> None:
+    """Refuse a header that is too long to be read with all that may be wrong in it.
+
+    Raises:
+        ValueError: if it has more than `MAX_INFO` characters.
+    """
+    if len(header) > MAX_INFO:
+        raise ValueError(f"it has {len(header)} characters, of which {MAX_INFO} are read")
 
 
 def load_model(path: Path) -> tuple[SegNetwork, ModelInfo]:

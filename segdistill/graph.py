@@ -15,9 +15,9 @@ import onnx
 import torch
 from torch import Tensor
 
-from segdistill.checkpoint import ModelInfo
+from segdistill.checkpoint import MAX_SAID, ModelInfo, check_length
 from segdistill.errors import ModelError, UsageError, out_of_memory
-from segdistill.graph_limits import check_functions, check_size
+from segdistill.graph_limits import TooLarge, check_functions, check_size
 from segdistill.latency import Subject
 from segdistill.signals import in_thread
 from segdistill.telemetry import switched_off
@@ -199,10 +199,13 @@ def _read(path: Path) -> tuple[bytes, ModelInfo]:
     if sealed(content[: -len(sealed(b""))]) != content:
         raise ModelError(f"{path} is damaged or was changed: its content does not have the digest it names.", again)
     try:
+        check_length(metadata["segdistill"])
         info = ModelInfo.model_validate_json(metadata["segdistill"])
         info.check_labels()
     except ValueError as error:  # pydantic's are
-        raise ModelError(f"The header of {path} is not one this version reads: {error}", again) from None
+        raise ModelError(
+            f"The header of {path} is not one this version reads: {str(error)[:MAX_SAID]}", again
+        ) from None
     ends = [{end.name: _shape(end) for end in ends} for ends in (model.graph.input, model.graph.output)]
     if ends != [{"image": [None, 3, None, None]}, {"logits": [None, info.outputs, None, None]}]:
         raise ModelError(f"{path} does not go from an image to {info.outputs} logits for each of its pixels.", again)
@@ -248,9 +251,9 @@ def _parsed(path: Path) -> tuple[bytes, onnx.ModelProto]:
         check_size(content)
         model: onnx.ModelProto = onnx.load_model_from_string(content)
         check_functions(model)
-    except ValueError as error:
-        raise ModelError(f"{path} is damaged, no ONNX file, or one that is not opened: it has {error}.") from None
-    except Exception as error:  # protobuf's DecodeError, whose package has no types
+    except TooLarge as error:
+        raise ModelError(f"{path} has {error}. It was not opened.", "A segmentation network has far less.") from None
+    except Exception as error:  # ours, or protobuf's DecodeError, whose package has no types
         if out_of_memory(error):
             raise
         raise ModelError(f"{path} is damaged, or no ONNX file.", "Export the model again.") from None

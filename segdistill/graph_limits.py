@@ -38,18 +38,23 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 """How protobuf stores a field, by its page "Encoding". Groups are the rest: ONNX has none."""
 
 
+class TooLarge(ValueError):  # noqa: N818  # the field's word for it
+    """A graph has more of something than its limit says."""
+
+
 def check_size(content: bytes) -> None:
     """Count what is in a file by walking through its fields, which takes no memory.
 
     Raises:
-        ValueError: if there is more than `LIMITS` say, or it is no protobuf message.
+        TooLarge: if there is more than `LIMITS` say.
+        ValueError: if it is no protobuf message.
     """
     found: Counter[str] = Counter()
     waiting = [(0, len(content), onnx.ModelProto.DESCRIPTOR, 1)]
     while waiting:
         start, end, message, depth = waiting.pop()
         if depth > MAX_DEPTH:
-            raise ValueError(f"more than {MAX_DEPTH} messages in one another")
+            raise TooLarge(f"more than {MAX_DEPTH} messages in one another")
         for number, first, last in _fields(content, start, end):
             found["fields"] += 1
             field = message.fields_by_number.get(number)
@@ -69,7 +74,7 @@ def check_functions(model: onnx.ModelProto) -> None:
     """Count the nodes that a graph has once its functions are written out.
 
     Raises:
-        ValueError: if there are more than `MAX_NODES`, or a function calls itself.
+        TooLarge: if there are more than `MAX_NODES`, or a function calls itself.
     """
     functions = {(_domain(one), one.name, one.overload): one for one in model.functions}
     sizes: dict[tuple[str, str, str], int] = {}
@@ -79,7 +84,7 @@ def check_functions(model: onnx.ModelProto) -> None:
         for node in nodes:
             key = (_domain(node), node.op_type, node.overload)
             if key in callers or len(callers) > MAX_DEPTH:
-                raise ValueError("functions that call themselves, or too many others in one another")
+                raise TooLarge("functions that call themselves, or too many others in one another")
             if key in functions and key not in sizes:
                 sizes[key] = size(functions[key].node, (*callers, key))
             count += sizes.get(key, WEIGHT if node.op_type in WRITTEN_OUT else 1)
@@ -87,7 +92,7 @@ def check_functions(model: onnx.ModelProto) -> None:
         return count
 
     if (count := size(model.graph.node, ())) > MAX_NODES:
-        raise ValueError(f"{count} nodes once its functions are written out; the limit is {MAX_NODES}")
+        raise TooLarge(f"{count} nodes once its functions are written out; the limit is {MAX_NODES}")
 
 
 def _domain(message: onnx.NodeProto | onnx.FunctionProto) -> str:
@@ -105,7 +110,7 @@ def _graphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 def _check_counts(found: Counter[str]) -> None:
     for name, most in LIMITS.items():
         if found[name] > most:
-            raise ValueError(f"more than {most} {name}")
+            raise TooLarge(f"more than {most} {name}")
 
 
 def _fields(content: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:

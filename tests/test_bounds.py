@@ -13,6 +13,7 @@ import struct
 import time
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,13 +21,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import pytest
-from fuzz import READERS, graph, sealed
+from fuzz import READERS, graph, header_of, model_file, sealed
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from segdistill.config import MAX_PRESET_BYTES
 from segdistill.data._own import MAX_BYTES
 from segdistill.errors import SegdistillError
+from segdistill.networks._weights import MAX_HEADER
 
 QUICK, FULL = 1 << 18, 1 << 23
 """Bytes of a file, in each tier."""
@@ -285,6 +287,97 @@ def test_an_archive_has_one_record_of_a_name(other: str, tmp_path: Path) -> None
     assert cost("checkpoint", archived(pickles[0]), tmp_path).exit_code == 0
 
 
+# Headers of .safetensors files, and ours in them
+
+
+def safetensors_of(header: bytes, data: bytes = b"") -> bytes:
+    return len(header).to_bytes(8, "little") + header + data
+
+
+def table(entry: str, start: str = "{", end: str = "}") -> Callable[[int], bytes]:
+    """Return what repeats an entry of a header; `{}` in it is its number."""
+
+    def draw(size: int) -> bytes:
+        length = len(start + end)
+        entries: list[str] = []
+        while length < size:
+            entries.append(entry.replace("{}", str(len(entries))))
+            length += len(entries[-1]) + 1
+        return safetensors_of((start + ",".join(entries) + end).encode())
+
+    return draw
+
+
+def of_ours(field: str, start: str, value: str, end: str = "") -> Callable[[int], bytes]:
+    """Return a model file whose own header has a field of this text, as often as the size holds it."""
+
+    def draw(size: int) -> bytes:
+        header = json.loads(header_of(model_file()[0])) | {"header_sha256": "", field: "*"}
+        pieces = "".join(value.replace("{}", str(i)) for i in range(size // (len(value) + 5 * value.count("{}"))))
+        text = json.dumps(header).replace('"*"', start + pieces + end)
+        return safetensors_of(json.dumps({"__metadata__": {"segdistill": text}}).encode())
+
+    return draw
+
+
+EMPTY = '{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+HEADERS = {
+    "tensors": table(f'"t{{}}":{EMPTY}'),
+    "tensors of one name": table(f'"a":{EMPTY}'),
+    "long names": table(f'"{1000 * "a"}{{}}":{EMPTY}'),
+    "wrapped tensors": table(f'"state_dict.t{{}}":{EMPTY}'),
+    "tensors of the same bytes": table('"t{}":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}'),
+    "tensors of other types": table(f'"t{{}}":{EMPTY}'.replace("F32", "F4")),
+    "a name": lambda size: safetensors_of(b'{"' + b"a" * size + b'":' + EMPTY.encode() + b"}"),
+    "an escaped name": lambda size: safetensors_of(b'{"' + b"\\u00e9" * (size // 6) + b'":' + EMPTY.encode() + b"}"),
+    "sides": table("0", '{"a":{"data_offsets":[0,0],"dtype":"U8","shape":[', "]}}"),
+    "offsets": table("0", '{"a":{"dtype":"U8","shape":[0],"data_offsets":[', "]}}"),
+    "metadata": table('"k{}":""', '{"__metadata__":{', "}}"),
+    "metadata of one name": table('"k":""', '{"__metadata__":{', "}}"),
+    "lists in lists": lambda size: safetensors_of(b"[" * size),
+    "tables in tables": lambda size: safetensors_of(b'{"a":' * (size // 5)),
+    "blanks": lambda size: safetensors_of(b"{}" + b" " * size),
+    "a header of lists": lambda size: safetensors_of(json.dumps({"__metadata__": {"segdistill": "[" * size}}).encode()),
+    "a long word of ours": of_ours("preset", '"', "a", '"'),
+    "classes": of_ours("classes", "[", '"a",', '"a"]'),
+    "colors of the wrong kind": of_ours("palette", "[", "[],", "[]]"),
+    "metrics": of_ours("metrics", "{", '"{}":1,', '"a":1}'),
+    "metrics of the wrong kind": of_ours("metrics", "{", '"{}":[],', '"a":1}'),
+    "versions of the wrong kind": of_ours("versions", "{", '"{}":1,', '"a":1}'),
+    "unknown keys of ours": of_ours("steps", "1", ',"k{}":1'),
+    "a number of ours": of_ours("steps", "9", "9"),
+}
+
+
+@pytest.mark.promise("S3")
+@pytest.mark.parametrize("kind", ["model", "weights"])
+@pytest.mark.parametrize("shape", HEADERS.values(), ids=HEADERS.keys())
+def test_no_header_is_dear(shape: Callable[[int], bytes], kind: str, tmp_path: Path) -> None:
+    check(kind, shape, 1 << 16, tmp_path)
+
+
+@pytest.mark.reliability
+@pytest.mark.promise("S3")
+@pytest.mark.parametrize("kind", ["model", "weights"])
+@pytest.mark.parametrize("shape", HEADERS.values(), ids=HEADERS.keys())
+def test_no_large_header_is_dear(shape: Callable[[int], bytes], kind: str, tmp_path: Path) -> None:
+    check(kind, shape, MAX_HEADER // 2 - 1000, tmp_path)
+
+
+@pytest.mark.promise("S3")
+def test_what_is_wrong_with_a_header_is_told_in_short(tmp_path: Path) -> None:
+    """Of each color that is none pydantic tells: megabytes, and more memory than there is."""
+    for size, words in ((1 << 16, "validation errors"), (1 << 21, "characters")):
+        content = of_ours("palette", "[", "[],", "[]]")(size)
+        assert words in READERS["model"].try_(content, tmp_path)
+    model = graph()
+    model.metadata_props[0].value = json.dumps(json.loads(model.metadata_props[0].value) | {"palette": [[]] * 50_000})
+    for value in (model.metadata_props[0].value[:0], "a" * (1 << 20)):
+        model.metadata_props[0].value += value
+        content = sealed(model.SerializeToString())
+        assert "not one this version reads" in READERS["graph"].try_(content, tmp_path)
+
+
 # TOML: each construct of its grammar, as often as the size holds it
 
 
@@ -460,14 +553,16 @@ def chain(*operators: str, more: tuple[str, ...] = (), own: dict[str, Any] | Non
     return draw
 
 
-def many(make: Callable[[onnx.ModelProto, int], None], each: int) -> Callable[[int], bytes]:
+def many(make: Callable[[onnx.ModelProto, int], object], each: int) -> Callable[[int], bytes]:
     """Return what adds something to a graph, once for each so many bytes."""
 
     def draw(size: int) -> bytes:
         model = graph()
+        del model.metadata_props[:]
         for i in range(size // each):
             make(model, i)
-        return bare(model)
+        content: bytes = model.SerializeToString()
+        return content
 
     return draw
 
@@ -477,13 +572,20 @@ def length_of(size: int) -> bytes:
     return bytes([group | 0x80 for group in groups[:-1]]) + bytes(groups[-1:])
 
 
+def key_of(field: int) -> bytes:
+    """Return how a field with a length begins."""
+    key = field << 3 | 2
+    return bytes([key]) if key < 0x80 else bytes([key & 0x7F | 0x80, key >> 7])
+
+
 def empty(*fields: int) -> Callable[[int], bytes]:
     """Return what fills a message, named by the fields on the way to it, with empty ones of two bytes."""
 
     def draw(size: int) -> bytes:
-        content = bytes([fields[-1] << 3 | 2, 0]) * (size // 2)
+        content = key_of(fields[-1]) + b"\0"
+        content *= size // len(content)
         for number in reversed(fields[:-1]):
-            content = bytes([number << 3 | 2]) + length_of(len(content)) + content
+            content = key_of(number) + length_of(len(content)) + content
         return bare(graph()) + content
 
     return draw
@@ -540,7 +642,7 @@ GRAPHS = {
     ),
     "functions": many(add_function, 40),
     "versions": many(lambda m, i: m.opset_import.append(helper.make_opsetid(f"d{i}", 1)), 12),
-    "metadata": many(lambda m, i: m.metadata_props.add(key=f"{i}", value="") and None, 10),
+    "metadata": many(lambda m, i: m.metadata_props.add(key=f"{i}", value=""), 10),
     "attributes": many(lambda m, i: m.graph.node[0].attribute.append(helper.make_attribute(f"a{i}", 1)), 14),
     "inputs of a node": ends("input"),
     "outputs of a node": ends("output"),
@@ -574,7 +676,7 @@ def test_no_large_graph_is_dear(shape: Callable[[int], bytes], tmp_path: Path) -
         assert found.seconds <= GRAPH_SECONDS, found
         assert found.mebibytes <= MEBIBYTES, found
         assert found.exit_code in {0, 5}, found
-    assert "it has more than" in found.said or "written out" in found.said or shape is GRAPHS["what is not known"]
+    assert "has more than" in found.said or "written out" in found.said or shape is GRAPHS["what is not known"]
 
 
 LENGTH = 10**9
@@ -682,3 +784,43 @@ def test_messages_in_one_another_are_counted(tmp_path: Path) -> None:
 def test_a_graph_whose_fields_do_not_end_is_damaged(content: bytes, tmp_path: Path) -> None:
     found = cost("teacher", bare(graph()) + content, tmp_path)
     assert (found.exit_code, "is damaged" in found.said) == (5, True)
+
+
+# MATLAB files
+
+
+def element(kind: int, data: bytes) -> bytes:
+    return struct.pack("<II", kind, len(data)) + data + bytes(-len(data) % 8)
+
+
+def packed_element(data: bytes) -> bytes:
+    content = zlib.compress(data, 9)
+    return struct.pack("<II", 15, len(content)) + content
+
+
+def matlab_of(content: bytes) -> bytes:
+    return b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM" + content
+
+
+BOMB = packed_element(element(14, bytes(20_000_000)))
+MATLAB = {
+    "elements": lambda size: matlab_of(element(1, b"") * (size // 8)),
+    "small elements": lambda size: matlab_of(struct.pack("<HH", 1, 0) * (size // 4)),
+    "matrices": lambda size: matlab_of(element(14, element(6, bytes(8)) + element(5, b"") * 2) * (size // 40)),
+    "elements of a matrix": lambda size: matlab_of(element(14, bytes(size))),
+    "packed elements": lambda size: matlab_of(packed_element(bytes(8)) * (size // 20)),
+    "packed elements that grow": lambda size: matlab_of(BOMB * (size // len(BOMB) + 1)),
+}
+
+
+@pytest.mark.promise("D8")
+@pytest.mark.parametrize("shape", MATLAB.values(), ids=MATLAB.keys())
+def test_no_matlab_file_is_dear(shape: Callable[[int], bytes], tmp_path: Path) -> None:
+    check("matlab", shape, QUICK, tmp_path)
+
+
+@pytest.mark.reliability
+@pytest.mark.promise("D8")
+@pytest.mark.parametrize("shape", MATLAB.values(), ids=MATLAB.keys())
+def test_no_large_matlab_file_is_dear(shape: Callable[[int], bytes], tmp_path: Path) -> None:
+    check("matlab", shape, FULL, tmp_path)

@@ -3,6 +3,7 @@
 import struct
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def read_matrix(content: bytes, name: str, most: int) -> npt.NDArray[np.uint8 | 
     Args:
         content: of the file.
         name: the variable's.
-        most: bytes that may come out of what is compressed.
+        most: bytes that may come out of what is compressed, of all variables together.
 
     Raises:
         ValueError: if there is no such matrix, or the file is damaged.
@@ -50,15 +51,17 @@ def read_matrix(content: bytes, name: str, most: int) -> npt.NDArray[np.uint8 | 
     order = {b"\0\1IM": "<", b"\1\0MI": ">"}.get(content[HEADER - 4 : HEADER])
     if order is None:
         raise ValueError("it is no MATLAB file of version 5")
+    left = most
     for kind, data in _elements(content[HEADER:], order):
         if kind == COMPRESSED:
             unpacking = zlib.decompressobj()
-            data = unpacking.decompress(data, most)
+            data = unpacking.decompress(data, left)
             if unpacking.unconsumed_tail:
                 raise ValueError(f"more than {most} bytes come out of it")
+            left = max(1, left - len(data))  # no limit is a 0 to zlib
             kind, data = next(_elements(data, order), (0, b""))
         if kind == MATRIX:
-            (_, flags), (_, shape), (_, own), *parts = _elements(data, order)
+            (_, flags), (_, shape), (_, own), *parts = islice(_elements(data, order), 5)  # one more than a matrix has
             if own == name.encode():
                 kept = struct.unpack_from(f"{order}I", flags)[0] & 0xF
                 return _matrix(name, CLASSES[kept], np.frombuffer(shape, f"{order}i4").tolist(), parts, order)
