@@ -519,6 +519,105 @@ def test_an_image_of_many_scans_is_refused(tmp_path: Path) -> None:
     assert cost("image", scans(0), tmp_path).exit_code == 0
 
 
+def picture(kind: str, side: int = 8, **options: Any) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (side, side)).save(content, kind, **options)
+    return content.getvalue()
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_with(kind: bytes, data: bytes) -> Callable[[int], bytes]:
+    """Return what puts chunks of a kind before the pixels."""
+
+    def draw(size: int) -> bytes:
+        whole, one = picture("PNG"), png_chunk(kind, data)
+        at = whole.index(b"IDAT") - 4
+        return whole[:at] + one * (size // len(one)) + whole[at:]
+
+    return draw
+
+
+def segments(size: int) -> bytes:
+    whole = picture("JPEG")
+    return whole[:2] + b"\xff\xe1\0\2" * (size // 4) + whole[2:]
+
+
+def bmp_of(runs: bytes) -> Callable[[int], bytes]:
+    """Return an image of 10,000x10,000 pixels whose packed ones are these."""
+
+    def draw(size: int) -> bytes:
+        data = runs * (size // len(runs))
+        start = struct.pack("<2sIHHI", b"BM", 1078 + len(data), 0, 0, 1078)
+        info = struct.pack("<IiiHHIIiiII", 40, 10_000, 10_000, 1, 8, 1, len(data), 0, 0, 256, 0)
+        return start + info + bytes(1024) + data
+
+    return draw
+
+
+def strips(size: int) -> bytes:
+    """Return a TIFF file with a strip, which is always the same, for each of its rows of one pixel."""
+    rows = size // 8
+    values = {256: 1, 257: rows, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: 1}
+    lists = {273: 16 + 12 * len(values) + 6, 279: 16 + 12 * len(values) + 6 + 4 * rows}
+    tags = b"".join(
+        struct.pack("<HHII", tag, 4, rows if tag in lists else 1, lists.get(tag, value))
+        for tag, value in values.items()
+    )
+    table = struct.pack("<H", len(values)) + tags + bytes(4)
+    lengths = struct.pack("<I", 8) * rows + struct.pack("<I", 1) * rows
+    return b"II*\0" + struct.pack("<I", 16) + bytes(8) + table + lengths
+
+
+def directories(size: int) -> bytes:
+    parts = [struct.pack("<HHHIII", 1, 256, 4, 1, 1, 8 + 18 * (i + 1)) for i in range(size // 18)]
+    return b"II*\0" + struct.pack("<I", 8) + b"".join(parts)
+
+
+def moving(size: int) -> bytes:
+    """Return an image of many frames, of which the first alone is asked for."""
+    frames = [Image.new("RGB", (128, 128), (i % 2, 0, 0)) for i in range(min(500, size >> 10))]
+    content = io.BytesIO()
+    frames[0].save(content, "WEBP", save_all=True, append_images=frames[1:], lossless=True, method=0)
+    return content.getvalue()
+
+
+PACKED = zlib.compress(bytes(900_000))
+IMAGES = {
+    "text in PNG": png_with(b"tEXt", b"a\0b"),
+    "packed text in PNG": png_with(b"zTXt", b"a\0\0" + PACKED),
+    "text of languages in PNG": png_with(b"iTXt", b"a\0\1\0\0\0" + PACKED),
+    "profiles in PNG": png_with(b"iCCP", b"a\0\0" + PACKED),
+    "palettes in PNG": png_with(b"PLTE", bytes(768)),
+    "unknown chunks in PNG": png_with(b"teSt", b""),
+    "empty pixels in PNG": png_with(b"IDAT", b""),
+    "segments of JPEG": segments,
+    "scans of JPEG": lambda size: scans(min(size, 90 * 13)),
+    "ends of lines in BMP": bmp_of(b"\0\0"),
+    "steps in BMP": bmp_of(b"\0\2\0\0"),
+    "runs of one pixel in BMP": bmp_of(b"\1\1"),
+    "long runs in BMP": bmp_of(b"\xff\1"),
+    "strips of TIFF": strips,
+    "directories of TIFF": directories,
+    "frames of WebP": moving,
+}
+
+
+@pytest.mark.promise("D8")
+@pytest.mark.parametrize("shape", IMAGES.values(), ids=IMAGES.keys())
+def test_no_construct_of_an_image_is_dear(shape: Callable[[int], bytes], tmp_path: Path) -> None:
+    check("image", shape, 1 << 15, tmp_path)
+
+
+@pytest.mark.reliability
+@pytest.mark.promise("D8")
+@pytest.mark.parametrize("shape", IMAGES.values(), ids=IMAGES.keys())
+def test_no_construct_of_a_large_image_is_dear(shape: Callable[[int], bytes], tmp_path: Path) -> None:
+    check("image", shape, 1 << 21, tmp_path)
+
+
 # Graphs: nodes of each kind that a pass over graphs looks for, and of each other message as many as the size holds
 
 
