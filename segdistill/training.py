@@ -185,8 +185,8 @@ def _run_stage(
     check: "Check | None" = None,
 ) -> "Recorder":
     """Fit a stage from its start, or from the folder's last checkpoint if that is of this stage."""
-    state = load_last(folder, place.talk) if resume and folder is not None else None
-    state = distributed.same_for_all(state)
+    loaded = _load_last(folder, place.talk) if resume and folder is not None else (None, False)
+    state, last_is_damaged = distributed.same_for_all(loaded)
     own = state if state is not None and state["training"]["stage"] == job.stage.name else None
     done = 0 if own is None else int(own["training"]["step"])
     stage, config = job.stage, job.config
@@ -195,6 +195,7 @@ def _run_stage(
     with place.talk.progress(job.title, stage.optim.steps, done) as advance:
         recorder = Recorder(job, folder, place, advance, stopped, command, check)
         recorder.load(state, resume=resume, same_stage=own is not None)
+        recorder.last_is_damaged = last_is_damaged
 
         def go_on(training: Training) -> None:
             assert own is not None
@@ -280,6 +281,8 @@ class Recorder:
         """Whether the validation that belongs to the last step is still to come, or to be done again."""
         self.saved = 0
         """Step that the last checkpoint is of."""
+        self.last_is_damaged = False
+        """Whether the last checkpoint is no use, and the one before it therefore all there is."""
         self.done: Training | None = None
         """The state after the last step that was done and not saved."""
         self._since = time.perf_counter()
@@ -390,8 +393,9 @@ class Recorder:
         self.done = None
         self.folder.sync("metrics.jsonl")  # a state counts on the lines that it names
         state = {"training": training.state(), **own}
-        save_state(self.folder / "checkpoints/last", state, keep_previous=training.step != self.saved)
-        self.saved = training.step
+        keep = training.step != self.saved and not self.last_is_damaged
+        save_state(self.folder / "checkpoints/last", state, keep_previous=keep)
+        self.saved, self.last_is_damaged = training.step, False
         if self.check is not None:  # what is trained beforehand comes before the last check
             self.folder.promote()
 
@@ -481,6 +485,11 @@ def _best(state: dict[str, Any]) -> tuple[float, int]:
 
 def load_last(folder: RunFolder, talk: Talk) -> dict[str, Any] | None:
     """Return the newest undamaged state of a run, saying so where it is not the last; None where none was saved."""
+    return _load_last(folder, talk)[0]
+
+
+def _load_last(folder: RunFolder, talk: Talk) -> tuple[dict[str, Any] | None, bool]:
+    """Do as `load_last` says; return also whether the last state is damaged."""
     problem: ModelError | None = None
     for name in ("checkpoints/last", "checkpoints/last.prev"):
         if not (folder / name).exists():
@@ -495,10 +504,10 @@ def load_last(folder: RunFolder, talk: Talk) -> dict[str, Any] | None:
             continue
         if name.endswith(".prev"):
             talk.warn(f"Continuing from {folder / name}, step {state['training']['step']}.")
-        return state
+        return state, problem is not None
     if problem is not None:
         raise problem
-    return None
+    return None, False
 
 
 def score(

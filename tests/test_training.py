@@ -235,6 +235,16 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(uninterrupted
     assert_same_run(uninterrupted, path)
 
 
+@pytest.mark.promise("C3", "C6")
+def test_a_damaged_checkpoint_never_takes_the_place_of_the_one_that_is_gone_on_from(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    stopped(a_job(configuration()), path, Listener(at=9, action=interrupt))
+    (path / "checkpoints/last").write_bytes(b"?")
+    stopped(a_job(configuration()), path, Listener(at=9, action=interrupt))
+    states = [load_state(path / "checkpoints" / name)["training"]["step"] for name in ("last", "last.prev")]
+    assert states == [9, 8]
+
+
 @pytest.mark.promise("C1", "C4")
 def test_the_log_is_on_the_disk_before_a_checkpoint_counts_its_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
