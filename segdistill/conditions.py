@@ -16,8 +16,8 @@ DECODERS = ("libjpeg_turbo", "libtiff", "webp", "zlib", "zlib_ng")
 CACHES = ("l1d_cache_size", "l2_cache_size")
 """Bytes: oneDNN and MKL cut their loops to them, and so choose the order of sums."""
 SWITCH = re.compile(
-    r"(?:ATEN|CUBLAS|CUDNN|DNNL|GOMP|GOTO|KMP|MKL|MKLDNN|NPY|OMP|ONEDNN|OPENBLAS|OPENCV|PYTORCH|TORCH|XNNPACK)_\w+"
-    r"|GLIBC_TUNABLES|NVIDIA_TF32_OVERRIDE"
+    r"(?:ATEN|CUBLAS|CUBLASLT|CUDNN|DNNL|GOMP|GOTO|KMP|MKL|MKLDNN|NPY|OMP|ONEDNN|OPENBLAS|OPENCV|PYTORCH|TORCH|XNNPACK)_\w+"
+    r"|GLIBC_TUNABLES|NVIDIA_TF32_OVERRIDE|CUDA_(?:FORCE|DISABLE)_\w*JIT|NCCL_(?:ALGO|PROTO|NTHREADS|M(?:AX|IN)_\w+)"
 )
 """Variables by which libraries choose kernels, or how they divide their work."""
 NO_MATTER = re.compile(r"(?:OMP|MKL)_NUM_THREADS|\w+(?:_HOME|_DIR|_PATH|_FILE|_VERBOSE|_LOGS|_ALLOC_CONF)")

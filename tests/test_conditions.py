@@ -69,9 +69,12 @@ def test_what_an_environment_does_not_tell_is_unknown_and_no_difference() -> Non
 
 @pytest.mark.promise("S10")
 def test_a_switch_with_a_path_in_it_is_told_apart_but_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OMP_NUM_THREADS", "TORCH_HOME", "ONEDNN_VERBOSE", "HOMEMADE", "MY_MKL_CBWR"):
+    for name in ("OMP_NUM_THREADS", "TORCH_HOME", "ONEDNN_VERBOSE", "HOMEMADE", "MY_MKL_CBWR", "NCCL_SOCKET_IFNAME"):
         monkeypatch.setenv(name, "1")
         assert name not in conditions()["switches"]
+    for name in ("CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE", "NCCL_ALGO", "CUDA_FORCE_PTX_JIT"):
+        monkeypatch.setenv(name, "1")
+        assert conditions()["switches"][name] == "1"
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.cpu.hwcaps=-AVX2")
     assert conditions()["switches"]["GLIBC_TUNABLES"] == "glibc.cpu.hwcaps=-AVX2"
     told = set()
