@@ -28,7 +28,7 @@ from segdistill.networks._base import count_parameters
 from segdistill.networks._weights import FEW, UNCOUNTED, mismatch, read_weights
 from segdistill.networks.espnet import Q_BY_VARIANT
 from segdistill.record import versions
-from segdistill.store import check_folder, open_run, recover, seal
+from segdistill.store import check_folder, open_run, seal
 from segdistill.talk import Rows, Talk
 from segdistill.types import MOST_CLASSES
 
@@ -92,8 +92,6 @@ def import_weights(request: Request, out: Path, talk: Talk, *, overwrite: bool) 
     """
     if not overwrite and out.is_dir() and any(entry.name != ".lock" for entry in out.iterdir()):
         raise UsageError(f"{out} is not empty.", "Add --overwrite to replace what is there, or choose another --out.")
-    if overwrite:
-        recover(out, resume=False)
     check_folder(out, resume=False, overwrite=overwrite)
     data = None if request.data is None else load_data(request.data)
     read = [Input("FILE", request.file)]

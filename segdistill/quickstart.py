@@ -47,8 +47,8 @@ def quickstart(out: Path, options: Options, steps: int | None, talk: Talk) -> Re
     config = load_preset(PRESET, data="streets", flags=SETTINGS).capped(steps)
     replaced = options.overwrite or options.resume
 
-    for folder in (out / "teacher", out / "student") if replaced else ():
-        recover(folder, resume=options.resume)
+    for folder in (out / "teacher", out / "student") if options.resume else ():
+        recover(folder)
 
     def part(folder: Path) -> Options:
         started = (folder / "config.toml").exists()

@@ -170,7 +170,7 @@ def _opened(setting: Setting, path: Path, kind: str) -> Iterator[RunFolder]:
             write_atomic(folder / "config.toml", tomli_w.dumps(folder_config(setting)))
         if resume:
             _go_on(folder, setting)
-        with at_once(continued_by=lambda: _goes_on(folder, options.again)), _ending_logged(folder):
+        with at_once(continued_by=lambda: continued_by(folder, options.again)), _ending_logged(folder):
             yield folder
 
 
@@ -222,9 +222,9 @@ def _ending_logged(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def _goes_on(folder: RunFolder, again: str) -> str:
-    """Return the command that goes on with a run: one that has replaced no other yet is begun again."""
-    return f"{again.removesuffix('--resume')}--overwrite" if folder.replaces else again
+def continued_by(folder: RunFolder, again: str) -> str:
+    """Return the command that goes on with a run: one that is to replace another and has saved nothing begins again."""
+    return again if folder.can_go_on else f"{again.removesuffix('--resume')}--overwrite"
 
 
 def folder_config(setting: Setting) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from segdistill.objectives import Distillation, LabelAssisted
 from segdistill.record import (
     Outcome,
     Row,
+    continued_by,
     described,
     finish,
     finished,
@@ -49,7 +50,7 @@ from segdistill.record import (
     write_teacher,
 )
 from segdistill.setting import Options, Setting, prepared, with_files_read, with_out
-from segdistill.store import RunFolder, next_folder
+from segdistill.store import RunFolder, check_free, next_folder
 from segdistill.talk import Logged, Talk, duration
 from segdistill.teacher_check import check_teacher, other_sizes
 from segdistill.teachers import RUNS, adopted, find_teacher, is_given, open_teacher, runs_beside
@@ -545,12 +546,17 @@ def _teacher_found_or_trained(
         BusyError: in all processes, if another one is training it.
     """
     talk, runs = setting.place.talk, runs_beside(out)
-    found = distributed.from_main(lambda: find_teacher(setting, out))
-    path, trained = found or (
-        next_folder(runs, f"train-teacher-{setting.config.preset}-{setting.config.teacher.network}"),
-        False,
-    )
-    path = Path(distributed.same_for_all(path))
+    stem = f"train-teacher-{setting.config.preset}-{setting.config.teacher.network}"
+
+    def look() -> tuple[Path, tuple[Path, bool] | None]:
+        new = next_folder(runs, stem)  # first: who begins from here on takes the same
+        for begun in runs.glob(f"{stem}-*"):
+            if not (begun / "config.toml").exists():  # nothing says yet what is trained there
+                check_free(begun)
+        return new, find_teacher(setting, out)
+
+    new, found = distributed.from_main(look)
+    path, trained = found or (new, False)
     refuse_run_over(out, model_inputs(f"--teacher {text}, found in", path))
     if found is None and distributed.same_for_all(options.resume and (out / "teacher.json").exists()):
         raise UsageError(
@@ -568,6 +574,8 @@ def _teacher_found_or_trained(
         return None
     own = replace(options, out=path, resume=found is not None, overwrite=False)
     own = replace(own, baseline=None, seeds=1, init_weights=None)  # which are the student's
+    if folder is not None:  # a signal ends both, and the command is the student's
+        own = replace(own, again=continued_by(folder, options.again))
     if found is not None:  # begun for another student, perhaps
         begun = RunConfig.model_validate(read_toml(path / "config.toml"))
         setting = replace(setting, config=begun.changed(**{"data.name": setting.config.data.name}))

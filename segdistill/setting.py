@@ -91,8 +91,7 @@ def prepared(config: RunConfig, options: Options, talk: Talk, *, unlabeled: bool
             "Choose a smaller --seed.",
         )
     if options.out is not None and not options.dry_run and distributed.is_main():
-        changes = options.resume or options.overwrite
-        if changes and recover(options.out, resume=options.resume) and options.resume:
+        if options.resume and recover(options.out):
             talk.warn(
                 f"The run that was to replace the one in {options.out} had not reached its first checkpoint: "
                 "--overwrite begins it again. The one before is untouched, and --resume goes on with that."

@@ -197,6 +197,11 @@ class RunFolder:
         """Folder that the files are in now."""
         return self.home / NEXT if self.replaces else self.home
 
+    @property
+    def can_go_on(self) -> bool:
+        """Whether `--resume` would find this run: it is in its place already, or has a checkpoint."""
+        return not self.replaces or _has_checkpoint(self.path)
+
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
@@ -417,7 +422,9 @@ def open_run(
         raise _explain(error, path) from error
     try:
         if overwrite:  # who is at work in a seed's folder of the old run would lose its files
-            locks += [_lock(inner) for inner in _inner(path) if not inner.is_symlink() and _is_run(inner)]
+            for inner in _inner(path):
+                if not inner.is_symlink() and _is_run(inner):
+                    locks.append(_lock(inner))  # noqa: PERF401  # if the next is refused, this one is released below
     except BaseException:
         for lock in locks:
             lock.release()
@@ -425,6 +432,8 @@ def open_run(
     folder = RunFolder(path, *locks)
     try:
         check()
+        if not _is_run(path):  # so that a temporary file that a kill leaves from here on is known to be a run's
+            _sign(path, locks[0].descriptor)
         _check_replacing(path)
         folder.warnings = _lacking(path, locks=locks[0].lease is None)
         if overwrite:
@@ -454,7 +463,7 @@ def open_run(
 
 def _forget(folder: RunFolder, *, even_with_checkpoint: bool) -> None:
     """Delete a run that ends before it has replaced the one before; one that was refused could not go on anyway."""
-    if folder.replaces and (even_with_checkpoint or not _has_checkpoint(folder.path)):
+    if folder.replaces and (even_with_checkpoint or not folder.can_go_on):
         _remove(folder.path)
 
 
@@ -471,15 +480,11 @@ def _begin_next(path: Path) -> None:
         raise _explain(error, path / NEXT) if isinstance(error, OSError) else error from None
 
 
-def recover(path: Path, *, resume: bool) -> bool:
-    """Bring a folder in order in which a run was killed that was to replace another.
-
-    Args:
-        path: the folder.
-        resume: the new run is to go on, if it has a checkpoint.
+def recover(path: Path) -> bool:
+    """Bring a folder in order in which a run was killed that was to replace another, so that it goes on.
 
     Returns:
-        Whether a new run was deleted, because it had not come as far or is not to go on; the one before is untouched.
+        Whether the new run was deleted instead, as it had no checkpoint to go on from; the one before is untouched.
 
     Raises:
         UsageError: if a process is at work there.
@@ -491,7 +496,7 @@ def recover(path: Path, *, resume: bool) -> bool:
     except OSError as error:
         raise _explain(error, path) from error
     try:
-        return _recover(path, resume=resume)
+        return _recover(path, resume=True)
     except OSError as error:
         raise _explain(error, path) from error
     finally:
@@ -499,7 +504,10 @@ def recover(path: Path, *, resume: bool) -> bool:
 
 
 def _recover(path: Path, *, resume: bool) -> bool:
-    """Do as `recover` says, with the lock held."""
+    """Do as `recover` says, with the lock held; without `resume`, a new run is deleted unless the old one is given up.
+
+    That is left to the moment when another run begins: a command that is refused before deletes nothing.
+    """
     decided = _is_next(path / READY) or _is_next(path / MOVING)
     if decided or (resume and _is_next(path / NEXT) and _has_checkpoint(path / NEXT)):
         _promote(path)
@@ -578,8 +586,7 @@ def check_folder(path: Path, *, resume: bool, overwrite: bool) -> None:
     ours = _is_run(path)
     inner = [folder for folder in _inner(path) if overwrite and ours and _is_run(folder)]
     for folder in (path, *inner):
-        if os.path.lexists(folder / ".lock"):
-            _check_free(folder)
+        check_free(folder)
     if (path / "checkpoints").is_symlink() and not overwrite:
         raise UsageError(f"{path / 'checkpoints'} is a link: what is written there would lie outside.", "Remove it.")
     if resume and not (path / "config.toml").exists():
@@ -648,15 +655,15 @@ def _lock(path: Path) -> _Lock:
         raise
 
 
-def _check_free(path: Path) -> None:
-    """Look whether a folder that a run has had is free, as far as one may read it; nothing is written.
+def check_free(path: Path) -> None:
+    """Look whether no run is at work in a folder, as far as one may read it; nothing is written.
 
     Raises:
         BusyError: if another process is at work there.
     """
     try:
         descriptor = os.open(path / ".lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except PermissionError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return
     try:
         _flock(descriptor, fcntl.LOCK_SH, path)  # some file systems lock for one alone only what can be written

@@ -15,9 +15,11 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from segdistill import run as commands
-from segdistill.checkpoint import identity, load_model, read_info, save_model
+from segdistill.checkpoint import identity, load_model, read_info, save_model, save_state
 from segdistill.errors import Stopped
 from segdistill.foreign import load_foreign, uri
+from segdistill.record import continued_by
+from segdistill.store import open_run
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 TEACH = f"train-teacher --teacher resnet18-half {SMALL} --overwrite"
@@ -171,6 +173,26 @@ def test_a_replacement_that_is_stopped_too_early_says_that_the_old_run_is_untouc
     refused(f"{line} --resume", "had not reached its first checkpoint", "is untouched", "seed: 0 -> 3")
     assert contents(here / "student") == before
     succeeds(f"{line} --overwrite")
+
+
+@pytest.mark.promise("S8", "C6")
+def test_a_new_run_that_has_a_checkpoint_is_not_deleted_by_a_command_that_is_refused(here: Path) -> None:
+    shutil.copytree("student", "kept")  # as one has that was killed behind what is trained before the student
+    shutil.move("kept", "student/.next")
+    before = contents(here)
+    refused(f"{STUDENT} --data camvid:nowhere --teacher teacher --out student --overwrite", "nowhere")
+    refused(f"{OVER} --teacher teacher --init-weights student/checkpoints/best --out student", "overlaps")
+    assert contents(here) == before
+
+
+@pytest.mark.promise("S8", "C6")
+def test_a_new_run_is_begun_again_or_gone_on_with_as_far_as_it_has_come(here: Path) -> None:
+    with open_run(Path("student"), resume=False, overwrite=True) as folder:
+        assert continued_by(folder, "segdistill distill --resume") == "segdistill distill --overwrite"
+        save_state(folder / "checkpoints/last", {"training": 1})
+        assert continued_by(folder, "segdistill distill --resume") == "segdistill distill --resume"
+        folder.promote()
+        assert continued_by(folder, "segdistill distill --resume") == "segdistill distill --resume"
 
 
 # Which teacher, and which checks

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from commands import contents, files, process
 
-from segdistill.errors import CheckError, ModelError, ResourceError, Stopped, UsageError
+from segdistill.errors import BusyError, CheckError, ModelError, ResourceError, Stopped, UsageError
 from segdistill.store import (
     BEFORE_IT_BEGINS,
     OWN_FILES,
@@ -671,6 +671,15 @@ def own_contents(run: Path) -> dict[str, str]:
     return {name: value for name, value in contents(run).items() if "/.next" not in name}
 
 
+def go_on_or_begin_anew(run: Path, *, resume: bool) -> None:
+    """Bring a folder in order as `--resume` does, or as an `--overwrite` that is refused at once."""
+    if resume:
+        recover(run)
+    else:
+        with pytest.raises(UsageError, match="refused"):
+            replace_by(run, error=UsageError("refused"))
+
+
 NEW_FILES = ("config.toml", "metrics.jsonl", "checkpoints/last")
 REPLACER = """
 import os, sys
@@ -725,6 +734,50 @@ def test_a_run_that_is_promoted_leaves_nothing_of_the_old_one_and_what_is_not_it
     assert (run / "metrics.jsonl").read_text() == "newmore\n"
 
 
+BEGINNER = """
+import os, sys, tempfile
+from pathlib import Path
+from segdistill.store import open_run
+left, make = int(sys.argv[2]), tempfile.mkstemp
+def dies(*words, **more):
+    global left
+    made, left = make(*words, **more), left - 1
+    if left < 0:
+        os._exit(9)
+    return made
+tempfile.mkstemp = dies
+with open_run(Path(sys.argv[1]), resume=False, overwrite=False):
+    pass
+"""
+
+
+@pytest.mark.promise("C6")
+@pytest.mark.parametrize("moment", [0, 1])
+def test_a_new_folder_in_which_a_run_was_killed_at_once_is_as_good_as_empty(moment: int, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert process(sys.executable, "-c", BEGINNER, run, str(moment)).code == 9
+    assert list(run.glob(".*.tmp"))
+    with open_run(run, resume=False, overwrite=False):
+        assert files(run) == {".lock"}
+
+
+@pytest.mark.promise("C10")
+def test_a_run_that_is_refused_by_one_seed_lets_go_of_the_others(tmp_path: Path) -> None:
+    run = run_in(tmp_path / "run", "config.toml")
+    seeds = [run_in(run / f"seed-{number}", "config.toml") for number in (1, 2)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segdistill.store._inner", lambda path: seeds)
+        patch.setattr("segdistill.store.check_folder", lambda path, **words: None)  # the second begins right behind it
+        with (
+            open_run(seeds[1], resume=True, overwrite=False),
+            pytest.raises(BusyError, match="seed-2"),
+            open_run(run, resume=False, overwrite=True),
+        ):
+            raise AssertionError
+    for part in (run, seeds[0]):
+        check_folder(part, resume=True, overwrite=False)
+
+
 @pytest.mark.promise("S8", "C6")
 @pytest.mark.slow  # a hundred processes, none of which imports torch
 def test_a_replacement_that_is_killed_at_any_moment_leaves_the_old_run_or_one_that_can_go_on(tmp_path: Path) -> None:
@@ -736,12 +789,13 @@ def test_a_replacement_that_is_killed_at_any_moment_leaves_the_old_run_or_one_th
         assert done.code in (0, 9), done.err
         resumed = moment % 2 == 0
         new_can_go_on = (run / ".next/checkpoints/last").exists() and resumed
-        undone = recover(run, resume=resumed)
+        had_begun = (run / ".next").exists()
+        go_on_or_begin_anew(run, resume=resumed)
         assert not any((run / name).exists() for name in (".next", ".next-ready", ".next-moving"))
         assert (run / "notes.txt").read_text() == "mine"
         if contents(run) == before:
             assert not new_can_go_on
-            ends.add("old" if undone else "nothing had begun")
+            ends.add("old" if had_begun else "nothing had begun")
         else:
             ends.add("new")
             assert files(run) == {*NEW_FILES, ".lock", "seed-1/.lock", "notes.txt"}
@@ -760,9 +814,9 @@ def test_a_new_run_with_a_checkpoint_is_gone_on_with_only_where_that_is_asked_fo
         with pytest.raises(Stopped):
             replace_by(run, *NEW_FILES, error=Stopped("Stopped in what is trained before the student.", "", 15))
         assert before.items() < contents(run).items()
-        assert recover(run, resume=resume) is not resume
+        go_on_or_begin_anew(run, resume=resume)
         assert (contents(run) == before) is not resume
-        assert not recover(run, resume=resume), "there is nothing left to do"
+        assert not recover(run), "there is nothing left to do"
 
 
 @pytest.mark.promise("S8", "C10")
@@ -773,7 +827,7 @@ def test_who_replaces_a_run_is_named_to_others_and_keeps_out_of_its_seeds(tmp_pa
             with pytest.raises(UsageError, match="Another run is at work"):
                 check_folder(part, resume=True, overwrite=False)
         with pytest.raises(UsageError, match=rf"process {os.getpid()}\)"):
-            recover(run, resume=True)
+            recover(run)
 
 
 @pytest.mark.promise("S8")
@@ -783,7 +837,7 @@ def test_what_is_called_like_the_folder_of_a_new_run_is_left_alone(tmp_path: Pat
         (run / name).mkdir()
         (run / name / "mine").write_text("mine")
         before = contents(run)
-        assert not recover(run, resume=True)
+        assert not recover(run)
         with pytest.raises(UsageError, match="in the way"), open_run(run, resume=False, overwrite=True):
             raise AssertionError
         assert contents(run) == before
