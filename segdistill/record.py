@@ -1,6 +1,7 @@
 """What a run's folder says of its run: settings, environment, data, scores; and what may not change on resume."""
 
 import json
+import os
 import platform
 import re
 import statistics
@@ -32,6 +33,8 @@ from segdistill.terms import check_terms
 
 ENDED = "ended"
 """Beginning of the last line of a run's log."""
+ENDED_LINE = re.compile(rb"\S+ \S+  " + ENDED.encode() + rb"\b")
+"""That line, behind its date and time: other lines may have the word in them."""
 ELSEWHERE = re.compile(r"(?<![\w./~-])/(?:[^\s/'\":,;()]*/)+")
 """Absolute path, up to its last part."""
 
@@ -206,10 +209,12 @@ def _ending_logged(folder: RunFolder) -> Iterator[None]:
     append, before = log_of(folder), folder.lines("train.log")
 
     def write(text: str) -> None:
+        if (folder / "manifest.json").exists():  # a signal came behind the end, which is sealed
+            return
         with suppress(OSError, SegdistillError):  # a full disk may be what ended it, which is told all the same
             append(text)
 
-    if before and ENDED.encode() not in before[-1]:
+    if before and not ENDED_LINE.match(before[-1]):
         write(f"{ENDED} before: nothing says how, as after SIGKILL, without memory or without power")
     try:
         with last_words(lambda text: write(f"{ENDED} {text}")):
@@ -274,10 +279,13 @@ def log_of(folder: RunFolder) -> Callable[[str], None]:
     """
     place = str(folder.home)
     own = re.compile(rf"(?<![\w./-]){re.escape(place)}(?![\w.-])")
+    home = os.path.expanduser("~").rstrip("/")
+    # containers have "/" or nothing for a user that they do not know
+    at_home = re.compile(rf"(?<![\w./-]){re.escape(home)}(?![\w.-])") if home.startswith("/") else None
 
     def write(text: str) -> None:
         line = own.sub(".", text) if "/" in place else text  # a name alone is a word like any other, such as "run"
-        line = ELSEWHERE.sub(".../", line.replace(str(Path.home()), "~"))
+        line = ELSEWHERE.sub(".../", line if at_home is None else at_home.sub("~", line))
         folder.append("train.log", f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}")
 
     return write

@@ -45,7 +45,8 @@ from test_store import held
 from segdistill import deploy, run
 from segdistill.checkpoint import load_model, load_state, read_info, save_model
 from segdistill.config import InputConfig, load_preset, read_toml
-from segdistill.record import versions
+from segdistill.record import log_of, versions
+from segdistill.signals import stop
 from segdistill.store import open_run, seal_one, sha256_of, verify_file
 from segdistill.training import Job, train
 
@@ -813,7 +814,50 @@ def test_so_it_does_of_signals_and_refusals_and_of_a_kill_once_it_goes_on(
     assert expected in log()
 
 
+@pytest.mark.promise("C4")
+def test_nothing_is_written_into_a_log_that_is_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("segdistill.run._outcome", fail)
+    assert segdistill(SHORT).code == 1
+    verify_file(Path("run"), "train.log")
+
+
+@pytest.mark.promise("C4")
+def test_a_line_with_the_word_in_it_is_no_end() -> None:
+    assert segdistill(SHORT).code == 0
+    Path("run/manifest.json").unlink()
+    with Path("run/train.log").open("a") as file:
+        file.write("2026-01-01 00:00:00  warning: three seeds are recommended, and the run is extended.\n")
+    assert segdistill(f"{SHORT} --resume").code == 0
+    assert "ended before: nothing says how" in log()
+
+
+@pytest.mark.promise("S10")
+@pytest.mark.parametrize("home", ["/", "", "nowhere"])
+def test_a_log_leaves_paths_out_also_for_a_user_without_a_home(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", home)  # a container's for a user whom it does not know
+    with open_run(Path("run"), resume=False, overwrite=False) as folder:
+        log_of(folder)("/data/a/b.png is 3/4 read.")
+    assert last_line() == ".../b.png is 3/4 read."
+
+
 # A teacher that is trained on the way
+
+
+@pytest.mark.promise("S8", "C6")
+def test_who_is_stopped_in_the_teacher_of_a_run_that_was_to_replace_another_is_told_to_begin_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stopped(*given: object, command: str, **options: object) -> None:
+        raise stop(signal.SIGTERM, "after step 1 of 2", command)
+
+    succeeds(SHORT)
+    before = contents(Path("run"))
+    monkeypatch.setattr("segdistill.run.train", stopped)
+    refused(f"{DISTILL} --out run --overwrite", "Continue with: segdistill distill", "--out run --overwrite", code=143)
+    assert contents(Path("run")) == before, "there is nothing that --resume could go on with"
 
 
 @pytest.mark.slow
@@ -866,3 +910,14 @@ def test_a_distillation_waits_for_another_process_that_trains_its_teacher(monkey
     assert done.err.count("Another run is at work in runs/t") == 1
     assert "which waits for it" in done.err
     assert [path.name for path in Path("runs").iterdir()] == ["t"]
+
+
+@pytest.mark.slow
+@pytest.mark.promise("C10")
+def test_a_distillation_waits_for_another_process_that_has_only_just_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "WAIT", 0.2)
+    with held(Path("runs/train-teacher-skd-pspnet-resnet18-001")) as holder:  # it has written nothing yet
+        threading.Timer(3, holder.kill).start()
+        done = segdistill(f"{DISTILL} --accept-teacher --out run")
+    assert done.code == 0, done.err
+    assert "which waits for it" in done.err
