@@ -124,3 +124,13 @@ def test_what_the_environment_said_of_telemetry_comes_back(monkeypatch: pytest.M
     with switched_off():
         assert os.environ.items() >= SWITCHES.items()
     assert dict(os.environ) == before
+
+
+@pytest.mark.promise("S11")
+def test_a_home_in_which_nothing_can_be_kept_is_no_news() -> None:
+    program = (
+        "import sys; sys.argv = ['segdistill', '--version']; from segdistill import cli\n"
+        "try:\n    cli.main()\nexcept SystemExit:\n    import matplotlib.font_manager"
+    )
+    done = process(sys.executable, "-c", program, HOME="/proc/none", MPLCONFIGDIR="/proc/none")
+    assert (done.code, done.err) == (0, "")

@@ -4,6 +4,7 @@
 """
 
 import io
+import logging
 import os
 import sys
 
@@ -23,6 +24,7 @@ def main() -> None:
     """Run the command line and turn errors into a panel and an exit code; tracebacks only with --debug."""
     switch_off()  # before anything that could tell is imported, here or in a process that this one starts
     _open_all()
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it would tell of a home where it can keep nothing
     for stream in (sys.stdout, sys.stderr):  # what a terminal has no letters for, in a name, ends no run
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
