@@ -80,9 +80,7 @@ def train_teacher(config: RunConfig, options: Options, talk: Talk) -> Outcome:
     """Train the configuration's teacher network on its own."""
     _check_unmapped(config)
     with prepared(config, options, talk, unlabeled=False) as setting:
-        out = options.out or distributed.same_for_all(
-            next_folder(RUNS, f"train-teacher-{config.preset}-{config.teacher.network}")
-        )
+        out = options.out or distributed.same_for_all(next_folder(RUNS, _teacher_stem(config)))
         _refuse_overlap(setting, out, [])
         _start(setting, config.teacher)  # weights that do not fit are told before there is a folder
         setting = with_files_read(setting)
@@ -110,6 +108,8 @@ def distill(config: RunConfig, teacher: str, options: Options, talk: Talk) -> Ou
             next_folder(RUNS, f"distill-{config.preset}-{config.student.network}")
         )
         _refuse_overlap(setting, out, _teacher_files(teacher))
+        if opened is None:  # it may be trained on the way
+            _refuse_overlap(setting, runs_beside(out) / _teacher_stem(config), [])
         # what does not fit, weights here and terms below, is told before there is a folder
         student = _start(setting, config.student, options.init_weights)
         given = None
@@ -546,7 +546,7 @@ def _teacher_found_or_trained(
         BusyError: in all processes, if another one is training it.
     """
     talk, runs = setting.place.talk, runs_beside(out)
-    stem = f"train-teacher-{setting.config.preset}-{setting.config.teacher.network}"
+    stem = _teacher_stem(setting.config)
 
     def look() -> tuple[Path, tuple[Path, bool] | None]:
         new = next_folder(runs, stem)  # first: who begins from here on takes the same
@@ -581,6 +581,11 @@ def _teacher_found_or_trained(
         setting = replace(setting, config=begun.changed(**{"data.name": setting.config.data.name}))
     _teacher_run(replace(setting, options=own), path)
     return path
+
+
+def _teacher_stem(config: RunConfig) -> str:
+    """Return what the folder of a teacher's run is called, but for its number."""
+    return f"train-teacher-{config.preset}-{config.teacher.network}"
 
 
 def _start(setting: Setting, config: NetworkConfig, init_weights: Path | None = None) -> SegNetwork:

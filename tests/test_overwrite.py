@@ -75,6 +75,7 @@ OVERLAPS = (
     (f"{DISTIL} --preset student/config.toml --out student", "student", "--preset student/config.toml"),
     (f"{DISTIL} --unlabeled photos --out photos/run", "photos/run", "--unlabeled photos"),
     (f"{DISTIL} --unlabeled student/seed-1 --out student", "student", "--unlabeled student/seed-1"),
+    (f"{OVER} --teacher resnet18-half --unlabeled runs --out new", f"runs/train-teacher-tsl-{NETWORK}", "--unlabeled"),
     (f"{DISTIL} --out data/train/run", "data/train/run", "--data data/train"),
     (f"{TEACH} --data own.toml --out student", "student", "--data student/picture.png"),
     (f"{TEACH} --data camvid:data --preset student/config.toml --out student", "student", "--preset"),
@@ -93,6 +94,7 @@ OVERLAPS = (
 def test_an_input_is_never_an_output(line: str, output: str, read: str, here: Path) -> None:
     Path("to-teacher").symlink_to("teacher")
     Path("to-model.safetensors").symlink_to("teacher/model.safetensors")
+    shutil.copytree("photos", "runs")
     for source, copy in (
         *(("neg.onnx", "student/model.onnx"), ("photos/picture.png", "student/seed-1/picture.png")),
         *(("teacher/model.safetensors", "m.onnx.rejected"), ("student/checkpoints/best", "student/gain.json")),
