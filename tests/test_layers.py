@@ -14,7 +14,10 @@ LAYERS = (
     {"terms", "networks", "checkpoint"},
     {"label_codes", "class_map", "comparison", "layouts"},
     {"engine", "data", "latency", "objectives", "prediction"},
-    {"training", "graph", "graph_limits", "export", "parity", "inference", "pictures", "report", "submission", "inputs"},
+    {
+        *("training", "graph", "graph_limits", "export", "parity"),
+        *("inference", "inputs", "pictures", "report", "submission"),
+    },
     {"setting", "foreign"},
     {"record", "preparations"},
     {"teachers", "banner", "teacher_check", "first_step"},
