@@ -8,6 +8,7 @@ import shutil
 import signal
 import struct
 import sys
+import tempfile
 import time
 import warnings
 import zlib
@@ -996,6 +997,20 @@ def with_shared_memory(size: str, *command: str) -> Result:
 def test_batches_that_do_not_fit_into_shared_memory_go_through_pipes() -> None:
     done = with_shared_memory("1m", sys.executable, "-c", CROWDED)
     assert (done.code, done.out, done.err) == (0, "True\nTrue\n", "")
+
+
+@pytest.mark.promise("R2")
+def test_batches_go_through_pipes_where_the_temporary_folder_is_too_deep_for_sockets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("d" * 80)
+    deep.mkdir()
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = process(sys.executable, "-c", CROWDED, TMPDIR=str(deep), PYTHONPATH=paths)
+    assert (done.code, done.out, done.err) == (0, "True\nTrue\n", "")
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    assert "too long for the sockets" in str(shared_memory_shortage(config(crop=(8, 8), batch_size=2), 1, 1))
+    assert shared_memory_shortage(config(crop=(8, 8), batch_size=2), 0, 1) is None
 
 
 @pytest.mark.promise("R2")

@@ -176,7 +176,8 @@ for extra in range(256):  # kernels of another shape each time: those that were 
 @LINUX
 @pytest.mark.slow  # in a process of its own: what oneDNN could not make once, it does not make later either
 def test_what_onednn_says_is_known() -> None:
-    done = process(sys.executable, "-c", ONEDNN, cwd=Path(__file__).parent, OMP_NUM_THREADS="1")
+    own = os.pathsep.join(path for path in sys.path if path)  # pytest's own, beside this process's
+    done = process(sys.executable, "-c", ONEDNN, cwd=Path(__file__).parent, OMP_NUM_THREADS="1", PYTHONPATH=own)
     said = done.out.splitlines()
     assert "RuntimeError: could not create a primitive | could not create a primitive" in said, done.err
     assert not [line for line in said if line.startswith("None")]

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import groupby
@@ -38,6 +39,9 @@ POLL = 5.0
 """Seconds within which a dead worker, or a signal while none delivers, is noticed."""
 PREFETCH = 2
 """Batches that each worker reads ahead."""
+SOCKET, MAX_SOCKET_PATH = "/pymp-12345678/listener-12345678", 103
+"""End of the path of a socket that multiprocessing makes in the temporary folder, and bytes of a whole one on macOS; Linux
+takes 107."""
 
 
 Transform = Callable[[Pixels, Pixels, int], tuple[Pixels, Pixels]]
@@ -223,7 +227,7 @@ def _batches(
 
 
 def shared_memory_shortage(config: DataConfig, workers: int, parts: int) -> str | None:
-    """Say what is missing where the batches of a training do not fit into the shared memory of this machine.
+    """Say what is missing where the batches of a training cannot go through the shared memory of this machine.
 
     They are handed over through pipes then, batch by batch, as long as there is too little.
 
@@ -232,6 +236,11 @@ def shared_memory_shortage(config: DataConfig, workers: int, parts: int) -> str 
         workers: processes that read, per training process.
         parts: micro-batches of a step, over all processes.
     """
+    if workers and not _can_open_sockets():
+        return (
+            f"Temporary folder: the path {tempfile.gettempdir()} is too long for the sockets of loader workers. "
+            "Batches go through pipes, which is slower. Set TMPDIR to a shorter path."
+        )
     free = free_shared_memory()
     height, width = config.crop
     needed = _in_flight(workers * processes_here(), config.batch_size // parts * height * width * 4)
@@ -313,9 +322,14 @@ class _Pack:
             return packed
         size = sum(array.nbytes for batch in packed for array in (batch.image, batch.label, batch.seeds))
         free = free_shared_memory()
-        if free is not None and free < _in_flight(self.workers, size):
+        if not _can_open_sockets() or (free is not None and free < _in_flight(self.workers, size)):
             return [batch.through_pipe() for batch in packed]
         return packed
+
+
+def _can_open_sockets() -> bool:
+    """Whether the temporary folder's path is short enough for the sockets through which tensors are handed over."""
+    return len(os.fsencode(tempfile.gettempdir())) + len(SOCKET) <= MAX_SOCKET_PATH
 
 
 def _pack(samples: list[_Ready | SegdistillError], max_pixels: int | None = None) -> list[_Packed] | SegdistillError:
