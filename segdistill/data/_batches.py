@@ -40,8 +40,8 @@ POLL = 5.0
 PREFETCH = 2
 """Batches that each worker reads ahead."""
 SOCKET, MAX_SOCKET_PATH = "/pymp-12345678/listener-12345678", 103
-"""End of the path of a socket that multiprocessing makes in the temporary folder, and bytes of a whole one on macOS; Linux
-takes 107."""
+"""End of the path of a socket that multiprocessing makes in the temporary folder, and bytes of a whole one on macOS.
+Linux takes 107."""
 
 
 Transform = Callable[[Pixels, Pixels, int], tuple[Pixels, Pixels]]
