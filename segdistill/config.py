@@ -28,6 +28,8 @@ MOST_ITEMS = 1 << 17
 
 With both, a file of n bytes takes at most 30 n + 300 MB of memory, and 1 s + 3 s per MB of time.
 """
+MAX_WORD = 1024
+"""Characters of a key without quotes, or of a number: tomllib takes over a hundred bytes for each digit."""
 TOML_TOKEN = re.compile(
     r"""
     (?P<part>
@@ -432,6 +434,8 @@ def _costly(text: str) -> str:
             continue
         if kind == "part" and not dotted:
             parts, begin = 0, token[0][:20]
+        if kind == "part" and len(token[0]) > MAX_WORD and token[0][0] not in "\"'":
+            return f"a key or number of more than {MAX_WORD} characters begins with {token[0][:20]}"
         parts += kind == "part"
         dotted = False
         if parts > MOST_PARTS:

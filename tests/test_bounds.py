@@ -99,7 +99,17 @@ def check(kind: str, shape: Callable[[int], bytes], size: int, folder: Path) -> 
         assert found.seconds <= START + SECONDS_PER_MEBIBYTE * factor * size / (1 << 20), found
         assert found.mebibytes <= MEBIBYTES, found
         assert found.exit_code in {0, *READERS[kind].codes}, found
-    assert twice.seconds < NOTABLE or twice.seconds <= RATIO * max(once.seconds, NOTABLE / 2), (once, twice)
+    if not _grows_linearly(once, twice):  # a busy machine: the best of several counts
+        once, twice = (_best(kind, shape(factor * size), folder) for factor in (1, 2))
+    assert _grows_linearly(once, twice), (once, twice)
+
+
+def _grows_linearly(once: Cost, twice: Cost) -> bool:
+    return twice.seconds < NOTABLE or twice.seconds <= RATIO * max(once.seconds, NOTABLE / 2)
+
+
+def _best(kind: str, content: bytes, folder: Path) -> Cost:
+    return min((cost(kind, content, folder) for _ in range(5)), key=lambda found: found.seconds)
 
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's count of memory")
