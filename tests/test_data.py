@@ -952,7 +952,7 @@ def test_a_stuck_worker_is_a_resource_error(monkeypatch: pytest.MonkeyPatch) -> 
     start = time.monotonic()
     with pytest.raises(ResourceError, match="nothing for 1 s"):
         next(evaluation_batches(Drawn(1, hang), None, workers=2))
-    assert time.monotonic() - start < 4, "workers are not asked to end by themselves, one after the other"
+    assert time.monotonic() - start < 8, "workers are not asked to end by themselves, 5 s each, one after the other"
 
 
 @pytest.mark.promise("R1")
@@ -963,7 +963,7 @@ def test_a_signal_is_heeded_while_no_worker_delivers(monkeypatch: pytest.MonkeyP
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Interrupted):
             next(evaluation_batches(Drawn(4, hang), None, workers=2))
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 8
     assert set(multiprocessing.active_children()) <= before
 
 

@@ -247,7 +247,8 @@ def test_a_model_that_there_is_no_memory_for_is_not_damaged(tmp_path: Path) -> N
     large = TinyNetwork(1000)
     state = tmp_path / "last"
     save_state(state, {"weights": large.state_dict()})
-    assert out_of_memory(caught(lambda: load_state(state), 100 * MB)) is not None
+    # less than its one tensor of 70 MB, which the allocator takes from the system whatever it has kept
+    assert out_of_memory(caught(lambda: load_state(state), 40 * MB)) is not None
     assert load_state(state)["weights"].keys() == large.state_dict().keys()
 
 
