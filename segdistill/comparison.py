@@ -37,9 +37,9 @@ seeds where they differ more than the images, 4.3 with 3."""
 
 FREEDOM_POWER = 0.8
 """How fast the degrees of freedom rise with the images' part of the variance. Of normal parts in any ratio, 0.8 lets
-95 % be 92 to 97 % with 2 seeds and 94.5 to 97 % with 3; Hillis's square goes down to 88 and 92 %. It was chosen for that
-and is not derived; of other draws, with 2, 3, 4, 5 and 8 seeds, normal or with the tails of Student's t of 5 degrees, it
-lets them be 92 to 97 %."""
+95 % be 92 to 97 % with 2 seeds and 94.5 to 97 % with 3; Hillis's square goes down to 88 and 92 %. It was chosen for
+that and is not derived. Of other draws, with 2, 3, 4, 5 and 8 seeds, normal or with the tails of Student's t of 5
+degrees, it lets them be 92 to 97 %."""
 
 
 @dataclass(frozen=True)
