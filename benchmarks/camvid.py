@@ -18,11 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from segdistill.comparison import compare
-from segdistill.config import preset_names, read_toml
-from segdistill.deploy import evaluate_model
-from segdistill.metrics import Scores, coverage
-from segdistill.talk import Silence
+from segdistill.commands.evaluate import EvaluateOptions, evaluate_model
+from segdistill.config.presets import preset_names
+from segdistill.config.toml import read_toml
+from segdistill.evaluation.metrics import Scores, coverage
+from segdistill.evaluation.significance import compare
+from segdistill.runtime.reporter import NullReporter
 
 FIRST = "canonical"
 """The preset whose plain twins are those of the others."""
@@ -57,7 +58,7 @@ def run(command: list[str]) -> None:
 
 def scored(model: Path, data: str) -> Scores:
     """Return a model's scores on the validation split."""
-    return evaluate_model(model, data, "val", "auto", "fp32", 1, Silence()).scores
+    return evaluate_model(str(model), EvaluateOptions(data=data, workers=1), NullReporter()).scores
 
 
 def row(preset: str, out: Path, data: str) -> dict[str, Any]:

@@ -22,8 +22,8 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from segdistill.comparison import Verdict, compare
-from segdistill.metrics import Scores, class_counts, mean_iou
+from segdistill.evaluation.metrics import Scores, class_counts, mean_iou
+from segdistill.evaluation.significance import GainEstimate, compare
 
 PIXELS, SHARES = 1000, (0.6, 0.37, 0.03)
 """Of an image, and of its classes."""
@@ -96,11 +96,11 @@ def noise(rng: np.random.Generator, shape: tuple[int, int, int], correlation: fl
 
 def scores_of(matrices: Matrices) -> Scores:
     """Return the scores of images by their confusion matrices (N, C, C)."""
-    each = F.pad(torch.from_numpy(matrices), (0, 1, 0, 1))
-    return Scores(each.sum(0), len(each), tuple(class_counts(each)))
+    per_image = F.pad(torch.from_numpy(matrices), (0, 1, 0, 1))
+    return Scores(per_image.sum(0), len(per_image), tuple(class_counts(per_image)))
 
 
-def judged(rng: np.random.Generator, case: Case) -> Verdict:
+def judged(rng: np.random.Generator, case: Case) -> GainEstimate:
     """Return the verdict on students that are drawn anew."""
     plain, distilled = ([scores_of(own) for own in matrices] for matrices in students(rng, case))
     return compare(plain, distilled, "at the same steps", RESAMPLES)

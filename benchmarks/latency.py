@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
-from segdistill.checkpoint import ModelInfo
-from segdistill.config import NetworkConfig
-from segdistill.engine import Precision
-from segdistill.export import export_onnx
-from segdistill.graph import OnnxModel
-from segdistill.latency import measure, torch_subject
+from segdistill.checkpoints.model_file import ModelInfo
+from segdistill.config.schema import NetworkConfig
+from segdistill.deployment.onnx import export_onnx
+from segdistill.deployment.session import OnnxModel
+from segdistill.evaluation.latency import measure, torch_subject
+from segdistill.evaluation.predictor import predictor
 from segdistill.networks import build_network, resolve_name
-from segdistill.prediction import predictor
-from segdistill.record import cpu_name, versions
+from segdistill.runtime.precision import Precision
+from segdistill.runtime.versions import cpu_name, versions
 
 CLASSES = 11
 STUDENTS = (

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 
-from segdistill.config import NetworkConfig
-from segdistill.convolutions import replaced
-from segdistill.engine import has_bf16, resolve_precision
+from segdistill.config.schema import NetworkConfig
 from segdistill.losses import cross_entropy
 from segdistill.networks import build_network
-from segdistill.record import cpu_name, versions
+from segdistill.runtime.convolutions import replaced_kinds
+from segdistill.runtime.precision import has_bf16, resolve_precision
+from segdistill.runtime.versions import cpu_name, versions
 
 CLASSES = 11
 DEFAULT = (
@@ -60,7 +60,7 @@ def measured(name: str, size: tuple[int, int], batch: int, rounds: int) -> dict[
     """Return medians in milliseconds and ratios of steps in the same round."""
     step = a_step(name, size, batch)
     bf16, fp32 = (resolve_precision(precision, torch.device("cpu")) for precision in ("bf16", "fp32"))
-    with replaced() as kinds:
+    with replaced_kinds() as kinds:
         step(bf16.training())
     ways: dict[str, Callable[[], AbstractContextManager[object]]] = {"checked": bf16.training, "float32": fp32.training}
     if not any(kind.is_unsafe for kind in kinds):

@@ -14,16 +14,18 @@ from pathlib import Path
 
 import torch
 
-from segdistill import preparations
-from segdistill.checkpoint import load_model, load_state, model_path
-from segdistill.config import load_preset
+from segdistill.checkpoints.model_file import load_model, model_path
+from segdistill.checkpoints.training_state import load_state
+from segdistill.commands import _pretraining
+from segdistill.config.presets import load_preset
 from segdistill.data import load_data, training_batches
-from segdistill.engine import Precision, Training
-from segdistill.first_step import IMAGES, pulls
-from segdistill.label_codes import freeze
 from segdistill.networks import build_network
-from segdistill.objectives import Distillation
-from segdistill.terms import Pair, build_terms
+from segdistill.runtime.precision import Precision
+from segdistill.teachers.teacher import Teacher
+from segdistill.terms import TermContext, build_terms
+from segdistill.training.objectives import Distillation
+from segdistill.training.state import Training
+from segdistill.training.term_gradients import IMAGES, term_gradients
 from segdistill.types import Batch, Stage
 
 CROSS_ENTROPY = "cross_entropy"
@@ -35,10 +37,10 @@ def trained_stage(run: Path, teacher: Path, classes: int) -> Stage:
     config = load_preset(run / "config.toml")
     network, info = load_model(model_path(teacher))
     student = build_network(config.student, classes)
-    frozen, terms = freeze(network, info), build_terms(config.terms, Pair(student, network, classes))
+    frozen, terms = Teacher(network, info).frozen(), build_terms(config.terms, TermContext(student, network, classes))
     for weighted in terms.values():
-        for stage in weighted.term.before(frozen):
-            preparations.load(run / f"{stage.name}.safetensors", stage)
+        for stage in weighted.term.pretraining_stages(frozen):
+            _pretraining.load(run / f"{stage.name}.safetensors", stage)
     stage = Stage("student", student, Distillation(config.aux_weight, frozen, terms), config.optim)
     Training(stage, PRECISION).load(load_state(run / "checkpoints/last")["training"])
     return stage
@@ -48,7 +50,7 @@ def mean_gradients(stage: Stage, batches: Iterable[Batch]) -> dict[str, float]:
     """Return each term's mean gradient norm over batches."""
     found: dict[str, list[float]] = defaultdict(list)
     for batch in batches:
-        for name, pull in pulls(stage, batch, PRECISION).items():
+        for name, pull in term_gradients(stage, batch, PRECISION).items():
             found[name].append(pull.gradient)
     return {name: statistics.fmean(gradients) for name, gradients in found.items()}
 

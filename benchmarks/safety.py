@@ -1,7 +1,7 @@
 """What exactness and safety cost: training as it is, against the same steps without any of it, alternating in one run.
 
 With: per-step seeds, undo of batch norm, the check of every gradient, the log, and a checkpoint every 200 steps (finite
-tensors only, sha256, fsync, the one before kept). Without: forward, backward, optimiser step, nothing written.
+tensors only, sha256, fsync, the one before kept). Without: forward, backward, optimizer step, nothing written.
 
     python benchmarks/safety.py [--preset skd] [--size 120x160] [--batch 8] [--rounds 60] [--json FILE]
 """
@@ -17,13 +17,18 @@ from pathlib import Path
 import torch
 from step import a_batch, distillation
 
-from segdistill.config import load_preset
+from segdistill.config.presets import load_preset
 from segdistill.data import load_data
-from segdistill.engine import Precision, Report, Training, _backward, fit, resolve_precision
-from segdistill.record import cpu_name, versions
-from segdistill.store import open_run
-from segdistill.talk import Silence
-from segdistill.training import Preparation, Recorder, Workplace
+from segdistill.runtime.precision import Precision, resolve_precision
+from segdistill.runtime.reporter import NullReporter
+from segdistill.runtime.versions import cpu_name, versions
+from segdistill.storage.run_folder import open_run
+from segdistill.training.engine import Report, backward, fit
+from segdistill.training.jobs import PretrainingJob, Runtime
+from segdistill.training.recorder import Recorder
+from segdistill.training.state import Training
+from segdistill.training.stopping import StopRequest
+from segdistill.training.validator import NoValidation
 from segdistill.types import Batch
 
 EVERY, LIMIT, WARM_UP, SAVES = 200, 2.0, 3, 8
@@ -32,12 +37,13 @@ EVERY, LIMIT, WARM_UP, SAVES = 200, 2.0, 3, 8
 
 def bare_step(training: Training, batch: Batch, precision: Precision) -> None:
     """Train one step with nothing around it."""
-    training.trainee.train()
-    _backward(training.trainee, training, batch, precision)
-    for optimizer in (training.optimizer, training.critic_optimizer):
-        if optimizer is not None:
-            optimizer.step()
-            optimizer.zero_grad()
+    training.train_module.train()
+    with precision.training():
+        step = training.stage.objective(training.stage.model, batch)
+    backward(training, step, batch)
+    for optimizer in training.optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def alternate(
@@ -51,9 +57,16 @@ def alternate(
         tempfile.TemporaryDirectory(dir=".") as folder,  # on the disk that runs are written to, not in memory
         open_run(Path(folder) / "run", resume=False, overwrite=False) as run,
     ):
-        place = Workplace(precision.device, precision, 0, Silence())
-        job = Preparation(stage, config, load_data("streets"))
-        recorder = Recorder(job, run, place, lambda count, text: None, lambda: None, "", None)
+        place = Runtime(precision.device, precision, 0, NullReporter())
+        job = PretrainingJob(stage, config, load_data("streets"))
+        recorder = Recorder(
+            job,
+            run,
+            place,
+            validator=NoValidation(),
+            stop=StopRequest(lambda: None, command=""),
+            advance=lambda count, text: None,
+        )
         started = time.perf_counter()
 
         def on_step(report: Report) -> None:

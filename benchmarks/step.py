@@ -1,6 +1,6 @@
 """What distillation costs: a step against the same networks' bare work, alternating in one process.
 
-The bare work is the least that a distillation can do: teacher forward, student forward, backward, optimiser step,
+The bare work is the least that a distillation can do: teacher forward, student forward, backward, optimizer step,
 in the same precision and memory layout, with cross entropy alone. Ratios hold across machines, milliseconds do not.
 
     python benchmarks/step.py [--only NAME ...] [--size 180x240] [--batch 4] [--data camvid:PATH] [--json FILE]
@@ -21,22 +21,17 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from segdistill.config import (
-    DataConfig,
-    LabelCodes,
-    NetworkConfig,
-    OptimConfig,
-    TeacherConfig,
-    load_preset,
-    preset_names,
-)
+from segdistill.config.presets import load_preset, preset_names
+from segdistill.config.schema import DataConfig, LabelEmbedding, NetworkConfig, OptimConfig, TeacherConfig
 from segdistill.data import load_data, training_batches
-from segdistill.engine import Precision, Report, fit, peak_bytes, resolve_device, resolve_precision
-from segdistill.label_codes import LabelledFrozen, build_teacher
 from segdistill.networks import SegNetwork, build_network
-from segdistill.objectives import Distillation
-from segdistill.record import cpu_name, versions
-from segdistill.terms import Pair, build_terms
+from segdistill.runtime.precision import Precision, resolve_device, resolve_precision
+from segdistill.runtime.versions import cpu_name, versions
+from segdistill.teachers.label_assisted import LabeledFrozen, build_teacher
+from segdistill.terms import TermContext, build_terms
+from segdistill.training.engine import Report, fit
+from segdistill.training.objectives import Distillation
+from segdistill.training.probe import peak_bytes
 from segdistill.types import IGNORE, Batch, Frozen, Stage
 
 CLASSES, AUX_WEIGHT, WARM_UP = 11, 0.4, 2
@@ -45,10 +40,10 @@ LIMITS = {"skd-holistic": 1.10, "skd": 1.35} | dict.fromkeys(("tsl", "ka", "cwd"
 OPTIM = OptimConfig(lr=1e-4, steps=1)
 
 
-def networks(device: torch.device, codes: LabelCodes | None = None) -> tuple[SegNetwork, SegNetwork]:
+def networks(device: torch.device, codes: LabelEmbedding | None = None) -> tuple[SegNetwork, SegNetwork]:
     """Return PSPNet-ResNet50, label-assisted where there are codes, and PSPNet-ResNet18, with fixed weights."""
     torch.manual_seed(0)
-    teacher = build_teacher(TeacherConfig(network="pspnet-resnet50", label_codes=codes), CLASSES)
+    teacher = build_teacher(TeacherConfig(network="pspnet-resnet50", label_embedding=codes), CLASSES)
     student = build_network(NetworkConfig(network="pspnet-resnet18"), CLASSES)
     return teacher.to(device), student.to(device)
 
@@ -91,14 +86,14 @@ def distillation(variant: str, precision: Precision, steps: int) -> Stage:
     """Return the stage that the tool itself would run on CamVid, what it trains beforehand left untrained."""
     name, _, without = variant.partition("-")
     preset = load_preset(name, data="camvid")
-    codes = preset.teacher.label_codes
+    codes = preset.teacher.label_embedding
     teacher, student = networks(precision.device, codes)
     teacher.to(memory_format=torch.channels_last)
     terms = {term: config for term, config in preset.terms.items() if term != without}
-    built = build_terms(terms, Pair(student, teacher, CLASSES))
-    frozen = Frozen(teacher) if codes is None else LabelledFrozen(teacher, codes)
+    built = build_terms(terms, TermContext(student, teacher, CLASSES))
+    frozen = Frozen(teacher) if codes is None else LabeledFrozen(teacher, codes)
     for term in built.values():
-        deque(term.term.before(frozen), maxlen=0)
+        deque(term.term.pretraining_stages(frozen), maxlen=0)
     return Stage(
         "benchmark", student, Distillation(AUX_WEIGHT, frozen, built), OPTIM.model_copy(update={"steps": steps})
     )

@@ -10,7 +10,7 @@
     |-- ModelError             5  a damaged or unusable checkpoint, model file or ONNX file
     `-- Stopped          130/143  stopped by a signal; everything is saved and can be resumed
 
-Each error says what was found; `fix` says what to do next.
+Each error says what was found; `fix` says what to do next. The functions below put names and numbers into words.
 """
 
 import errno
@@ -37,15 +37,23 @@ OUT_OF_MEMORY = (
     r"(^|: )(std::bad_alloc|bad allocation)$",
     r"\[Errno 12\] Cannot allocate memory|\bCannot allocate memory \(os error 12\)",
 )
-"""How libraries say in a line that memory ran out, where the error is not of a type that says so."""
+"""Lines in which libraries say that memory ran out, where the error is not of a type that says so."""
+CLOSE_ENOUGH = 0.5
+"""Similarity, as difflib has it, from which on a known word may be the one that the user meant."""
+MAX_SUGGESTIONS = 3
 
 
 class SegdistillError(Exception):
-    """What was found, in one sentence, and in `fix` what to do about it."""
+    """An error that a user is told without a traceback.
+
+    Args:
+        what: what was found, in one sentence.
+        fix: what to do about it.
+    """
 
     exit_code = 1
-    elsewhere = False
-    """Whether it was raised in another process first, which tells the user."""
+    told_by_another = False
+    """Whether another process tells the user: under torchrun all raise it, and one prints it."""
 
     def __init__(self, what: str, fix: str = "") -> None:
         super().__init__(what)
@@ -93,7 +101,7 @@ class ModelError(SegdistillError):
 
 
 class Stopped(SegdistillError):  # noqa: N818  # it is not an error
-    """A signal stopped the run after it had saved everything."""
+    """A signal stopped the run after it had saved everything; the exit code is 128 + the signal's number."""
 
     def __init__(self, what: str, fix: str, signal_number: int) -> None:
         super().__init__(what, fix)
@@ -101,9 +109,9 @@ class Stopped(SegdistillError):  # noqa: N818  # it is not an error
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Say what is known and what the user may have meant: the tail of a message about an unknown name."""
+    """Return the known names that the user may have meant, or all of them: the tail of a message on an unknown name."""
     names = sorted({*known})
-    close = get_close_matches(word, names, n=3, cutoff=0.5)
+    close = get_close_matches(word, names, n=MAX_SUGGESTIONS, cutoff=CLOSE_ENOUGH)
     if close:
         return "Did you mean " + " or ".join(close) + "?"
     return "Known are: " + ", ".join(names) + "."
@@ -113,8 +121,10 @@ def out_of_memory(error: BaseException) -> str | None:
     """Return the line of an error that says that memory ran out; None where it says something else."""
     if isinstance(error, SegdistillError):
         return None
-    lines = f"{type(error).__name__}: {error}".strip().splitlines()
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+    lines = [line.strip() for line in f"{type(error).__name__}: {error}".strip().splitlines()]
+    if isinstance(error, MemoryError):
+        return lines[0]
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return lines[0]
     patterns = "|".join(OUT_OF_MEMORY)
-    return next((line.strip() for line in lines if re.search(patterns, line.strip())), None)
+    return next((line for line in lines if re.search(patterns, line)), None)

@@ -1,4 +1,4 @@
-"""Run the tests that prove our promises, and write what they reported into the README's table.
+"""Run the tests that prove our promises, and write what they reported into the table of docs/guarantees.md.
 
     python tests/promises.py [--quick | --rows | --only TEST ...]
 
@@ -21,10 +21,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from segdistill.record import cpu_name
+from segdistill.runtime.versions import cpu_name
 
 TESTS = Path(__file__).parent
-README = TESTS.parent / "README.md"
+PAGE = TESTS.parent / "docs/guarantees.md"
 BEGIN, END = "<!-- promises: written by tests/promises.py -->", "<!-- end of promises -->"
 HEADER = ("| | what is promised | how it is tested | last result |", "|---|---|---|---|")
 NOT_RUN = "not run"
@@ -70,7 +70,7 @@ def promises() -> dict[str, dict[str, str]]:
 def proofs() -> list[Proof]:
     """Return the marked tests, read off the files."""
     found = []
-    for path in sorted(TESTS.glob("test_*.py")):
+    for path in sorted(TESTS.rglob("test_*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if not isinstance(node, ast.FunctionDef):
                 continue
@@ -82,9 +82,16 @@ def proofs() -> list[Proof]:
     return found
 
 
+def path_of(test: str) -> str:
+    """Return FILE::TEST with the folder of the file, whose name no other test file has."""
+    file, _, name = test.partition("::")
+    (path,) = TESTS.rglob(file)
+    return f"{path}::{name}"
+
+
 def section() -> list[str]:
-    """Return the README's lines between the two comments."""
-    return README.read_text(encoding="utf-8").partition(f"{BEGIN}\n")[2].partition(END)[0].splitlines()
+    """Return the page's lines between the two comments."""
+    return PAGE.read_text(encoding="utf-8").partition(f"{BEGIN}\n")[2].partition(END)[0].splitlines()
 
 
 def table(results: dict[str, str]) -> list[str]:
@@ -112,9 +119,9 @@ def written(lines: list[str]) -> dict[str, str]:
 
 def write(runs: list[str], results: dict[str, str]) -> None:
     """Write when and where the tests ran, and the table, between the two comments."""
-    head, _, rest = README.read_text(encoding="utf-8").partition(f"{BEGIN}\n")
+    head, _, rest = PAGE.read_text(encoding="utf-8").partition(f"{BEGIN}\n")
     lines = [f"{runs[0]}  ", runs[1], "", *table(results)]
-    README.write_text(f"{head}{BEGIN}\n" + "\n".join(lines) + "\n" + END + rest.partition(END)[2], encoding="utf-8")
+    PAGE.write_text(f"{head}{BEGIN}\n" + "\n".join(lines) + "\n" + END + rest.partition(END)[2], encoding="utf-8")
 
 
 def main() -> int:
@@ -129,7 +136,7 @@ def main() -> int:
     if not arguments.rows:
         rounds = os.environ.setdefault("SEGDISTILL_TEST_ROUNDS", "100")
         marked = "promise and not reliability" if arguments.quick else "promise"
-        chosen = [str(TESTS / test) for test in arguments.only] or [str(TESTS)]
+        chosen = [path_of(test) for test in arguments.only] or [str(TESTS)]
         code = pytest.main(["-m", marked, *chosen], [reports])
         place = f"{date.today()}, {cpu_name()}, torch {torch.__version__}"
         if not arguments.only:

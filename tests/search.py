@@ -1,6 +1,6 @@
 """Search for a file that breaks a reader, with libFuzzer: python tests/search.py READER [-max_total_time=60 ...]
 
-Needs atheris (pip install atheris) and hands the options to it; test_hostile.py lists the readers. What it finds is
+Needs atheris (pip install atheris) and hands the options to it; helpers/fuzz.py lists the readers. What it finds is
 left in the working folder.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["segdistill", "tomllib"]):
-    from fuzz import READERS
+    from helpers.fuzz import READERS
 
 
 def main() -> None:

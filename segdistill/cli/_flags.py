@@ -1,50 +1,22 @@
-"""What several commands take: options, and how their texts are read."""
+"""Options and arguments that several commands take, and the groups in which help lists them."""
 
-import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from segdistill.errors import UsageError
-from segdistill.reading import check_utf8
+from segdistill.cli._parsers import named_path, typed_path, with_home
 
-
-def with_home(text: str) -> str:
-    """Return a text with the home folder for a ~ at its beginning: in --out=~/run no shell puts it there."""
-    return os.path.expanduser(text)
-
-
-def typed_path(text: str | Path) -> Path:
-    """Return a path as it was typed. Every option and argument that is one is read by this or the next function."""
-    return Path(with_home(str(text)))
-
-
-def named_path(text: str | Path) -> Path:
-    """Return a path whose name is handed to safetensors, or written into a file.
-
-    Raises:
-        UsageError: if it is not UTF-8.
-    """
-    path = typed_path(text)
-    check_utf8(path)
-    return path
-
-
-def typed_teacher(text: str) -> str:
-    """Return a teacher as it was typed: a network, a path, or SCHEME:WHERE, where WHERE may have a path after a colon.
-
-    Raises:
-        UsageError: if it is not UTF-8.
-    """
-    whole = text if Path(text).exists() else ":".join(map(with_home, text.split(":")))
-    check_utf8(Path(whole))
-    return whole
+MODEL, LOSS, DATA, RUN, OUTPUT = "Model", "Loss", "Data", "Run", "Output"
+"""Groups of options, in the order in which help lists them."""
+DEFAULT_PRESET = "canonical"
+MAX_WORKERS = 128
+"""Most loader processes: each has a copy of the program in memory."""
 
 
 class Precision(StrEnum):
-    """What `--precision` takes."""
+    """Values of `--precision`."""
 
     auto = "auto"
     fp32 = "fp32"
@@ -53,25 +25,110 @@ class Precision(StrEnum):
 
 
 class Baseline(StrEnum):
-    """What `--baseline` takes."""
+    """Values of `--baseline`."""
 
     steps = "steps"
     time = "time"
 
 
-DEFAULT_PRESET = "canonical"
-RUN, DATA, OUTPUT = "Run", "Data", "Output"
+class ShippedWeights(StrEnum):
+    """Values of `--weights`."""
+
+    last = "last"
+    ema = "ema"
+    best = "best"
+
+
+# Model
+
+ModelArgument = Annotated[
+    Path,
+    typer.Argument(
+        parser=typed_path, metavar="MODEL", help="Folder of a run, .safetensors model file or exported .onnx file."
+    ),
+]
+WeightsFlag = Annotated[
+    ShippedWeights | None,
+    typer.Option(
+        "--weights",
+        metavar="last|ema|best",
+        help="Weights of a run: of the last step, their moving average, or of the best validation, whose score is "
+        "optimistic. Default: those that the run ships.",
+        rich_help_panel=MODEL,
+    ),
+]
+ClassMapFlag = Annotated[
+    Path | None,
+    typer.Option(
+        "--class-map",
+        parser=typed_path,
+        metavar="FILE",
+        help="TOML file that maps the teacher's classes to those of the data, where they differ.",
+        rich_help_panel=DATA,
+    ),
+]
+PretrainedFlag = Annotated[
+    bool,
+    typer.Option(
+        "--pretrained",
+        help="Start from ImageNet weights of the backbone: those on this machine, else downloaded once.",
+        rich_help_panel=MODEL,
+    ),
+]
+BackboneFlag = Annotated[
+    Path | None,
+    typer.Option(
+        "--backbone-weights",
+        parser=typed_path,
+        metavar="FILE",
+        help="Start from ImageNet weights of the backbone in a local file.",
+        rich_help_panel=MODEL,
+    ),
+]
+
+InitFlag = Annotated[
+    Path | None,
+    typer.Option(
+        "--init-weights",
+        parser=named_path,
+        metavar="FILE",
+        help="Start from a run, a model file, a published checkpoint of this network, or tv:NAME[:FILE]; of other "
+        "classes, outputs are kept by name.",
+        rich_help_panel=MODEL,
+    ),
+]
+
+# Loss
+
 PresetFlag = Annotated[
     str,
-    typer.Option("--preset", parser=with_home, metavar="PRESET", help="A name from `presets list`, or a .toml file."),
+    typer.Option(
+        "--preset",
+        parser=with_home,
+        metavar="PRESET",
+        help="Recipe of loss terms and schedule: a name from `segdistill presets list`, or a .toml file.",
+        rich_help_panel=LOSS,
+    ),
 ]
+SetFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key of the preset, e.g. optim.lr=0.005. Repeatable.",
+        rich_help_panel=LOSS,
+    ),
+]
+
+# Data
+
 DataFlag = Annotated[
     str | None,
     typer.Option(
         "--data",
-        metavar="D",
-        help="NAME, NAME:PATH (camvid:CamVid) or the path of a data.toml. Default: the preset's if it is there, "
-        "else streets.",
+        metavar="DATA",
+        help="Data set: NAME, NAME:PATH (camvid:CamVid) or the path of a data.toml. Default: the preset's if it is "
+        "found, else the built-in streets.",
         rich_help_panel=DATA,
     ),
 ]
@@ -79,84 +136,106 @@ ModelDataFlag = Annotated[
     str | None,
     typer.Option(
         "--data",
-        metavar="D",
-        help="NAME, NAME:PATH (camvid:CamVid) or the path of a data.toml. Default: a run's own, where its name alone "
-        "finds it.",
+        metavar="DATA",
+        help="Data set: NAME, NAME:PATH (camvid:CamVid) or the path of a data.toml. Default: that of the run, if it "
+        "is found by its name.",
         rich_help_panel=DATA,
     ),
 ]
-OutFlag = Annotated[
-    Path | None,
-    typer.Option("--out", parser=named_path, metavar="DIR", help="Folder of the run.", rich_help_panel=OUTPUT),
+ModelImagesFlag = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--images",
+        parser=typed_path,
+        metavar="DIR",
+        help="Folder of images without labels, in the place of --data. Repeatable.",
+        rich_help_panel=DATA,
+    ),
 ]
+
+# Run
+
 StepsFlag = Annotated[
     int | None,
-    typer.Option("--steps", metavar="N", min=1, help="At most this many in every stage.", rich_help_panel=RUN),
-]
-SetFlag = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a preset's key, e.g. optim.lr=0.005. Repeatable."),
+    typer.Option("--steps", metavar="N", min=1, help="Train each stage for N steps at most.", rich_help_panel=RUN),
 ]
 DeviceFlag = Annotated[
-    str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)
+    str, typer.Option("--device", metavar="DEVICE", help="Device: auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)
 ]
 PrecisionFlag = Annotated[
-    Precision | None, typer.Option("--precision", help="Default: the preset's (auto).", rich_help_panel=RUN)
+    Precision | None,
+    typer.Option(
+        "--precision",
+        metavar="PRECISION",
+        help="Compute precision: auto, fp32, bf16 or fp16. Default: the preset's, usually auto.",
+        rich_help_panel=RUN,
+    ),
 ]
-ExactFlag = Annotated[Precision, typer.Option("--precision", help="The network computes in it.", rich_help_panel=RUN)]
+ExactFlag = Annotated[
+    Precision,
+    typer.Option(
+        "--precision",
+        metavar="PRECISION",
+        help="Compute precision: auto, fp32, bf16 or fp16.",
+        rich_help_panel=RUN,
+    ),
+]
 SeedFlag = Annotated[
-    int | None, typer.Option("--seed", metavar="N", min=0, help="Default: the preset's.", rich_help_panel=RUN)
+    int | None,
+    typer.Option("--seed", metavar="N", min=0, help="Random seed. Default: the preset's.", rich_help_panel=RUN),
 ]
 WorkersFlag = Annotated[
     int | None,
     typer.Option(
-        "--workers", metavar="N", min=0, max=128, help="Loader processes; 0 reads in the main one.", rich_help_panel=RUN
+        "--workers",
+        metavar="N",
+        min=0,
+        max=MAX_WORKERS,
+        help="Data loader processes; 0 loads in the main process. Default: one per core but one, at most 8.",
+        rich_help_panel=RUN,
     ),
 ]
-ResumeFlag = Annotated[bool, typer.Option("--resume", help="Continue the run in --out, exactly.", rich_help_panel=RUN)]
-OverwriteFlag = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.", rich_help_panel=OUTPUT)]
-PrintFlag = Annotated[bool, typer.Option("--print-config", help="Print the resolved configuration and stop.")]
+ResumeFlag = Annotated[
+    bool, typer.Option("--resume", help="Continue the run in --out where it stopped.", rich_help_panel=RUN)
+]
 DryFlag = Annotated[
     bool,
-    typer.Option("--dry-run", help="Check data, teacher and networks, estimate time and memory, and stop."),
+    typer.Option(
+        "--dry-run",
+        help="Check data, teacher and networks, estimate time and memory, and exit.",
+        rich_help_panel=RUN,
+    ),
 ]
-PretrainedFlag = Annotated[bool, typer.Option("--pretrained", help="Start from the backbone's ImageNet weights.")]
-BackboneFlag = Annotated[
+
+# Output
+
+OutFlag = Annotated[
     Path | None,
-    typer.Option("--backbone-weights", parser=typed_path, metavar="FILE", help="The same from a local file."),
+    typer.Option(
+        "--out",
+        parser=named_path,
+        metavar="DIR",
+        help="Output folder. Default: a new one in runs/.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+OverwriteFlag = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.", rich_help_panel=OUTPUT)]
+PrintFlag = Annotated[
+    bool, typer.Option("--print-config", help="Print the resolved configuration and exit.", rich_help_panel=OUTPUT)
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=OUTPUT)]
 QuietFlag = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Only results, warnings, errors.", rich_help_panel=OUTPUT)
+    bool, typer.Option("--quiet", "-q", help="Print only results, warnings and errors.", rich_help_panel=OUTPUT)
 ]
 VerboseFlag = Annotated[
-    bool, typer.Option("--verbose", "-v", help="A line for every step, no bar.", rich_help_panel=OUTPUT)
+    bool,
+    typer.Option("--verbose", "-v", help="Print a line per step instead of a progress bar.", rich_help_panel=OUTPUT),
 ]
-PresetArgument = Annotated[str, typer.Argument(metavar="NAME", help="As `segdistill presets list` shows it.")]
-ModelArgument = Annotated[
-    Path,
-    typer.Argument(
-        parser=typed_path, metavar="MODEL", help="A run's folder, a .safetensors model file or an .onnx file."
-    ),
+PresetArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of a preset, from `segdistill presets list`.")
 ]
 
 
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """Return (height, width) from "HxW"."""
-    if text is None:
-        return None
-    height, x, width = text.lower().partition("x")
-    if not (x and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise UsageError(f"{text!r} is not a size.", "Write height x width, for example 512x1024.")
-    return int(height), int(width)
-
-
-def parse_channels(text: str | None, flag: str) -> tuple[float, float, float] | None:
-    """Return the three numbers of "A,B,C"."""
-    if text is None:
-        return None
-    try:
-        first, second, third = map(float, text.split(","))
-    except ValueError:
-        raise UsageError(f"{flag} {text}: expected three numbers.", f"For example {flag} 72.39,82.91,73.16") from None
-    return first, second, third
+def chosen(weights: ShippedWeights | None) -> Literal["last", "ema", "best"] | None:
+    """Return the weights of a run that were asked for."""
+    return None if weights is None else weights.value

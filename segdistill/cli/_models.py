@@ -1,42 +1,106 @@
-"""The commands on a model: evaluate, export, infer, import-weights."""
+"""The commands on a model: evaluate, export, infer."""
 
-import json
-import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segdistill.cli._app import Command, app, example
+from segdistill.cli._app import Command, app, examples
 from segdistill.cli._flags import (
     DATA,
+    MODEL,
     OUTPUT,
+    RUN,
+    ClassMapFlag,
     DeviceFlag,
     ExactFlag,
     JsonFlag,
     ModelArgument,
     ModelDataFlag,
+    ModelImagesFlag,
     OverwriteFlag,
     Precision,
     QuietFlag,
     VerboseFlag,
+    WeightsFlag,
     WorkersFlag,
-    named_path,
-    parse_channels,
-    parse_size,
-    typed_path,
-    with_home,
+    chosen,
 )
-from segdistill.cli._show import open_terminal, percent, quoted, show_export
-from segdistill.errors import CheckError, DataError, UsageError
+from segdistill.cli._parsers import parse_factors, parse_optional_size, typed_path, typed_teacher, with_home
+from segdistill.cli._show import open_terminal, print_json, show_evaluation, show_export
+from segdistill.cli._text import format_percent, quoted
+from segdistill.wording import counted
+
+if TYPE_CHECKING:
+    from segdistill.cli.console import Terminal
+    from segdistill.commands.infer import Inference
 
 
-@app.command(**example("segdistill evaluate runs/camvid-student --data camvid:CamVid"))
+@app.command(
+    **examples(
+        "segdistill evaluate runs/camvid-student --data camvid:CamVid",
+        "segdistill evaluate hf:segformer --data camvid:CamVid --class-map map.toml",
+    )
+)
 def evaluate(
-    model: ModelArgument,
+    model: Annotated[
+        str,
+        typer.Argument(
+            parser=typed_teacher,
+            metavar="MODEL",
+            help="Folder of a run, .safetensors model file or .onnx file. From other libraries: tv:NAME, hf:ID, "
+            "hf:FOLDER, onnx:FILE, py:MODULE:FUNCTION.",
+        ),
+    ],
+    *,
+    weights: WeightsFlag = None,
     data: ModelDataFlag = None,
+    images: ModelImagesFlag = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher",
+            parser=typed_teacher,
+            metavar="TEACHER",
+            help="Teacher to compare with on --images, which have no labels; --class-map, --scales, --flip and --set "
+            "are then this one's.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    class_map: ClassMapFlag = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--size",
+            metavar="HxW",
+            help="Bring images to this size. Default: the model's, else their own.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    scales: Annotated[
+        str | None,
+        typer.Option(
+            "--scales",
+            metavar="S[,S]",
+            help="Show the model its images enlarged, e.g. 1.5 or 1,1.5: the mean of the probabilities is scored.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Show the model its images mirrored, too.", rich_help_panel=MODEL)
+    ] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Say how a model from another library wants its images: teacher.input.mean, .std, .order, .divide. "
+            "Repeatable.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     split: Annotated[
-        str, typer.Option("--split", metavar="SPLIT", help="train, val or test.", rich_help_panel=DATA)
+        str, typer.Option("--split", metavar="SPLIT", help="Split: train, val or test.", rich_help_panel=DATA)
     ] = "val",
     submission: Annotated[
         Path | None,
@@ -44,7 +108,7 @@ def evaluate(
             "--submission",
             parser=typed_path,
             metavar="DIR",
-            help="Also write the label maps for Cityscapes' server, of --split test or val.",
+            help="Also write label maps for Cityscapes' server; needs --split test or val.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -52,7 +116,7 @@ def evaluate(
         bool,
         typer.Option(
             "--count-void",
-            help="Also print the mIoU with void pixels of the labels, where taken for a class, as false positives.",
+            help="Also print the mIoU that counts void pixels predicted as a class as false positives.",
             rich_help_panel=OUTPUT,
         ),
     ] = False,
@@ -60,7 +124,7 @@ def evaluate(
         bool,
         typer.Option(
             "--tiled",
-            help="Also print what changes where images are labelled tile by tile, as infer labels large ones.",
+            help="Also print how scores change when images are labeled tile by tile, as infer labels large ones.",
             rich_help_panel=OUTPUT,
         ),
     ] = False,
@@ -72,57 +136,55 @@ def evaluate(
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
 ) -> None:
-    """Score a model. mIoU over one confusion matrix at the labels' own size, IoU per class, pixel accuracy."""
-    from segdistill import deploy
-    from segdistill.report import ABSENT, SEES_LABELS
-    from segdistill.setting import default_workers
+    """Score a model on labeled images. Prints IoU per class, mIoU and pixel accuracy at the labels' own size."""
+    from segdistill.commands._scored_teacher import teacher_options
+    from segdistill.commands.evaluate import EvaluateOptions, evaluate_model
 
     terminal = open_terminal(quiet=quiet, verbose=verbose)
-    workers = default_workers() if workers is None else workers
-    result = deploy.evaluate_model(
-        *(model, data, split, device, str(precision), workers, terminal, submission, overwrite, count_void, tiled)
+    options = EvaluateOptions(
+        data=data,
+        images=tuple(images or ()),
+        against=teacher or "",
+        split=split,
+        device=device,
+        precision=str(precision),
+        weights=chosen(weights),
+        workers=workers,
+        submission=submission,
+        overwrite=overwrite,
+        count_void=count_void,
+        size=parse_optional_size(size),
+        teacher=teacher_options(class_map, parse_factors(scales, "--scales"), set_ or (), flip=flip),
+        tiled=tiled,
     )
+    evaluation = evaluate_model(model, options, terminal)
     if submission is not None:
-        terminal.say(f"Label maps: {submission}. Cityscapes' server takes those of test, in one .zip file.")
+        terminal.info(f"Label maps: {submission}. Cityscapes' server takes those of test, in one .zip file.")
     if json_:
-        return typer.echo(json.dumps(result.to_json(), indent=2))
-    if not result.scored:
-        return terminal.result("No labels, no scores.")
-    scores = result.scores
-    if result.model.info.label_assisted:
-        return terminal.result(
-            f"{SEES_LABELS} It agrees with {percent(scores.pixel_accuracy)} % of the labels that it was shown "
-            f"({result.data.name} {split}, {scores.images} images)."
-        )
-    rows = [[name, percent(value)] for name, value in zip(result.data.classes, scores.iou, strict=True)]
-    rows.append(["mIoU", f"{percent(scores.miou)}{scores.coverage}"])
-    rows.append(["pixel accuracy", percent(scores.pixel_accuracy)])
-    if count_void:
-        rows.append(["mIoU counting void", f"{percent(result.miou_counting_void)}{scores.coverage_counting_void}"])
-    if result.tiled is not None:
-        tiles = result.tiled.apart
-        change = 100 * (tiles.miou - scores.miou)
-        rows.append(["mIoU tile by tile", f"{percent(tiles.miou)}{tiles.coverage} ({change:+z.2f})"])
-        rows.append(["pixels of the same class", percent(result.tiled.agreement)])
-    title = f"{result.data.name} {split}, {scores.images} images, {result.model.precision} on {result.model.device}"
-    terminal.table(title, ["", "IoU %"], rows)
-    if scores.coverage:
-        terminal.say(ABSENT)
-    return None
+        print_json(evaluation.to_json())
+    else:
+        show_evaluation(terminal, evaluation)
 
 
-@app.command(**example("segdistill export runs/camvid-student --data camvid:CamVid --max-ms 50"))
+@app.command(
+    **examples(
+        "segdistill export runs/camvid-student --data camvid:CamVid --max-ms 50",
+        "segdistill export model.safetensors --data camvid:CamVid --size 360x480",
+    )
+)
 def export(
     model: Annotated[
-        Path, typer.Argument(parser=typed_path, metavar="MODEL", help="A run's folder or a .safetensors model file.")
+        Path,
+        typer.Argument(parser=typed_path, metavar="MODEL", help="Folder of a run, or .safetensors model file."),
     ],
+    *,
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             parser=typed_path,
             metavar="FILE",
-            help="Default: model.onnx in the run.",
+            help="Output file. Default: model.onnx in the run.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -131,15 +193,33 @@ def export(
         typer.Option(
             "--size",
             metavar="HxW",
-            help="Image size it is exported and measured at. Default: training's, or the most frequent.",
+            help="Image size to export and measure at, e.g. 512x1024. Default: that of the training, or the most "
+            "frequent one.",
+            rich_help_panel=DATA,
         ),
     ] = None,
+    weights: WeightsFlag = None,
     data: ModelDataFlag = None,
+    images: ModelImagesFlag = None,
     min_fps: Annotated[
-        float | None, typer.Option("--min-fps", metavar="F", min=0, help="Exit 4 if it is slower.")
+        float | None,
+        typer.Option(
+            "--min-fps",
+            metavar="F",
+            min=0,
+            help="Exit with code 4 below F images per second.",
+            rich_help_panel=RUN,
+        ),
     ] = None,
     max_ms: Annotated[
-        float | None, typer.Option("--max-ms", metavar="M", min=0, help="Exit 4 if it is slower.")
+        float | None,
+        typer.Option(
+            "--max-ms",
+            metavar="M",
+            min=0,
+            help="Exit with code 4 above M milliseconds per image.",
+            rich_help_panel=RUN,
+        ),
     ] = None,
     device: DeviceFlag = "auto",
     workers: WorkersFlag = None,
@@ -148,44 +228,60 @@ def export(
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
 ) -> None:
-    """Export to ONNX, prove it equal, measure it. It is compared with PyTorch on the validation images."""
-    from segdistill import deploy
-    from segdistill.setting import default_workers
+    """Export a model to ONNX. Compares it with PyTorch on the validation images, and measures its speed."""
+    from segdistill.commands.export import ExportOptions, export_model
 
     terminal = open_terminal(quiet=quiet, verbose=verbose)
-    if min_fps is not None and max_ms is not None:
-        raise UsageError("--min-fps and --max-ms say the same: give one of them.")
-    if any(limit is not None and not math.isfinite(limit) for limit in (min_fps, max_ms)):
-        raise UsageError("--min-fps and --max-ms take a number.")
-    workers = default_workers() if workers is None else workers
-    result = deploy.export_model(
-        model, output, parse_size(size), data, device, overwrite, min_fps, max_ms, workers, terminal
+    options = ExportOptions(
+        output=output,
+        weights=chosen(weights),
+        size=parse_optional_size(size),
+        data=data,
+        images=tuple(images or ()),
+        device=device,
+        workers=workers,
+        overwrite=overwrite,
+        min_fps=min_fps,
+        max_ms=max_ms,
     )
-    failures = result.pop("failures")
+    report = export_model(model, options, terminal)
     if json_:
-        typer.echo(json.dumps(result, indent=2))
+        print_json(report.to_json())
     else:
-        show_export(terminal, result)
-    if failures:
-        raise CheckError(f"{result['file']} did not pass: " + "; ".join(failures) + ".")
-    terminal.say(f"Next: segdistill infer {quoted(result['file'])} IMAGES --out DIR")
+        show_export(terminal, report)
+    report.refuse_failures()
+    terminal.info(f"Next: segdistill infer {quoted(report.file)} IMAGES --out DIR")
 
 
-@app.command(**example("segdistill infer runs/camvid-student/model.onnx CamVid/val --out labels --overlay"))
+@app.command(
+    **examples(
+        "segdistill infer runs/camvid-student/model.onnx CamVid/val --out labels",
+        "segdistill infer runs/camvid-student 'frames/*.png' --out labels --overlay",
+    )
+)
 def infer(
     model: ModelArgument,
     source: Annotated[
-        str, typer.Argument(parser=with_home, metavar="INPUT", help="An image, a folder, or a pattern in quotes.")
+        str, typer.Argument(parser=with_home, metavar="INPUT", help="Image, folder, or pattern in quotes.")
     ],
+    *,
     out: Annotated[
         Path,
         typer.Option(
-            "--out", parser=typed_path, metavar="DIR", help="Folder of the label maps.", rich_help_panel=OUTPUT
+            "--out",
+            parser=typed_path,
+            metavar="DIR",
+            help="Output folder, which mirrors the sub-folders of INPUT.",
+            rich_help_panel=OUTPUT,
         ),
     ],
     overlay: Annotated[
-        bool, typer.Option("--overlay", help="Also write the image under the classes' colours.", rich_help_panel=OUTPUT)
+        bool,
+        typer.Option(
+            "--overlay", help="Also write each image blended with its labels' colors.", rich_help_panel=OUTPUT
+        ),
     ] = False,
+    weights: WeightsFlag = None,
     device: DeviceFlag = "auto",
     precision: ExactFlag = Precision.fp32,
     overwrite: OverwriteFlag = False,
@@ -193,109 +289,40 @@ def infer(
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
 ) -> None:
-    """Label images. One palette PNG of class ids each, sub-folders mirrored."""
-    from segdistill import deploy
+    """Label images. Writes a PNG of class ids for each, with the classes' colors as its palette."""
+    from segdistill.commands.infer import InferOptions, infer_images
 
     terminal = open_terminal(quiet=quiet, verbose=verbose)
-    summary = deploy.infer_images(model, source, out, device, str(precision), overlay, overwrite, terminal)
-    failed = [{"file": str(failure.path), "reason": failure.reason} for failure in summary.failed]
-    speed = summary.images_per_second
-    apart = summary.apart
-    if json_:
-        result = {"out": str(out), "images": summary.done, "failed": failed, "images_per_second": speed}
-        result |= {} if apart is None else {"tiled": {"images": apart.images, "label_agreement": apart.agreement}}
-        typer.echo(json.dumps(result, indent=2))
-    else:
-        terminal.result(f"{summary.done} label maps in {out}, {speed:.1f} images per second, from file to file.")
-    if apart is not None:
-        many = "1 image was" if apart.images == 1 else f"{apart.images} images were"
-        terminal.say(
-            f"{many} too large to be seen whole and labelled tile by tile. In a part of the first, "
-            f"{percent(apart.agreement)} % of the pixels get the class that they get in one piece; "
-            "`segdistill evaluate --tiled` tells the change of mIoU."
-        )
-    if failed:
-        lines = "\n".join(f"  {failure.reason}" for failure in summary.failed[:10])
-        more = f"\n  ... and {len(failed) - 10} more" if len(failed) > 10 else ""
-        raise DataError(f"{len(failed)} of {len(failed) + summary.done} images were not labelled:\n{lines}{more}")
-
-
-@app.command(
-    **example("segdistill import-weights espnet_p_2_q_8_camvid.pth --network espnet --void-output 11 --out espnet")
-)
-def import_weights(
-    file: Annotated[
-        Path, typer.Argument(parser=typed_path, metavar="FILE", help="A .pth, .pt or .safetensors file of tensors.")
-    ],
-    network: Annotated[str, typer.Option("--network", metavar="NET", help="A network from `segdistill networks`.")],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", parser=named_path, metavar="DIR", help="Folder of the model file.", rich_help_panel=OUTPUT
-        ),
-    ],
-    data: Annotated[
-        str | None,
-        typer.Option("--data", metavar="D", help="Names the classes and their colours.", rich_help_panel=DATA),
-    ] = None,
-    classes: Annotated[
-        int | None,
-        typer.Option(
-            "--classes", metavar="N", min=1, help="Without void; default: those of the file.", rich_help_panel=DATA
-        ),
-    ] = None,
-    void_output: Annotated[
-        int | None,
-        typer.Option(
-            "--void-output", metavar="N", min=0, help="Which output is no class but void.", rich_help_panel=DATA
-        ),
-    ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option("--mean", metavar="A,B,C", help="Of channels in 0..255, in the order the network sees them."),
-    ] = None,
-    std: Annotated[str | None, typer.Option("--std", metavar="A,B,C", help="Their deviation, likewise.")] = None,
-    bgr: Annotated[
-        bool | None, typer.Option("--bgr/--rgb", help="Which order that is. Default of all these: as published.")
-    ] = None,
-    divide: Annotated[
-        float | None, typer.Option("--divide", metavar="F", help="Divides what mean and deviation leave.")
-    ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option("--size", metavar="HxW", help="Size that images are brought to. Default: their own."),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Choose about the network, e.g. stem=deep. Repeatable."),
-    ] = None,
-    drop_label_channel: Annotated[
-        bool,
-        typer.Option("--drop-label-channel", help="Leave out the fourth input channel of a student of LAD's."),
-    ] = False,
-    overwrite: OverwriteFlag = False,
-    quiet: QuietFlag = False,
-) -> None:
-    """Turn a published checkpoint into a model. Every tensor is used, or named with the reason why it is not."""
-    from segdistill.config import parse_network
-    from segdistill.import_weights import Request, import_weights
-    from segdistill.networks import resolve_name
-
-    terminal = open_terminal(quiet=quiet)
-    request = Request(
-        *(file, parse_network(resolve_name(network), set_ or []), data, classes, void_output),
-        mean=parse_channels(mean, "--mean"),
-        std=parse_channels(std, "--std"),
-        divide=divide,
-        order=None if bgr is None else "bgr" if bgr else "rgb",
-        size=parse_size(size),
-        drop_label_channel=drop_label_channel,
+    options = InferOptions(
+        out=out,
+        device=device,
+        precision=str(precision),
+        weights=chosen(weights),
+        overlay=overlay,
+        overwrite=overwrite,
     )
-    import_weights(request, out, terminal, overwrite=overwrite)
-    terminal.result(f"Model: {out}")
-    own = quoted(out)
-    after = f"infer {own} IMAGES --out LABELS" if data is None else f"evaluate {own} --data {quoted(data)}"
-    terminal.say(f"Next: segdistill {after}")
+    inference = infer_images(model, source, options, reporter=terminal)
+    summary = inference.summary
+    if json_:
+        print_json(inference.to_json())
+    else:
+        speed = f"{summary.images_per_second:.1f} images per second, from file to file"
+        terminal.result(f"{counted(summary.done, 'label map')} in {out}, {speed}.")
+    _tell_of_tiles(terminal, inference)
+    inference.refuse_failures()
+
+
+def _tell_of_tiles(terminal: "Terminal", inference: "Inference") -> None:
+    """Tell of images that were too large for the network to see in one piece."""
+    tiling = inference.summary.tiling
+    if tiling is None:
+        return
+    subject = "1 image was" if tiling.images == 1 else f"{tiling.images} images were"
+    terminal.info(
+        f"{subject} too large to be seen whole and labeled tile by tile. In a part of the first, "
+        f"{format_percent(tiling.agreement)} % of the pixels get the class that they get in one piece; "
+        "`segdistill evaluate --tiled` tells the change of mIoU."
+    )
 
 
 app.command("val", cls=Command, hidden=True)(evaluate)

@@ -1,22 +1,26 @@
 """The commands that train: quickstart, train-teacher, distill."""
 
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segdistill.cli._app import app, example
+from segdistill.cli._app import app, examples
 from segdistill.cli._flags import (
     DATA,
     DEFAULT_PRESET,
+    LOSS,
+    MODEL,
     OUTPUT,
+    RUN,
     BackboneFlag,
     Baseline,
+    ClassMapFlag,
     DataFlag,
     DeviceFlag,
     DryFlag,
+    InitFlag,
     JsonFlag,
     OutFlag,
     OverwriteFlag,
@@ -32,24 +36,22 @@ from segdistill.cli._flags import (
     StepsFlag,
     VerboseFlag,
     WorkersFlag,
-    named_path,
-    typed_path,
-    typed_teacher,
-    with_home,
 )
-from segdistill.cli._show import data_words, open_terminal, quoted, show_export, show_outcome
-from segdistill.errors import CheckError, UsageError
+from segdistill.cli._parsers import named_path, typed_teacher
+from segdistill.cli._show import open_terminal, show_export, show_outcome
+from segdistill.cli._text import data_option, quoted
+from segdistill.errors import CheckError
 
 if TYPE_CHECKING:
-    from segdistill.config import RunConfig
-    from segdistill.console import Terminal
+    from segdistill.config.schema import RunConfig
 
 
-@app.command(**example("segdistill quickstart --out runs/quickstart"))
+@app.command(**examples("segdistill quickstart", "segdistill quickstart --out runs/first --device cpu"))
 def quickstart(
+    *,
     out: Annotated[
         Path,
-        typer.Option("--out", parser=named_path, metavar="DIR", help="Folder of everything.", rich_help_panel=OUTPUT),
+        typer.Option("--out", parser=named_path, metavar="DIR", help="Output folder.", rich_help_panel=OUTPUT),
     ] = Path("runs/quickstart"),
     steps: StepsFlag = None,
     device: DeviceFlag = "auto",
@@ -59,27 +61,41 @@ def quickstart(
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
 ) -> None:
-    """See the whole path in a few minutes. On generated road scenes: train, distil, compare, export, infer."""
-    from segdistill.quickstart import quickstart
-    from segdistill.setting import Options
+    """See the whole path in a few minutes. On generated road scenes: train, distill, compare, export, infer."""
+    from segdistill.commands._context import Options
+    from segdistill.commands.quickstart import quickstart
 
     terminal = open_terminal(quiet=quiet, verbose=verbose)
-    options = Options(out, device, workers, resume, overwrite, command=words())
-    result = quickstart(out, options, steps, terminal)
-    failures = result.exported.pop("failures")
+    options = Options(
+        out=out, device=device, workers=workers, resume=resume, overwrite=overwrite, command=command_line()
+    )
+    result = quickstart(out, options, steps, reporter=terminal)
     show_export(terminal, result.exported)
     show_outcome(terminal, result.outcome)
-    terminal.result(f"Labels:  {out / 'labels'} ({result.images_per_second:.1f} images per second)")
+    speed = result.inference.summary.images_per_second
+    terminal.result(f"Labels:  {result.inference.out} ({speed:.1f} images per second)")
     terminal.result(f"Picture: {result.outcome.folder / 'picture.png'}")
-    if failures:
-        raise CheckError("The exported student did not pass: " + "; ".join(failures) + ".")
+    if result.exported.failures:
+        raise CheckError(f"The exported student did not pass: {'; '.join(result.exported.failures)}.")
 
 
-@app.command(**example("segdistill train-teacher --preset skd --teacher pspnet50 --data camvid:CamVid"))
+@app.command(
+    **examples(
+        "segdistill train-teacher --teacher pspnet50 --data camvid:CamVid",
+        "segdistill train-teacher --preset skd --pretrained --out runs/teacher",
+    )
+)
 def train_teacher(
+    *,
     preset: PresetFlag = DEFAULT_PRESET,
     teacher: Annotated[
-        str | None, typer.Option("--teacher", metavar="NET", help="A network; default: the preset's.")
+        str | None,
+        typer.Option(
+            "--teacher",
+            metavar="NET",
+            help="Teacher network, from `segdistill networks`. Default: the preset's.",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     data: DataFlag = None,
     out: OutFlag = None,
@@ -87,6 +103,7 @@ def train_teacher(
     set_: SetFlag = None,
     pretrained: PretrainedFlag = False,
     backbone_weights: BackboneFlag = None,
+    init_weights: InitFlag = None,
     device: DeviceFlag = "auto",
     precision: PrecisionFlag = None,
     seed: SeedFlag = None,
@@ -99,65 +116,109 @@ def train_teacher(
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
 ) -> None:
-    """Train a teacher on labelled images."""
+    """Train a teacher on labeled images. It can then be given to distill, or is found there by its name."""
+    from segdistill.commands._configuration import ConfigFlags, resolve_config
+
     terminal = open_terminal(quiet=quiet, verbose=verbose)
-    config = checked(configuration(terminal, preset, data, set_, seed, precision), steps, set_, teacher=teacher)
+    flags = ConfigFlags(
+        preset=preset,
+        data=data,
+        overrides=tuple(set_ or ()),
+        steps=steps,
+        seed=seed,
+        precision=_text(precision),
+        teacher=teacher,
+    )
+    config = resolve_config(flags, terminal, takes_pretrained=False)
     if print_config:
-        return show_config(config)
-    from segdistill import run
-    from segdistill.setting import Options
+        return _print_config(config)
+    from segdistill.commands import train_teacher as command
+    from segdistill.commands._context import Options
 
     options = Options(
-        *(out, device, workers, resume, overwrite, dry_run, pretrained, backbone_weights),
-        files=files_named(preset, None),
-        command=words(),
+        out=out,
+        device=device,
+        workers=workers,
+        resume=resume,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        pretrained=pretrained,
+        backbone_weights=backbone_weights,
+        init_weights=init_weights,
+        files=flags.files,
+        command=command_line(),
     )
-    outcome = run.train_teacher(config, options, terminal)
-    after = f"distill --preset {quoted(preset)} --teacher {quoted(outcome.folder)} --student {config.student.network}"
-    return show_outcome(terminal, outcome, as_json=json_, after=after + data_words(data, config.data.name))
+    outcome = command.train_teacher(config, options, terminal)
+    next_command = (
+        f"distill --preset {quoted(preset)} --teacher {quoted(outcome.folder)} --student {config.student.network}"
+        f"{data_option(data, config.data.name)}"
+    )
+    return show_outcome(terminal, outcome, as_json=json_, next_command=next_command)
 
 
-@app.command(**example("segdistill distill --preset skd --teacher pspnet101 --student resnet18"))
+@app.command(
+    **examples(
+        "segdistill distill --teacher pspnet101 --student resnet18 --preset skd",
+        "segdistill distill --teacher hf:segformer --images frames --student resnet18",
+    )
+)
 def distill(
+    *,
     teacher: Annotated[
         str,
         typer.Option(
             "--teacher",
             parser=typed_teacher,
-            metavar="T",
-            help="A run's folder, a model file, or a network: found under runs/, or trained. From elsewhere: tv:NAME, "
-            "hf:FOLDER, hf:ID, onnx:FILE, py:MODULE:FUNCTION.",
+            metavar="TEACHER",
+            help="Teacher: the folder of a run, a model file, or a network, which is taken from runs/ or trained "
+            "first. From other libraries: tv:NAME, hf:ID, hf:FOLDER, onnx:FILE, py:MODULE:FUNCTION.",
+            rich_help_panel=MODEL,
         ),
     ],
-    student: Annotated[str, typer.Option("--student", metavar="NET", help="A network from `segdistill networks`.")],
+    student: Annotated[
+        str,
+        typer.Option(
+            "--student",
+            metavar="NET",
+            help="Student network, from `segdistill networks`.",
+            rich_help_panel=MODEL,
+        ),
+    ],
     preset: PresetFlag = DEFAULT_PRESET,
     data: DataFlag = None,
     out: OutFlag = None,
     steps: StepsFlag = None,
     set_: SetFlag = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--images",
+            parser=named_path,
+            metavar="DIR",
+            help="Folder of images to train on without any label: the classes are the teacher's. Repeatable. --data "
+            "then only scores the student, by its val split.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     unlabeled: Annotated[
         list[Path] | None,
         typer.Option(
             "--unlabeled",
             parser=named_path,
             metavar="DIR",
-            help="Images without labels, mixed into the batches. Repeatable.",
+            help="Folder of images without labels, mixed into the batches. Repeatable.",
             rich_help_panel=DATA,
         ),
     ] = None,
-    class_map: Annotated[
-        Path | None,
-        typer.Option(
-            "--class-map",
-            parser=typed_path,
-            metavar="FILE",
-            help="TOML: which of the teacher's classes is which of the data's, where they differ.",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
+    class_map: ClassMapFlag = None,
     baseline: Annotated[
         Baseline | None,
-        typer.Option("--baseline", help="Also train the plain student: as many steps, or as much time; terms off."),
+        typer.Option(
+            "--baseline",
+            metavar="steps|time",
+            help="Also train the student without distillation, for as many steps or as much time, and print the gain.",
+            rich_help_panel=LOSS,
+        ),
     ] = None,
     seeds: Annotated[
         int,
@@ -165,18 +226,17 @@ def distill(
             "--seeds",
             metavar="N",
             min=1,
-            help="Train N students from N seeds, for mean and spread. Take three or more.",
+            help="Train N students from N seeds, for mean and standard deviation. Take three or more.",
+            rich_help_panel=RUN,
         ),
     ] = 1,
     accept_teacher: Annotated[
-        bool, typer.Option("--accept-teacher", help="Follow the teacher even where the check at the start refuses it.")
+        bool,
+        typer.Option("--accept-teacher", help="Distill even if the teacher check fails.", rich_help_panel=MODEL),
     ] = False,
     pretrained: PretrainedFlag = False,
     backbone_weights: BackboneFlag = None,
-    init_weights: Annotated[
-        Path | None,
-        typer.Option("--init-weights", parser=named_path, metavar="FILE", help="Start the student from a model file."),
-    ] = None,
+    init_weights: InitFlag = None,
     device: DeviceFlag = "auto",
     precision: PrecisionFlag = None,
     seed: SeedFlag = None,
@@ -189,124 +249,63 @@ def distill(
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
 ) -> None:
-    """Distil a teacher into a student."""
-    terminal = open_terminal(quiet=quiet, verbose=verbose)
-    folders = None if not unlabeled else [str(path) for path in unlabeled]
-    config = configuration(terminal, preset, data, set_, seed, precision, folders, class_map)
-    from segdistill import run
-    from segdistill.setting import Options
-    from segdistill.teachers import is_given
+    """Distill a teacher into a student. Trains the teacher first where it is named and not found."""
+    from segdistill.commands._configuration import ConfigFlags, resolve_config
 
-    config = checked(config, steps, set_, teacher=teacher, ready=is_given(teacher), student=student)
+    terminal = open_terminal(quiet=quiet, verbose=verbose)
+    flags = ConfigFlags(
+        preset=preset,
+        data=data,
+        overrides=tuple(set_ or ()),
+        steps=steps,
+        seed=seed,
+        precision=_text(precision),
+        images=tuple(images or ()),
+        unlabeled=tuple(unlabeled or ()),
+        class_map=class_map,
+        teacher=teacher,
+        student=student,
+    )
+    config = resolve_config(flags, terminal, takes_pretrained=True)
     if print_config:
-        return show_config(config)
+        return _print_config(config)
+    from segdistill.commands import distill as command
+    from segdistill.commands._context import Options
+
     options = Options(
-        *(out, device, workers, resume, overwrite, dry_run, pretrained, backbone_weights, init_weights),
+        out=out,
+        device=device,
+        workers=workers,
+        resume=resume,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        pretrained=pretrained,
+        backbone_weights=backbone_weights,
+        init_weights=init_weights,
         baseline=None if baseline is None else baseline.value,
         accept_teacher=accept_teacher,
-        files=files_named(preset, class_map),
+        files=flags.files,
         seeds=seeds,
-        command=words(),
+        command=command_line(),
     )
-    outcome = run.distill(config, teacher, options, terminal)
-    after = f"export {quoted(outcome.folder)}{data_words(data, config.data.name)}"
-    return show_outcome(terminal, outcome, as_json=json_, after=after)
+    outcome = command.distill(config, teacher, options, terminal)
+    checked_on = data_option(data, config.data.name)
+    if images and data is None:
+        checked_on = "".join(f" --images {quoted(folder)}" for folder in images)
+    next_command = f"export {quoted(outcome.folder)}{checked_on}"
+    return show_outcome(terminal, outcome, as_json=json_, next_command=next_command)
 
 
-def configuration(
-    terminal: "Terminal",
-    preset: str,
-    data: str | None,
-    overrides: list[str] | None,
-    seed: int | None,
-    precision: Precision | None,
-    unlabeled: list[str] | None = None,
-    class_map: Path | None = None,
-) -> "RunConfig":
-    """Resolve preset, data set, overrides and flags."""
-    from segdistill.config import BUILT_IN, find_data, load_preset, read_class_map
-
-    overrides = overrides or []
-    flags: dict[str, Any] = {}
-    if seed is not None:
-        flags["seed"] = seed
-    if precision is not None:
-        flags["precision"] = str(precision)
-    if unlabeled is not None:
-        flags["data.unlabeled"] = unlabeled
-    if class_map is not None:
-        flags["teacher.class_map"] = read_class_map(class_map)
-    if data is None and not any(text.partition("=")[0].strip() == "data.name" for text in overrides):
-        data = available_data(load_preset(preset, overrides).data.name)
-        if data == BUILT_IN:
-            terminal.say(f"No --data: the built-in scenes ({BUILT_IN}) are used.")
-    config = load_preset(preset, overrides, data=data, flags=flags)
-    find_data(config.data.name)
-    return config
-
-
-def files_named(preset: str, class_map: Path | None) -> tuple[tuple[str, Path], ...]:
-    """Return the files that were read for the configuration."""
-    files = [("--preset", Path(preset))] if preset.endswith(".toml") else []
-    return (*files, ("--class-map", class_map)) if class_map is not None else tuple(files)
-
-
-def available_data(name: str) -> str:
-    """Return the preset's own data set where it has a path or lies in $SEGDISTILL_DATA, else the built-in one."""
-    from segdistill.config import BUILT_IN, components
-
-    folder = os.environ.get("SEGDISTILL_DATA")
-    there = bool(folder) and name in components("data") and Path(with_home(str(folder)), name).is_dir()
-    return name if there or ":" in name or name.endswith(".toml") else BUILT_IN
-
-
-def checked(
-    config: "RunConfig",
-    steps: int | None,
-    overrides: list[str] | None,
-    *,
-    teacher: str | None = None,
-    ready: bool = False,
-    student: str | None = None,
-) -> "RunConfig":
-    """Check networks and terms; return the configuration with full names and tables, no stage longer than `steps`.
-
-    The preset's choices about its own networks do not hold for one that is named instead and has no such choice, and
-    nothing that it says of its teacher is asked where that is given ready-made.
-    """
-    from segdistill.foreign import is_foreign
-    from segdistill.networks import missing_options, resolve, resolve_name
-    from segdistill.terms import check_terms
-
-    values: dict[str, Any] = {f"terms.{name}": table for name, table in check_terms(config.terms).items()}
-    asked = {text.partition("=")[0].strip() for text in overrides or []}
-    roles = [("student", config.student, student)]
-    if not ready:
-        roles.append(("teacher", config.teacher, teacher))
-        if is_foreign(teacher or config.teacher.network):
-            raise UsageError(
-                f"{teacher or config.teacher.network} is not a network that is trained here.",
-                "A teacher that is ready is given to `segdistill distill --teacher`.",
-            )
-    for role, own, given in roles:
-        name = values[f"{role}.network"] = resolve_name(given or own.network, own.network)
-        if given is not None:
-            missing = missing_options(own.model_copy(update={"network": name}))
-            unset = {f"{role}.{option}": type(own).model_fields[option].default for option in missing}
-            values |= {key: value for key, value in unset.items() if key not in asked}
-    config = config.changed(**values).capped(steps)
-    resolve(config.student)
-    if not ready:
-        resolve(config.teacher)
-    return config
-
-
-def words() -> tuple[str, ...]:
-    """Return the command line as it was typed, without the program's name."""
+def command_line() -> tuple[str, ...]:
+    """Return the command line as it was typed, without the program's name: what --resume is added to."""
     return tuple(sys.argv[1:])
 
 
-def show_config(config: "RunConfig") -> None:
+def _text(precision: Precision | None) -> str | None:
+    return None if precision is None else precision.value
+
+
+def _print_config(config: "RunConfig") -> None:
     """Print a resolved configuration: a preset again."""
     import tomli_w
 

@@ -1,16 +1,15 @@
 """Atrous spatial pyramid pooling (Chen et al., "Rethinking Atrous Convolution", 2017), the head of three networks."""
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
-from segdistill.networks._base import conv_bn_relu, enlarged, separable
+from segdistill.networks._layers import conv_bn_relu, resize_like, separable
 
 
 def atrous_rates(output_stride: int) -> tuple[int, ...]:
     """Return the published rates: 6, 12 and 18 on a map of stride 16, on a finer one as far apart in the image."""
-    return tuple(96 // output_stride * k for k in (1, 2, 3))
+    first = 96 // output_stride
+    return (first, 2 * first, 3 * first)
 
 
 class ASPP(nn.Module):
@@ -20,19 +19,25 @@ class ASPP(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, width: int, rates: tuple[int, ...], *, dropout: float, separately: bool = False
+        self, inputs: int, width: int, rates: tuple[int, ...], *, dropout: float, is_separable: bool = False
     ) -> None:
         super().__init__()
-        atrous = separable if separately else partial(conv_bn_relu, kernel=3)
-        convolutions = (atrous(inputs, width, dilation=rate) for rate in rates)
-        self.branches = nn.ModuleList([conv_bn_relu(inputs, width, 1), *convolutions])
+        branches = [conv_bn_relu(inputs, width, 1)]
+        for rate in rates:
+            if is_separable:
+                branches.append(separable(inputs, width, dilation=rate))
+            else:
+                branches.append(conv_bn_relu(inputs, width, 3, dilation=rate))
+        self.branches = nn.ModuleList(branches)
         self.pool = conv_bn_relu(inputs, width, 1)
-        self.project = conv_bn_relu((2 + len(rates)) * width, width, 1)
+        concatenated = (len(branches) + 1) * width
+        self.project = conv_bn_relu(concatenated, width, 1)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs, h, w) to (B, width, h, w)."""
-        mean = enlarged(self.pool(x.mean(dim=(2, 3), keepdim=True)), x, align_corners=False)
+        mean = self.pool(x.mean(dim=(2, 3), keepdim=True))
+        mean = resize_like(mean, x, align_corners=False)  # a constant map, whatever the corners
         branches = [branch(x) for branch in self.branches]
         projected: Tensor = self.dropout(self.project(torch.cat([*branches, mean], dim=1)))
         return projected

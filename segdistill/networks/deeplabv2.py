@@ -8,7 +8,7 @@ convolution of a stage, ours in the 3x3 (v1.5), and batch norm is trained here.
 import torch
 from torch import Tensor, nn
 
-from segdistill.config import NetworkConfig
+from segdistill.config.schema import NetworkConfig
 from segdistill.networks import _resnet
 from segdistill.networks._base import SegNetwork
 from segdistill.types import SegOutput
@@ -32,13 +32,17 @@ class DeepLabV2(SegNetwork):
     def __init__(self, config: NetworkConfig, num_classes: int, in_channels: int) -> None:
         super().__init__(num_classes, in_channels)
         self.backbone = _resnet.resnet(config, in_channels)
-        last = self.backbone.channels[-1]
-        self.classifiers = nn.ModuleList(nn.Conv2d(last, num_classes, 3, padding=r, dilation=r) for r in RATES)
-        for name, parameter in self.classifiers.named_parameters():  # as in the authors' training files
-            nn.init.normal_(parameter, std=0.01) if name.endswith("weight") else nn.init.zeros_(parameter)
+        width = self.backbone.channels[-1]
+        classifiers = [nn.Conv2d(width, num_classes, 3, padding=rate, dilation=rate) for rate in RATES]
+        for classifier in classifiers:  # as in the authors' training files
+            nn.init.normal_(classifier.weight, std=0.01)
+            assert classifier.bias is not None
+            nn.init.zeros_(classifier.bias)
+        self.classifiers = nn.ModuleList(classifiers)
 
     def segment(self, image: Tensor) -> SegOutput:
         """Return logits at the backbone's stride; the features are the four stages."""
         stages = self.backbone(image)
-        logits = torch.stack([classify(stages[-1]) for classify in self.classifiers]).sum(dim=0)
+        by_rate = [classifier(stages[-1]) for classifier in self.classifiers]
+        logits = torch.stack(by_rate).sum(dim=0)
         return SegOutput(logits, stages, None)

@@ -7,10 +7,11 @@ is 256 wide; on ResNet-18 and -34 it is 128, as in CIRKD of 2022 (`head_width = 
 
 from torch import Tensor, nn
 
-from segdistill.config import NetworkConfig
+from segdistill.config.schema import NetworkConfig
 from segdistill.networks import _resnet
 from segdistill.networks._aspp import ASPP, atrous_rates
-from segdistill.networks._base import SegNetwork, conv_bn_relu, fcn_head
+from segdistill.networks._base import SegNetwork
+from segdistill.networks._layers import conv_bn_relu, fcn_head
 from segdistill.types import SegOutput
 
 BACKBONES = tuple(_resnet.VARIANTS)
@@ -34,17 +35,21 @@ class DeepLabV3(SegNetwork):
         self.backbone = _resnet.resnet(config, in_channels)
         *_, third, last = self.backbone.channels
         width = config.head_width or min(256, last // 4)
+        dropout = config.dropout_or(0.1)
+        # None is the default, which is yes.
         rates = () if config.aspp is False else atrous_rates(config.output_stride)
         self.aspp = ASPP(last, width, rates, dropout=0.5)  # so in both
         self.fuse = conv_bn_relu(width, width, 3)
-        self.dropout = nn.Dropout(config.dropout_or(0.1))
+        self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Conv2d(width, num_classes, 1)
-        self.auxiliary = fcn_head(third, num_classes, nn.Dropout(config.dropout_or(0.1))) if config.aux else None
+        self.auxiliary = fcn_head(third, num_classes, nn.Dropout(dropout)) if config.aux else None
 
     def segment(self, image: Tensor) -> SegOutput:
-        """Return logits at the backbone's stride; the features are the four stages and what the classifier sees."""
+        """Return logits at the backbone's stride; the features are the four stages and what feeds the classifier."""
         stages = self.backbone(image)
         fused = self.fuse(self.aspp(stages[-1]))
         logits = self.classifier(self.dropout(fused))
-        aux = self.auxiliary(stages[-2]) if self.training and self.auxiliary is not None else None
+        aux = None
+        if self.training and self.auxiliary is not None:
+            aux = self.auxiliary(stages[-2])
         return SegOutput(logits, (*stages, fused), aux)

@@ -9,16 +9,17 @@ where ours, torchvision's, stride at the beginning of the next.
 import torch
 from torch import Tensor, nn
 
-from segdistill.config import NetworkConfig
+from segdistill.config.schema import NetworkConfig
 from segdistill.networks import _resnet
 from segdistill.networks._aspp import ASPP, atrous_rates
-from segdistill.networks._base import SegNetwork, conv_bn_relu, enlarged, separable
+from segdistill.networks._base import SegNetwork
+from segdistill.networks._layers import conv_bn_relu, resize_like, separable
 from segdistill.types import SegOutput
 
 BACKBONES = tuple(_resnet.VARIANTS)
 STRIDES = (16, 8, 32)
 OPTIONS = (*_resnet.OPTIONS, "dropout", "head_width")
-SHALLOW = 48
+SHALLOW_WIDTH = 48
 """Channels that are left of stage 1, so that it does not outweigh the others."""
 
 
@@ -38,17 +39,17 @@ class DeepLabV3Plus(SegNetwork):
         self.backbone = _resnet.resnet(config, in_channels)
         first, *_, last = self.backbone.channels
         width = config.head_width or 256
-        self.aspp = ASPP(
-            last, width, atrous_rates(config.output_stride), dropout=config.dropout_or(0.1), separately=True
-        )
-        self.shallow = conv_bn_relu(first, SHALLOW, 1)
-        self.decoder = nn.Sequential(separable(width + SHALLOW, width), separable(width, width))
+        rates = atrous_rates(config.output_stride)
+        self.aspp = ASPP(last, width, rates, dropout=config.dropout_or(0.1), is_separable=True)
+        self.shallow = conv_bn_relu(first, SHALLOW_WIDTH, 1)
+        self.decoder = nn.Sequential(separable(width + SHALLOW_WIDTH, width), separable(width, width))
         self.classifier = nn.Conv2d(width, num_classes, 1)
 
     def segment(self, image: Tensor) -> SegOutput:
         """Return logits at stride 4; the features are the four stages and the decoder's output."""
         stages = self.backbone(image)
         shallow = self.shallow(stages[0])
-        deep = enlarged(self.aspp(stages[-1]), shallow, align_corners=self.align_corners)
+        deep = resize_like(self.aspp(stages[-1]), shallow, align_corners=self.align_corners)
         decoded = self.decoder(torch.cat([deep, shallow], dim=1))
-        return SegOutput(self.classifier(decoded), (*stages, decoded), None)
+        logits = self.classifier(decoded)
+        return SegOutput(logits, (*stages, decoded), None)

@@ -5,9 +5,10 @@ Qiu et al. 2024 name FCN among their networks; their code does not contain it, s
 
 from torch import Tensor, nn
 
-from segdistill.config import NetworkConfig
+from segdistill.config.schema import NetworkConfig
 from segdistill.networks import _resnet
-from segdistill.networks._base import SegNetwork, fcn_head
+from segdistill.networks._base import SegNetwork
+from segdistill.networks._layers import fcn_head
 from segdistill.types import SegOutput
 
 BACKBONES = tuple(_resnet.VARIANTS)
@@ -29,13 +30,17 @@ class FCN(SegNetwork):
         super().__init__(num_classes, in_channels)
         self.backbone = _resnet.resnet(config, in_channels)
         *_, third, last = self.backbone.channels
-        self.reduce, self.dropout, self.classifier = fcn_head(last, num_classes, nn.Dropout(config.dropout_or(0.1)))
-        self.auxiliary = fcn_head(third, num_classes, nn.Dropout(config.dropout_or(0.1))) if config.aux else None
+        dropout = config.dropout_or(0.1)
+        # Apart, because the first part's output is among the features.
+        self.reduce, self.dropout, self.classifier = fcn_head(last, num_classes, nn.Dropout(dropout))
+        self.auxiliary = fcn_head(third, num_classes, nn.Dropout(dropout)) if config.aux else None
 
     def segment(self, image: Tensor) -> SegOutput:
-        """Return logits at the backbone's stride; the features are the four stages and what the classifier sees."""
+        """Return logits at the backbone's stride; the features are the four stages and what feeds the classifier."""
         stages = self.backbone(image)
         reduced = self.reduce(stages[-1])
         logits = self.classifier(self.dropout(reduced))
-        aux = self.auxiliary(stages[-2]) if self.training and self.auxiliary is not None else None
+        aux = None
+        if self.training and self.auxiliary is not None:
+            aux = self.auxiliary(stages[-2])
         return SegOutput(logits, (*stages, reduced), aux)

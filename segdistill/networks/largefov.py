@@ -8,7 +8,7 @@ why Liu et al. 2019 count 14.35 M parameters where this network has 13.71 M. At 
 
 from torch import Tensor, nn
 
-from segdistill.config import NetworkConfig
+from segdistill.config.schema import NetworkConfig
 from segdistill.networks._base import SegNetwork
 from segdistill.networks._mobilenet import MobileNetV1
 from segdistill.types import SegOutput
@@ -16,7 +16,8 @@ from segdistill.types import SegOutput
 BACKBONES = ("mobilenetv1",)
 STRIDES = (16, 8, 32)
 OPTIONS = ("dropout",)
-WIDTH, RATE = 1024, 12
+WIDTH = 1024
+RATE = 12
 
 
 def build(config: NetworkConfig, num_classes: int, in_channels: int) -> SegNetwork:
@@ -39,7 +40,9 @@ class LargeFOV(SegNetwork):
         self.dropout = nn.Dropout(config.dropout_or(0.5))
 
     def segment(self, image: Tensor) -> SegOutput:
-        """Return logits at the backbone's stride; the features are its four maps and what the classifier sees."""
+        """Return logits at the backbone's stride; the features are its four maps and what feeds the classifier."""
         maps = self.backbone(image)
-        wide = self.fc7(self.dropout(self.fc6(maps[-1]).relu())).relu()
-        return SegOutput(self.fc8(self.dropout(wide)), (*maps, wide), None)
+        wide = self.fc6(maps[-1]).relu()
+        wide = self.fc7(self.dropout(wide)).relu()
+        logits = self.fc8(self.dropout(wide))
+        return SegOutput(logits, (*maps, wide), None)

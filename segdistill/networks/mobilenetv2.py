@@ -7,14 +7,14 @@ image's mean, 256 channels each, projected to 256.
 
 from torch import Tensor, nn
 
-from segdistill.config import NetworkConfig
+from segdistill.config.schema import NetworkConfig
 from segdistill.networks._aspp import ASPP
 from segdistill.networks._base import SegNetwork
 from segdistill.networks._mobilenet import V2_STEPS, MobileNetV2
 from segdistill.types import SegOutput
 
 BACKBONES = ("", "1.3", "1.4")
-"""The width, where it is not 1."""
+"""Width multipliers; 1 has no name."""
 STRIDES = (16, 8, 32)
 OPTIONS = ("dropout", "head_width")
 
@@ -35,11 +35,13 @@ class MobileNetV2Segmentation(SegNetwork):
         multiplier = float(config.network.partition("-")[2] or 1)
         self.backbone = MobileNetV2(V2_STEPS[config.output_stride], multiplier, in_channels)
         width = config.head_width or 256
-        self.project = ASPP(self.backbone.channels[-1], width, (), dropout=config.dropout_or(0.1))
+        no_rates = ()
+        self.project = ASPP(self.backbone.channels[-1], width, no_rates, dropout=config.dropout_or(0.1))
         self.classifier = nn.Conv2d(width, num_classes, 1)
 
     def segment(self, image: Tensor) -> SegOutput:
         """Return logits at the backbone's stride; the features are its seven groups' and the projection."""
         maps = self.backbone(image)
         projected = self.project(maps[-1])
-        return SegOutput(self.classifier(projected), (*maps, projected), None)
+        logits = self.classifier(projected)
+        return SegOutput(logits, (*maps, projected), None)

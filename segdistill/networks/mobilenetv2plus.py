@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segdistill.config import NetworkConfig
-from segdistill.networks._base import SegNetwork, enlarged
+from segdistill.config.schema import NetworkConfig
+from segdistill.networks._base import SegNetwork
+from segdistill.networks._layers import resize_like
 from segdistill.networks._mobilenet import MobileNetV2
 from segdistill.types import SegOutput
 
@@ -21,8 +22,12 @@ BACKBONES = ("",)
 STRIDES = (8,)
 OPTIONS = ("dropout",)
 STEPS = ((1, 1, 1), (2, 1, 1), (2, 1, 1), (1, 2, 2), (1, 4, 4), (1, 8, 8), (1, 16, 16))
+"""Strides and dilations of the backbone's groups, as in `V2_STEPS`: the dilation doubles with each group."""
 RATES = (12, 24, 36)
 WIDTH = 256
+"""Channels of the context."""
+REDUCTION = 16
+"""Ratio of channels to those that weigh them."""
 
 
 def build(config: NetworkConfig, num_classes: int, in_channels: int) -> SegNetwork:
@@ -39,23 +44,27 @@ class MobileNetV2Plus(SegNetwork):
         super().__init__(num_classes, in_channels)
         self.backbone = MobileNetV2(STEPS, in_channels=in_channels)
         first, second, *_ = self.backbone.channels
+        concatenated = sum(self.backbone.channels)
         joined = WIDTH + first + second
-        self.excite = Excitation(sum(self.backbone.channels))
-        self.context = Context(sum(self.backbone.channels), config.dropout_or(0.1))
+        self.excite = Excitation(concatenated)
+        self.context = Context(concatenated, config.dropout_or(0.1))
         self.excite_joined = Excitation(joined)
         smooth = nn.Conv2d(joined, joined, 3, padding=2, dilation=2, bias=False)
-        self.refine = nn.Sequential(*norm(joined), smooth, *norm(joined))
+        self.refine = nn.Sequential(*norm_leaky_relu(joined), smooth, *norm_leaky_relu(joined))
         self.classifier = nn.Conv2d(joined, num_classes, 1)
 
     def segment(self, image: Tensor) -> SegOutput:
-        """Return logits at stride 4; the features are the backbone's seven and what the classifier sees."""
+        """Return logits at stride 4; the features are the backbone's seven and what feeds the classifier."""
         maps = self.backbone(image)
         half, quarter, *deep = maps
-        shallow = halved(half)
-        excited = self.excite(torch.cat([*deep, halved(shallow), halved(quarter)], dim=1))
-        context = enlarged(self.context(excited), quarter, align_corners=self.align_corners)
-        refined = self.refine(self.excite_joined(torch.cat([context, quarter, shallow], dim=1)))
-        return SegOutput(self.classifier(refined), (*maps, refined), None)
+        # The maps of stride 2 and 4 join twice: among all others at stride 8, and as they are at stride 4.
+        shallow = halve(half)
+        excited = self.excite(torch.cat([*deep, halve(shallow), halve(quarter)], dim=1))
+        context = resize_like(self.context(excited), quarter, align_corners=self.align_corners)
+        joined = self.excite_joined(torch.cat([context, quarter, shallow], dim=1))
+        refined = self.refine(joined)
+        logits = self.classifier(refined)
+        return SegOutput(logits, (*maps, refined), None)
 
 
 class Excitation(nn.Module):
@@ -63,13 +72,19 @@ class Excitation(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        few = channels // 16
-        self.channel = nn.Sequential(nn.Conv2d(channels, few, 1), nn.ReLU(), nn.Conv2d(few, channels, 1))
+        reduced = channels // REDUCTION
+        self.channel = nn.Sequential(
+            nn.Conv2d(channels, reduced, 1),
+            nn.ReLU(),
+            nn.Conv2d(reduced, channels, 1),
+        )
         self.position = nn.Conv2d(channels, 1, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, channels, h, w) to the same shape."""
-        weights: Tensor = self.channel(x.mean(dim=(2, 3), keepdim=True)).sigmoid() + self.position(x).sigmoid()
+        channel_weights = self.channel(x.mean(dim=(2, 3), keepdim=True)).sigmoid()
+        position_weights = self.position(x).sigmoid()
+        weights: Tensor = channel_weights + position_weights
         return x * weights
 
 
@@ -78,27 +93,30 @@ class Context(nn.Module):
 
     def __init__(self, inputs: int, dropout: float) -> None:
         super().__init__()
-        self.norm = norm(inputs)
+        self.norm = norm_leaky_relu(inputs)
         self.pool = nn.Conv2d(inputs, WIDTH, 1, bias=False)
-        atrous = (nn.Conv2d(inputs, WIDTH, 3, padding=rate, dilation=rate, bias=False) for rate in RATES)
-        self.branches = nn.ModuleList([nn.Conv2d(inputs, WIDTH, 1, bias=False), *atrous])
-        count = len(RATES) + 2
-        reduce = nn.Conv2d(count * WIDTH, WIDTH, 1, bias=False)
-        self.project = nn.Sequential(*norm(count * WIDTH), reduce, nn.Dropout2d(dropout))
+        branches = [nn.Conv2d(inputs, WIDTH, 1, bias=False)]
+        branches += [nn.Conv2d(inputs, WIDTH, 3, padding=rate, dilation=rate, bias=False) for rate in RATES]
+        self.branches = nn.ModuleList(branches)
+        concatenated = (len(branches) + 1) * WIDTH
+        reduce = nn.Conv2d(concatenated, WIDTH, 1, bias=False)
+        self.project = nn.Sequential(*norm_leaky_relu(concatenated), reduce, nn.Dropout2d(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs, h, w) to (B, WIDTH, h, w)."""
         x = self.norm(x)
-        mean = enlarged(self.pool(x.mean(dim=(2, 3), keepdim=True)), x, align_corners=False)
-        projected: Tensor = self.project(torch.cat([mean, *(branch(x) for branch in self.branches)], dim=1))
+        mean = self.pool(x.mean(dim=(2, 3), keepdim=True))
+        mean = resize_like(mean, x, align_corners=False)
+        branches = [branch(x) for branch in self.branches]
+        projected: Tensor = self.project(torch.cat([mean, *branches], dim=1))
         return projected
 
 
-def norm(channels: int) -> nn.Sequential:
+def norm_leaky_relu(channels: int) -> nn.Sequential:
     """Return batch norm and the leaky ReLU that in-place batch norm comes with."""
     return nn.Sequential(nn.BatchNorm2d(channels), nn.LeakyReLU(0.01, inplace=True))
 
 
-def halved(x: Tensor) -> Tensor:
+def halve(x: Tensor) -> Tensor:
     """Return the maxima of 3x3 positions at half the size."""
     return F.max_pool2d(x, 3, stride=2, padding=1)

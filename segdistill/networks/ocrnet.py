@@ -8,15 +8,20 @@ ones. The authors' dropout is 0.05; the strides are fixed.
 import torch
 from torch import Tensor, nn
 
-from segdistill.config import NetworkConfig
-from segdistill.networks._base import SegNetwork, draw_convolutions, enlarged
+from segdistill.config.schema import NetworkConfig
+from segdistill.networks._base import SegNetwork
 from segdistill.networks._hrnet import HRNet
+from segdistill.networks._layers import initialize_convolutions, resize_like
 from segdistill.types import SegOutput
 
 WIDTHS = {"hrnetw18": 18}
 BACKBONES = tuple(WIDTHS)
 STRIDES = (4,)
 OPTIONS = ("dropout",)
+PIXEL_WIDTH = 512
+"""Channels of the pixels' and the regions' representations."""
+KEY_WIDTH = 256
+"""Channels in which pixels and regions are compared."""
 
 
 def build(config: NetworkConfig, num_classes: int, in_channels: int) -> SegNetwork:
@@ -32,23 +37,31 @@ class OCRNet(HRNet):
 
     def __init__(self, width: int, num_classes: int, in_channels: int, *, aux: bool, dropout: float) -> None:
         super().__init__(width, num_classes, in_channels)
-        inputs, middle, key = sum(self.channels), 512, 256
+        concatenated = sum(self.channels)
         self.aux = aux
-        self.conv3x3_ocr = nn.Sequential(nn.Conv2d(inputs, middle, 3, padding=1), *_norm_relu(middle))
-        self.ocr_distri_head = ObjectContext(middle, key, dropout)
-        self.cls_head = nn.Conv2d(middle, num_classes, 1)
+        reduce = nn.Conv2d(concatenated, PIXEL_WIDTH, 3, padding=1)
+        self.conv3x3_ocr = nn.Sequential(reduce, *_norm_relu(PIXEL_WIDTH))
+        self.ocr_distri_head = ObjectContext(PIXEL_WIDTH, KEY_WIDTH, dropout)
+        self.cls_head = nn.Conv2d(PIXEL_WIDTH, num_classes, 1)
         self.aux_head = nn.Sequential(
-            nn.Conv2d(inputs, inputs, 1), *_norm_relu(inputs), nn.Conv2d(inputs, num_classes, 1)
+            nn.Conv2d(concatenated, concatenated, 1),
+            *_norm_relu(concatenated),
+            nn.Conv2d(concatenated, num_classes, 1),
         )
-        draw_convolutions(self)
+        initialize_convolutions(self)
 
     def segment(self, image: Tensor) -> SegOutput:
         """Return logits at 1/4; the features are the four branches, and what the classifier reads at 1/4."""
         maps = self.branches(image)
-        x = torch.cat([maps[0], *(enlarged(deeper, maps[0], align_corners=True) for deeper in maps[1:])], dim=1)
-        first, pixels = self.aux_head(x), self.conv3x3_ocr(x)
-        last = self.ocr_distri_head(pixels, regions(pixels, first))
-        return SegOutput(self.cls_head(last), (*maps, last), first if self.training and self.aux else None)
+        finest, *deeper = maps
+        enlarged = [resize_like(x, finest, align_corners=True) for x in deeper]
+        together = torch.cat([finest, *enlarged], dim=1)
+        first_logits = self.aux_head(together)
+        pixels = self.conv3x3_ocr(together)
+        last = self.ocr_distri_head(pixels, regions(pixels, first_logits))
+        logits = self.cls_head(last)
+        aux = first_logits if self.training and self.aux else None
+        return SegOutput(logits, (*maps, last), aux)
 
 
 def regions(pixels: Tensor, logits: Tensor) -> Tensor:
@@ -61,21 +74,23 @@ def regions(pixels: Tensor, logits: Tensor) -> Tensor:
     Returns:
         (B, D, C, 1), as an image of one pixel for each class.
     """
-    share = _softmax(logits.flatten(2))
-    return (pixels.flatten(2) @ share.mT).unsqueeze(3)
+    share = _softmax(logits.flatten(2))  # (B, C, h * w)
+    means = pixels.flatten(2) @ share.mT
+    return means.unsqueeze(3)
 
 
 class ObjectContext(nn.Module):
     """Each pixel takes from the regions what is like it, and is fused with that."""
 
-    def __init__(self, channels: int, key: int, dropout: float) -> None:
+    def __init__(self, channels: int, key_channels: int, dropout: float) -> None:
         super().__init__()
-        self.object_context_block = ObjectAttention(channels, key)
-        self.conv_bn_dropout = nn.Sequential(*_conv_norm_relu(2 * channels, channels), nn.Dropout2d(dropout))
+        self.object_context_block = ObjectAttention(channels, key_channels)
+        fuse = _conv_norm_relu(2 * channels, channels)
+        self.conv_bn_dropout = nn.Sequential(*fuse, nn.Dropout2d(dropout))
 
-    def forward(self, pixels: Tensor, proxies: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, regions: Tensor) -> Tensor:
         """Return (B, D, h, w) of pixels (B, D, h, w) and regions (B, D, C, 1)."""
-        context = self.object_context_block(pixels, proxies)
+        context = self.object_context_block(pixels, regions)
         out: Tensor = self.conv_bn_dropout(torch.cat([context, pixels], dim=1))
         return out
 
@@ -83,29 +98,40 @@ class ObjectContext(nn.Module):
 class ObjectAttention(nn.Module):
     """Attention from pixels to regions."""
 
-    def __init__(self, channels: int, key: int) -> None:
+    def __init__(self, channels: int, key_channels: int) -> None:
         super().__init__()
-        self.f_pixel = nn.Sequential(*_conv_norm_relu(channels, key), *_conv_norm_relu(key, key))
-        self.f_object = nn.Sequential(*_conv_norm_relu(channels, key), *_conv_norm_relu(key, key))
-        self.f_down = _conv_norm_relu(channels, key)
-        self.f_up = _conv_norm_relu(key, channels)
+        # Flat rows, as the published tensors are numbered.
+        self.f_pixel = nn.Sequential(
+            *_conv_norm_relu(channels, key_channels), *_conv_norm_relu(key_channels, key_channels)
+        )
+        self.f_object = nn.Sequential(
+            *_conv_norm_relu(channels, key_channels), *_conv_norm_relu(key_channels, key_channels)
+        )
+        self.f_down = _conv_norm_relu(channels, key_channels)
+        self.f_up = _conv_norm_relu(key_channels, channels)
 
-    def forward(self, pixels: Tensor, proxies: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, regions: Tensor) -> Tensor:
         """Return the context (B, D, h, w) of pixels (B, D, h, w) from regions (B, D, C, 1)."""
         query = self.f_pixel(pixels)  # (B, K, h, w)
-        key, value = self.f_object(proxies).flatten(2), self.f_down(proxies).flatten(2)  # (B, K, C)
-        likeness = query.flatten(2).mT @ key * query.shape[1] ** -0.5  # (B, h * w, C)
-        context: Tensor = self.f_up((value @ _softmax(likeness).mT).unflatten(2, query.shape[2:]))
+        key = self.f_object(regions).flatten(2)  # (B, K, C)
+        value = self.f_down(regions).flatten(2)  # (B, K, C)
+        scale = query.shape[1] ** -0.5  # as in all attention: a sum of K products grows with the root of K
+        similarity = query.flatten(2).mT @ key * scale  # (B, h * w, C)
+        attended = value @ _softmax(similarity).mT  # (B, K, h * w)
+        context: Tensor = self.f_up(attended.unflatten(2, query.shape[2:]))
         return context
 
 
 def _softmax(x: Tensor) -> Tensor:
     """Return the softmax over the last axis, computed in float32 or better."""
-    return x.softmax(dim=-1, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)
+    # Over all positions of an image: half precision would lose most of the sum.
+    probabilities = x.softmax(dim=-1, dtype=torch.promote_types(x.dtype, torch.float32))
+    return probabilities.to(x.dtype)
 
 
 def _conv_norm_relu(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.Sequential(*_norm_relu(outputs)))
+    conv = nn.Conv2d(inputs, outputs, 1, bias=False)
+    return nn.Sequential(conv, nn.Sequential(*_norm_relu(outputs)))
 
 
 def _norm_relu(channels: int) -> tuple[nn.Module, nn.Module]:

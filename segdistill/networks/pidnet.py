@@ -9,19 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segdistill.config import NetworkConfig
-from segdistill.networks._base import SegNetwork, draw_convolutions
+from segdistill.config.schema import NetworkConfig
+from segdistill.networks._base import SegNetwork
 from segdistill.networks._dual import (
     AveragePyramid,
+    OpenBasicBlock,
     SegmentationHead,
-    at_size,
     bottlenecks,
     conv_norm,
     norm_relu_conv,
-    open_block,
     stage,
     stem,
 )
+from segdistill.networks._layers import initialize_convolutions, resize_like
 from segdistill.types import SegOutput
 
 BACKBONES = ("s",)
@@ -41,51 +41,60 @@ class PIDNet(SegNetwork):
 
     def __init__(self, num_classes: int, in_channels: int, *, width: int, aux: bool) -> None:
         super().__init__(num_classes, in_channels)
-        high = 2 * width
+        high_width = 2 * width
+        # What all share, then context.
         self.conv1 = stem(in_channels, width)
-        self.layer1 = stage(width, width, 2)
-        self.layer2 = stage(width, high, 2, stride=2)
-        self.layer3 = stage(high, 4 * width, 3, stride=2)
-        self.layer4 = stage(4 * width, 8 * width, 3, stride=2)
-        self.layer5 = bottlenecks(8 * width, 8 * width, 2, stride=2)
+        self.layer1 = stage(width, width, blocks=2)
+        self.layer2 = stage(width, high_width, blocks=2, stride=2)
+        self.layer3 = stage(high_width, 4 * width, blocks=3, stride=2)
+        self.layer4 = stage(4 * width, 8 * width, blocks=3, stride=2)
+        self.layer5 = bottlenecks(8 * width, 8 * width, blocks=2, stride=2)
 
-        self.compression3 = conv_norm(4 * width, high, 1)
-        self.compression4 = conv_norm(8 * width, high, 1)
-        self.pag3 = PixelAttention(high, width)
-        self.pag4 = PixelAttention(high, width)
-        self.layer3_ = stage(high, high, 2)
-        self.layer4_ = stage(high, high, 2)
-        self.layer5_ = bottlenecks(high, high, 1)
+        # Details, and what they take from context.
+        self.compression3 = conv_norm(4 * width, high_width, 1)
+        self.compression4 = conv_norm(8 * width, high_width, 1)
+        self.pag3 = PixelAttention(high_width, width)
+        self.pag4 = PixelAttention(high_width, width)
+        self.layer3_ = stage(high_width, high_width, blocks=2)
+        self.layer4_ = stage(high_width, high_width, blocks=2)
+        self.layer5_ = bottlenecks(high_width, high_width, blocks=1)
 
-        self.layer3_d = open_block(high, width)
-        self.layer4_d = bottlenecks(width, width, 1)
-        self.layer5_d = bottlenecks(high, high, 1)
+        # Edges, and what they take from context.
+        self.layer3_d = OpenBasicBlock(high_width, width)
+        self.layer4_d = bottlenecks(width, width, blocks=1)
+        self.layer5_d = bottlenecks(high_width, high_width, blocks=1)
         self.diff3 = conv_norm(4 * width, width, 3)
-        self.diff4 = conv_norm(8 * width, high, 3)
+        self.diff4 = conv_norm(8 * width, high_width, 3)
 
+        # All together.
         self.spp = PAPPM(16 * width, 96, 4 * width)
         self.dfm = LightBag(4 * width)
-        self.seghead_p = SegmentationHead(high, 128, num_classes) if aux else None
+        self.seghead_p = SegmentationHead(high_width, 128, num_classes) if aux else None
         self.final_layer = SegmentationHead(4 * width, 128, num_classes)
-        draw_convolutions(self)
+        initialize_convolutions(self)
 
     def segment(self, image: Tensor) -> SegOutput:
         """Return logits at 1/8; the features are I's at 1/8, 1/16 and 1/32, all branches together, and the head's."""
+        # Stages end before their ReLU, hence all those here: branches add what they take from context first.
         shared = F.relu(self.layer2(F.relu(self.layer1(self.conv1(image)))))
 
-        i3 = F.relu(self.layer3(shared))
-        p3 = F.relu(self.pag3(self.layer3_(shared), self.compression3(i3)))
-        d = F.relu(self.layer3_d(shared) + at_size(self.diff3(i3), shared))
+        context_at_16 = F.relu(self.layer3(shared))
+        details_after_3 = F.relu(self.pag3(self.layer3_(shared), self.compression3(context_at_16)))
+        edges = self.layer3_d(shared)
+        edges = F.relu(edges + resize_like(self.diff3(context_at_16), shared, align_corners=False))
 
-        i4 = F.relu(self.layer4(i3))
-        p = F.relu(self.pag4(self.layer4_(p3), self.compression4(i4)))
-        d = F.relu(self.layer4_d(d) + at_size(self.diff4(i4), shared))
+        context_at_32 = F.relu(self.layer4(context_at_16))
+        details = F.relu(self.pag4(self.layer4_(details_after_3), self.compression4(context_at_32)))
+        edges = self.layer4_d(edges)
+        edges = F.relu(edges + resize_like(self.diff4(context_at_32), shared, align_corners=False))
 
-        i = at_size(self.spp(self.layer5(i4)), shared)
-        together = self.dfm(self.layer5_(p), i, self.layer5_d(d))
+        context = resize_like(self.spp(self.layer5(context_at_32)), shared, align_corners=False)
+        together = self.dfm(self.layer5_(details), context, self.layer5_d(edges))
         last, logits = self.final_layer(together)
-        aux = self.seghead_p(p3)[1] if self.training and self.seghead_p is not None else None
-        return SegOutput(logits, (shared, i3, i4, together, last), aux)
+        aux = None
+        if self.training and self.seghead_p is not None:
+            _, aux = self.seghead_p(details_after_3)
+        return SegOutput(logits, (shared, context_at_16, context_at_32, together, last), aux)
 
 
 class PAPPM(AveragePyramid):
@@ -95,9 +104,10 @@ class PAPPM(AveragePyramid):
         super().__init__(inputs, width, outputs)
         self.scale_process = norm_relu_conv(4 * width, 4 * width, 3, groups=4)
 
-    def processed(self, first: Tensor, pooled: list[Tensor]) -> list[Tensor]:
+    def process(self, first: Tensor, pooled: list[Tensor]) -> list[Tensor]:
         """Return one map of 4 * width channels."""
-        return [self.scale_process(torch.cat([scale + first for scale in pooled], dim=1))]
+        scales = torch.cat([scale + first for scale in pooled], dim=1)
+        return [self.scale_process(scales)]
 
 
 class PixelAttention(nn.Module):
@@ -108,11 +118,14 @@ class PixelAttention(nn.Module):
         self.f_x = conv_norm(channels, width, 1)
         self.f_y = conv_norm(channels, width, 1)
 
-    def forward(self, detail: Tensor, context: Tensor) -> Tensor:
-        """Return (B, channels, h, w), the size of `detail`; the context may be smaller."""
-        alike = (self.f_x(detail) * at_size(self.f_y(context), detail)).sum(dim=1, keepdim=True)
-        share = torch.sigmoid(alike)
-        return (1 - share) * detail + share * at_size(context, detail)
+    def forward(self, details: Tensor, context: Tensor) -> Tensor:
+        """Return (B, channels, h, w), the size of `details`; the context may be smaller."""
+        query = self.f_x(details)
+        key = resize_like(self.f_y(context), details, align_corners=False)
+        agreement = (query * key).sum(dim=1, keepdim=True)
+        share = torch.sigmoid(agreement)
+        # Where they agree the context is as good, and its channels have seen more of the image.
+        return (1 - share) * details + share * resize_like(context, details, align_corners=False)
 
 
 class LightBag(nn.Module):
@@ -123,8 +136,10 @@ class LightBag(nn.Module):
         self.conv_p = conv_norm(channels, channels, 1)
         self.conv_i = conv_norm(channels, channels, 1)
 
-    def forward(self, p: Tensor, i: Tensor, d: Tensor) -> Tensor:
-        """Return (B, channels, h, w) of three maps of that shape: details, context and edges."""
-        edge = torch.sigmoid(d)
-        out: Tensor = self.conv_p((1 - edge) * i + p) + self.conv_i(i + edge * p)
+    def forward(self, details: Tensor, context: Tensor, edges: Tensor) -> Tensor:
+        """Return (B, channels, h, w) of three maps of that shape."""
+        edge = torch.sigmoid(edges)
+        with_details = self.conv_p((1 - edge) * context + details)
+        with_context = self.conv_i(context + edge * details)
+        out: Tensor = with_details + with_context
         return out

@@ -1,6 +1,6 @@
-"""The auto-encoder of He et al. 2019: the code of a teacher's last features, from which they can be rebuilt.
+"""The auto-encoder of He et al. 2019: the latent of a teacher's features, from which they can be rebuilt.
 
-It is trained on the frozen teacher before the student. The student is then compared with the code; the decoder has
+It is trained on the frozen teacher before the student. The student is then compared with the latent; the decoder has
 served its purpose. Terms whose settings and maps are equal share one auto-encoder, as the paper's two terms do.
 """
 
@@ -12,30 +12,32 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segdistill import losses
-from segdistill.config import OptimConfig, Strict
-from segdistill.terms import Pair, compared_at
-from segdistill.terms._layers import Layer, Layers
-from segdistill.types import Batch, Frozen, Objective, SegOutput, Stage, Step, Term
+from segdistill.config.schema import OptimConfig
+from segdistill.terms import TermContext
+from segdistill.terms._layers import Layer, LayerOptions
+from segdistill.terms._masks import valid_mask_at
+from segdistill.types import Batch, Frozen, Objective, SegOutput, Stage, StageSettings, Step, Term
 
 SPARSITY = 1e-7
-"""Weight of the code's L1 norm beside the squared error, both being sums (the paper prints 10e-7)."""
+"""Weight of the latent's L1 norm beside the squared error, both being sums (the paper prints 10e-7)."""
 
 
-class LatentLayers(Layers):
-    """Keys of the terms that compare with a code: the last maps of both, as in the paper, unless others are named."""
+class LatentLayerOptions(LayerOptions):
+    """Keys of the terms that compare with a latent: the last maps of both, as in the paper, unless others are named."""
 
     student_layer: int | None = -1
     teacher_layer: int | None = -1
 
 
-class Settings(Strict):
+class AutoEncoderSettings(StageSettings):
     """Keys of the table `autoencoder` of a term."""
 
     latent: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Channels of the code, as a share of the teacher's: torchdistill's; the paper's are not confirmed."""
+    """Channels of the latent, as a share of the teacher's: torchdistill's; the paper's are not confirmed."""
     lr: Annotated[float, Field(gt=0)] = 0.1
+    """Learning rate at the start."""
     steps: Annotated[int, Field(ge=1)] = 200
-    """The paper has one epoch."""
+    """Length of the training in optimizer steps; the paper has one epoch."""
 
 
 class AutoEncoder(nn.Module):
@@ -45,45 +47,47 @@ class AutoEncoder(nn.Module):
     between the two ends are torchdistill's, as the paper's are not confirmed.
     """
 
-    def __init__(self, channels: int, latent: int) -> None:
+    def __init__(self, channels: int, latent_channels: int) -> None:
         super().__init__()
-        self.encoder = encoder(channels, latent)
-        self.enlarge = nn.ConvTranspose2d(latent, latent, 3, stride=2, padding=1, bias=False)
+        self.encoder = build_encoder(channels, latent_channels)
+        # Apart from the decoder, because it has to be told which of two sizes halves to the latent's.
+        self.enlarge = nn.ConvTranspose2d(latent_channels, latent_channels, 3, stride=2, padding=1, bias=False)
         self.decoder = nn.Sequential(
-            *_after(latent),
-            nn.ConvTranspose2d(latent, channels, 3, padding=1, bias=False),
-            *_after(channels),
+            *_norm_relu(latent_channels),
+            nn.ConvTranspose2d(latent_channels, channels, 3, padding=1, bias=False),
+            *_norm_relu(channels),
             nn.ConvTranspose2d(channels, channels, 3, padding=1, bias=False),
-            *_after(channels),
+            *_norm_relu(channels),
         )
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Map features (B, D, h, w) to their code at half the size, rounded up, and to what is rebuilt from it."""
-        code = self.encoder(features)
-        return code, self.decoder(self.enlarge(code, output_size=features.shape[-2:]))
+        """Map features (B, D, h, w) to their latent at half the size, rounded up, and to what is rebuilt from it."""
+        latent = self.encoder(features)
+        enlarged = self.enlarge(latent, output_size=features.shape[-2:])
+        return latent, self.decoder(enlarged)
 
 
-def encoder(channels: int, latent: int) -> nn.Sequential:
+def build_encoder(channels: int, latent_channels: int) -> nn.Sequential:
     """Return the half of an auto-encoder that is kept."""
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False),
-        *_after(channels),
-        nn.Conv2d(channels, latent, 3, padding=1, bias=False),
-        *_after(latent),
-        nn.Conv2d(latent, latent, 3, padding=1, bias=False),
-        *_after(latent),
+        *_norm_relu(channels),
+        nn.Conv2d(channels, latent_channels, 3, padding=1, bias=False),
+        *_norm_relu(latent_channels),
+        nn.Conv2d(latent_channels, latent_channels, 3, padding=1, bias=False),
+        *_norm_relu(latent_channels),
     )
 
 
-def _after(channels: int) -> tuple[nn.Module, nn.Module]:
+def _norm_relu(channels: int) -> tuple[nn.Module, nn.Module]:
     return nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
 
 
 class Reconstruction(Objective):
-    """What an auto-encoder of a map minimises: ||features - rebuilt||^2 + 1e-7 * ||code||_1, by the number of features.
+    """The loss of an auto-encoder: (||features - rebuilt||^2 + 1e-7 * ||latent||_1) / number of features.
 
     Dividing both of the paper's sums by that number keeps their proportion, and makes the rate independent of sizes.
-    Positions whose pixel is ignored do not count, of features and code alike; images without labels do.
+    Positions whose pixel is ignored do not count, of features and latent alike; images without labels do.
     """
 
     def __init__(self, teacher: Frozen, layer: int = -1) -> None:
@@ -95,71 +99,89 @@ class Reconstruction(Objective):
         """Return both parts for an `AutoEncoder` of that map."""
         output = self.teacher(batch)
         features = output.features[self.layer]
-        code, rebuilt = model(features)
-        valid, share = compared_at(batch, features.shape[-2:])
+        latent, rebuilt = model(features)
+        valid, weight = valid_mask_at(batch, features.shape[-2:])
         error = losses.feature_l2(rebuilt, features, valid)
-        counted = losses.at_size(batch.compared(), code.shape[-2:]).unsqueeze(1)
-        length = (code.float().abs() * counted).sum() / (features.shape[1] * valid.sum().clamp(min=1))
-        return Step({"reconstruction": error * share, "sparsity": SPARSITY * length * share}, None, output)
+        latent_valid = losses.resize_mask(batch.valid_mask(), latent.shape[-2:]).unsqueeze(1)
+        # By the number of the features, not of the latent's channels: `error` is a mean over the former.
+        num_features = features.shape[1] * valid.sum().clamp(min=1)
+        latent_norm = (latent.float().abs() * latent_valid).sum() / num_features
+        terms = {"reconstruction": error * weight, "sparsity": SPARSITY * latent_norm * weight}
+        return Step(terms, None, output)
 
 
-class Latent:
-    """A frozen encoder, and how it comes to be.
+class LatentEncoder:
+    """A frozen encoder, and the training that it comes from.
 
     It is no module, so a term does not register it: nothing that trains, moves or saves the terms reaches it.
     """
 
-    def __init__(self, name: str, settings: Settings, layer: Layer) -> None:
+    def __init__(self, name: str, settings: AutoEncoderSettings, layer: Layer) -> None:
         self.name = name
         self.settings = settings
         self.layer = layer
         self.channels = max(1, round(settings.latent * layer.channels))
-        self.encoder = encoder(layer.channels, self.channels).eval().requires_grad_(False)
-        self.trained = False
+        self.encoder = build_encoder(layer.channels, self.channels).eval().requires_grad_(False)
+        self.is_trained = False
 
-    def before(self, teacher: nn.Module) -> Iterator[Stage]:
+    def pretraining_stages(self, teacher: Frozen) -> Iterator[Stage]:
         """Yield the auto-encoder's training, then keep a copy of its encoder; nothing where that has been done."""
-        if self.trained:
+        if self.is_trained:
             return
         model = AutoEncoder(self.layer.channels, self.channels)
-        frozen = teacher if isinstance(teacher, Frozen) else Frozen(teacher)
         # the decay is that of an account of the paper, which prints 10e-4, and torchdistill's, as is the momentum
         optim = OptimConfig(lr=self.settings.lr, momentum=0.9, weight_decay=1e-4, steps=self.settings.steps)
-        yield Stage(self.name, model, Reconstruction(frozen, self.layer.number), optim)
+        objective = Reconstruction(teacher, self.layer.number)
+        yield Stage(name=self.name, model=model, objective=objective, optim=optim)
         self.encoder.load_state_dict(model.encoder.state_dict())
-        self.trained = True
+        self.is_trained = True
 
     @torch.no_grad()
     def __call__(self, teacher: SegOutput) -> Tensor:
-        """Return the code of the teacher's last features, (B, `channels`, h, w), outside any graph."""
+        """Return the latent of the teacher's last features, (B, `channels`, h, w), outside any graph."""
         features = teacher.features[-1]
-        code: Tensor = self.encoder.to(features.device)(features)
-        return code
+        # Nobody else moves it to the device: see above.
+        latent: Tensor = self.encoder.to(features.device)(features)
+        return latent
 
 
 class LatentTerm(Term):
-    """A term between the student's last features, adapted, and the code of the teacher's."""
+    """A term between the student's last features, adapted, and the latent of the teacher's."""
 
-    def __init__(self, settings: Settings, layer: Layer, pair: Pair) -> None:
+    def __init__(self, settings: AutoEncoderSettings, layer: Layer, context: TermContext) -> None:
         super().__init__()
-        latents, key = pair.shared.setdefault("latents", {}), (settings, layer)
-        self.one_more = bool(latents) and key not in latents
-        if key not in latents:
-            last = layer.number == layer.maps - 1
-            name = "autoencoder" if last else f"autoencoder-of-map-{layer.number}"  # found again by its name
-            name = f"{name}-{len(latents) + 1}" if latents else name
-            latents[key] = Latent(name, settings, layer)
-        self.latent: Latent = latents[key]
+        encoders: dict[tuple[AutoEncoderSettings, Layer], LatentEncoder]
+        encoders = context.shared.setdefault("latent encoders", {})
+        key = (settings, layer)
+        self.is_additional = bool(encoders) and key not in encoders
+        if key not in encoders:
+            encoders[key] = LatentEncoder(_stage_name(layer, len(encoders)), settings, layer)
+        self.latent = encoders[key]
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """Say so where the code means nothing yet, and where the terms' settings cost one more auto-encoder."""
+    def messages(self) -> tuple[str, ...]:
+        """Messages where the latent means nothing yet, and where the terms' settings cost one more auto-encoder."""
         name = self.latent.name
-        found = [] if self.latent.trained else [f"{name} is not trained: the student would learn noise"]
-        if self.one_more:
-            found.append(f"{name} is one more to train: terms whose `autoencoder` tables are equal share one")
-        return tuple(found)
+        messages = []
+        if not self.latent.is_trained:
+            messages.append(f"{name} is not trained: the student would learn noise")
+        if self.is_additional:
+            messages.append(f"{name} is one more to train: terms whose `autoencoder` tables are equal share one")
+        return tuple(messages)
 
-    def before(self, teacher: nn.Module) -> Iterator[Stage]:
+    def pretraining_stages(self, teacher: Frozen) -> Iterator[Stage]:
         """Yield the auto-encoder's training, unless another term has had it trained."""
-        return self.latent.before(teacher)
+        return self.latent.pretraining_stages(teacher)
+
+
+def _stage_name(layer: Layer, num_encoders: int) -> str:
+    """Return the name of an auto-encoder's training, where so many others come before it.
+
+    Runs of earlier versions have files of these names, and their auto-encoders are found again by them.
+    """
+    name = "autoencoder"
+    if layer.number != layer.maps - 1:
+        name += f"-of-map-{layer.number}"
+    if num_encoders > 0:
+        name += f"-{num_encoders + 1}"
+    return name

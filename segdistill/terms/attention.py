@@ -3,12 +3,12 @@
 from torch import Tensor
 
 from segdistill import losses
-from segdistill.terms import Pair
-from segdistill.terms._layers import Layers
+from segdistill.terms import TermContext
+from segdistill.terms._layers import LayerOptions
 from segdistill.types import Batch, SegOutput, Term
 
 
-class Options(Layers):
+class Options(LayerOptions):
     """Keys of [terms.attention] beside `weight`."""
 
 
@@ -20,10 +20,11 @@ class Attention(Term):
 
     def forward(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
         """Return the mean squared difference."""
-        own, target = student.features[-1], teacher.features[-1]
-        return losses.attention_transfer(own, target, losses.at_size(batch.compared(), own.shape[-2:]))
+        student_features = student.features[-1]
+        valid = losses.resize_mask(batch.valid_mask(), student_features.shape[-2:])
+        return losses.attention_transfer(student_features, teacher.features[-1], valid)
 
 
-def build(options: Options, pair: Pair) -> Term:
+def build(options: Options, context: TermContext) -> Term:
     """Build the term; it needs no adapter, an attention map has no channels."""
     return Attention()

@@ -6,28 +6,29 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segdistill import losses
-from segdistill.terms import Pair
-from segdistill.terms._layers import Layers
+from segdistill.terms import TermContext
+from segdistill.terms._layers import LayerOptions
 from segdistill.types import Batch, SegOutput, Term
 
 
-class Options(Layers):
+class Options(LayerOptions):
     """Keys of [terms.channel] beside `weight`."""
 
     on: Literal["logits", "features"] = "logits"
-    """The last features are adapted to the teacher's channels first."""
+    """Maps that are compared; features of the student are adapted to the teacher's channels first."""
     temperature: Annotated[float, Field(gt=0)] = 4.0
+    """Divisor of the maps before the softmax."""
 
     @property
     def compares_features(self) -> bool:
-        """Whether it is told to."""
+        """Whether `on` names features."""
         return self.on == "features"
 
 
 class Channel(Term):
     """KL(teacher || student) of each channel's distribution over space, mean over channels and images.
 
-    The distributions are over compared positions alone: ignored ones take no part.
+    The distributions are over valid positions alone: ignored ones take no part.
     """
 
     def __init__(self, temperature: float, adapter: nn.Module | None = None) -> None:
@@ -37,18 +38,22 @@ class Channel(Term):
 
     def forward(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
         """Return the mean divergence."""
-        own, target = student.logits, teacher.logits
-        if self.adapter is not None:
-            own, target = self.adapter(student.features[-1]), teacher.features[-1]
-        return losses.channel_kl(own, target, self.temperature, losses.at_size(batch.compared(), own.shape[-2:]))
+        if self.adapter is None:
+            student_maps, teacher_maps = student.logits, teacher.logits
+        else:
+            student_maps, teacher_maps = self.adapter(student.features[-1]), teacher.features[-1]
+        # Of the student's grid: the loss brings the teacher's maps to it.
+        valid = losses.resize_mask(batch.valid_mask(), student_maps.shape[-2:])
+        return losses.channel_kl(student_maps, teacher_maps, temperature=self.temperature, valid=valid)
 
 
-def build(options: Options, pair: Pair) -> Term:
+def build(options: Options, context: TermContext) -> Term:
     """Build the term; features take a 1x1 convolution without bias, as in CIRKD.
 
     CIRKD leaves equal widths alone, and divides by the student's channels where ours divides by the teacher's.
     """
     if options.on == "logits":
         return Channel(options.temperature)
-    own, target = pair.layers(options)
-    return Channel(options.temperature, nn.Conv2d(own.channels, target.channels, 1, bias=False))
+    layers = context.layers(options)
+    adapter = nn.Conv2d(layers.student.channels, layers.teacher.channels, 1, bias=False)
+    return Channel(options.temperature, adapter)

@@ -6,8 +6,8 @@ from pydantic import Field
 from torch import Tensor
 
 from segdistill import losses
-from segdistill.config import Strict
-from segdistill.terms import Pair
+from segdistill.config.schema import Strict
+from segdistill.terms import TermContext
 from segdistill.types import Batch, SegOutput, Term
 
 
@@ -15,8 +15,9 @@ class Options(Strict):
     """Keys of [terms.channel-correlation] beside `weight`."""
 
     temperature: Annotated[float, Field(gt=0)] = 4.0
+    """Divisor of the logits before the softmax."""
     pool: Annotated[int, Field(ge=1)] = 2
-    """Side of the regions that the logits are averaged over."""
+    """Side of the regions that the logits are averaged over, in positions of the student."""
 
 
 class ChannelCorrelation(Term):
@@ -28,9 +29,14 @@ class ChannelCorrelation(Term):
 
     def forward(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
         """Return the mean over pairs of classes and images."""
-        return losses.channel_correlation(student.logits, teacher.logits, self.options.temperature, self.options.pool)
+        return losses.channel_correlation(
+            student.logits,
+            teacher.logits,
+            temperature=self.options.temperature,
+            pool=self.options.pool,
+        )
 
 
-def build(options: Options, pair: Pair) -> Term:
+def build(options: Options, context: TermContext) -> Term:
     """Build the term; it has no parameters."""
     return ChannelCorrelation(options)

@@ -6,20 +6,21 @@ from pydantic import Field
 from torch import Tensor
 
 from segdistill import losses
-from segdistill.distributed import share_of_step
-from segdistill.terms import Pair, averaged, bounded, bounded_mask
-from segdistill.terms._layers import Layers
+from segdistill.runtime.distributed import global_mean_weight
+from segdistill.terms import TermContext
+from segdistill.terms._layers import LayerOptions
+from segdistill.terms._pooling import pool_mask_to_limit, pool_to_limit, pooling_note
 from segdistill.types import Batch, SegOutput, Term
 
 
-class Options(Layers):
+class Options(LayerOptions):
     """Keys of [terms.cross-image] beside `weight`."""
 
     temperature: Annotated[float, Field(gt=0)] = 0.1
-    """Divides the cosines."""
+    """Divisor of the cosines."""
     max_positions: Annotated[int, Field(ge=1)] = 2048
-    """Per image; larger maps are average-pooled, as the authors' are for SegFormer's stride of 4. A few times
-    B * max_positions^2 similarities are held at once: here, 16 MiB times B."""
+    """Most positions of an image; larger maps are average-pooled, as the authors' are for SegFormer's stride of 4. A
+    few times B * max_positions^2 similarities are held at once: here, 16 MiB times B."""
 
 
 class CrossImage(Term):
@@ -33,26 +34,41 @@ class CrossImage(Term):
     def __init__(self, options: Options) -> None:
         super().__init__()
         self.options = options
-        self.averaged: tuple[str, ...] = ()
+        self.pooling_note: tuple[str, ...] = ()
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """Say so where positions are averaged."""
-        return self.averaged
+    def messages(self) -> tuple[str, ...]:
+        """Message where positions are averaged."""
+        return self.pooling_note
 
     def forward(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
         """Return the mean over the step's valid positions; an average of several is of the valid ones alone."""
-        most, maps = self.options.max_positions, (student.features[-1], teacher.features[-1])
-        own, target = (bounded(x, most, losses.at_size(batch.compared(), x.shape[-2:])) for x in maps)
-        self.averaged = averaged("cross-image", maps[0], own) or averaged("cross-image", maps[1], target)
+        student_features, teacher_features = student.features[-1], teacher.features[-1]
+        pooled_student = self._pool(student_features, batch)
+        pooled_teacher = self._pool(teacher_features, batch)
+        # One message is enough, so the student's comes first: the loss resizes the teacher's map to its size.
+        self.pooling_note = pooling_note("cross-image", student_features, pooled_student)
+        if not self.pooling_note:
+            self.pooling_note = pooling_note("cross-image", teacher_features, pooled_teacher)
 
-        def positions(part: Batch) -> Tensor:
-            return bounded_mask(losses.at_size(part.compared(), maps[0].shape[-2:]), most)
+        def valid_mask(part: Batch) -> Tensor:
+            valid = losses.resize_mask(part.valid_mask(), student_features.shape[-2:])
+            return pool_mask_to_limit(valid, self.options.max_positions)
 
-        share = share_of_step(batch, lambda part: positions(part).sum())
-        return losses.cross_image(own, target, self.options.temperature, positions(batch)) * share
+        weight = global_mean_weight(batch, lambda part: valid_mask(part).sum())
+        divergence = losses.cross_image(
+            pooled_student,
+            pooled_teacher,
+            temperature=self.options.temperature,
+            valid=valid_mask(batch),
+        )
+        return divergence * weight
+
+    def _pool(self, features: Tensor, batch: Batch) -> Tensor:
+        valid = losses.resize_mask(batch.valid_mask(), features.shape[-2:])
+        return pool_to_limit(features, self.options.max_positions, valid)
 
 
-def build(options: Options, pair: Pair) -> Term:
+def build(options: Options, context: TermContext) -> Term:
     """Build the term; it has no parameters."""
     return CrossImage(options)

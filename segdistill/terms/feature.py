@@ -3,12 +3,13 @@
 from torch import Tensor, nn
 
 from segdistill import losses
-from segdistill.terms import Pair, compared_at
-from segdistill.terms._layers import Layers
+from segdistill.terms import TermContext
+from segdistill.terms._layers import LayerOptions
+from segdistill.terms._masks import valid_mask_at
 from segdistill.types import Batch, SegOutput, Term
 
 
-class Options(Layers):
+class Options(LayerOptions):
     """Keys of [terms.feature] beside `weight`."""
 
 
@@ -25,11 +26,11 @@ class Feature(Term):
     def forward(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
         """Return the mean squared error."""
         adapted = self.adapter(student.features[-1])
-        valid, share = compared_at(batch, adapted.shape[-2:])
-        return losses.feature_l2(adapted, teacher.features[-1], valid) * share
+        valid, weight = valid_mask_at(batch, adapted.shape[-2:])
+        return losses.feature_l2(adapted, teacher.features[-1], valid) * weight
 
 
-def build(options: Options, pair: Pair) -> Term:
+def build(options: Options, context: TermContext) -> Term:
     """Build the term with a 1x1 convolution without bias from the student's channels to the teacher's, as in CIRKD."""
-    own, target = pair.layers(options)
-    return Feature(own.channels, target.channels)
+    layers = context.layers(options)
+    return Feature(layers.student.channels, layers.teacher.channels)

@@ -6,8 +6,9 @@ from pydantic import Field
 from torch import Tensor
 
 from segdistill import losses
-from segdistill.config import Strict
-from segdistill.terms import Pair, compared_at
+from segdistill.config.schema import Strict
+from segdistill.terms import TermContext
+from segdistill.terms._masks import valid_mask_at
 from segdistill.types import Batch, SegOutput, Term
 
 
@@ -15,6 +16,7 @@ class Options(Strict):
     """Keys of [terms.pixel] beside `weight`."""
 
     temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Divisor of both networks' logits before the softmax."""
 
 
 class Pixel(Term):
@@ -26,10 +28,11 @@ class Pixel(Term):
 
     def forward(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
         """Return the mean divergence."""
-        valid, share = compared_at(batch, student.logits.shape[-2:])
-        return losses.pixel_kl(student.logits, teacher.logits, self.temperature, valid) * share
+        valid, weight = valid_mask_at(batch, student.logits.shape[-2:])
+        divergence = losses.pixel_kl(student.logits, teacher.logits, temperature=self.temperature, valid=valid)
+        return divergence * weight
 
 
-def build(options: Options, pair: Pair) -> Term:
+def build(options: Options, context: TermContext) -> Term:
     """Build the term; it has no parameters."""
     return Pixel(options.temperature)

@@ -3,8 +3,9 @@
 from torch import Tensor
 
 from segdistill import losses
-from segdistill.config import Strict
-from segdistill.terms import Pair, compared_at
+from segdistill.config.schema import Strict
+from segdistill.terms import TermContext
+from segdistill.terms._masks import valid_mask_at
 from segdistill.types import Batch, SegOutput, Term
 
 
@@ -20,10 +21,10 @@ class Probability(Term):
 
     def forward(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
         """Return the mean squared distance."""
-        valid, share = compared_at(batch, student.logits.shape[-2:])
-        return losses.pixel_l2(student.logits, teacher.logits, valid) * share
+        valid, weight = valid_mask_at(batch, student.logits.shape[-2:])
+        return losses.pixel_l2(student.logits, teacher.logits, valid) * weight
 
 
-def build(options: Options, pair: Pair) -> Term:
+def build(options: Options, context: TermContext) -> Term:
     """Build the term; it has no parameters."""
     return Probability()

@@ -9,16 +9,16 @@ from torch import Tensor
 
 from segdistill import losses
 from segdistill.errors import UsageError
-from segdistill.terms import Pair
-from segdistill.terms._layers import Layers
+from segdistill.terms import TermContext
+from segdistill.terms._layers import LayerOptions
 from segdistill.types import Batch, SegOutput, Term
 
 
-class Options(Layers):
+class Options(LayerOptions):
     """Keys of [terms.residual-attention] beside `weight`."""
 
     layers: Annotated[int, Field(ge=1)] = 2
-    """How many of the last feature maps are compared beside the logits."""
+    """Number of the last feature maps that are compared beside the logits."""
 
 
 class ResidualAttention(Term):
@@ -35,18 +35,34 @@ class ResidualAttention(Term):
 
     def forward(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
         """Return the mean squared difference."""
-        own, target = ((*output.features[-self.layers :], output.logits) for output in (student, teacher))
-        compared = batch.compared()
-        values = [
-            losses.residual_attention(own[i], own[j], target[i], target[j], losses.at_size(compared, own[j].shape[-2:]))
-            for i, j in combinations(range(len(own)), 2)
-        ]
-        return torch.stack(values).mean()
+        student_maps = self._compared_maps(student)
+        teacher_maps = self._compared_maps(teacher)
+        valid = batch.valid_mask()
+        differences = []
+        for shallow, deep in combinations(range(len(student_maps)), 2):
+            difference = losses.residual_attention(
+                student=student_maps[shallow],
+                student_deeper=student_maps[deep],
+                teacher=teacher_maps[shallow],
+                teacher_deeper=teacher_maps[deep],
+                valid=losses.resize_mask(valid, student_maps[deep].shape[-2:]),
+            )
+            differences.append(difference)
+        return torch.stack(differences).mean()
+
+    def _compared_maps(self, output: SegOutput) -> tuple[Tensor, ...]:
+        """Return the last feature maps, shallow to deep, and the logits."""
+        return (*output.features[-self.layers :], output.logits)
 
 
-def build(options: Options, pair: Pair) -> Term:
-    """Build the term; it has no parameters."""
-    for layer in pair.layers(options):
+def build(options: Options, context: TermContext) -> Term:
+    """Build the term; it has no parameters.
+
+    Raises:
+        UsageError: if a network has fewer maps up to the one that is compared.
+    """
+    # The networks' outputs end with the map that is compared: the others have to lie before it.
+    for layer in context.layers(options):
         if layer.number + 1 < options.layers:
             raise UsageError(f"{options.layers} maps are compared, and {layer} is the last of them.", "Lower `layers`.")
     return ResidualAttention(options.layers)

@@ -3,18 +3,21 @@
 from torch import Tensor
 
 from segdistill import losses
-from segdistill.distributed import share_of_step
-from segdistill.terms import Pair
-from segdistill.terms._layers import Layers
-from segdistill.types import IGNORE, Batch, SegOutput, Term
+from segdistill.terms import TermContext
+from segdistill.terms._layers import LayerOptions
+from segdistill.terms._masks import labeled_mask_at
+from segdistill.types import Batch, SegOutput, Term
+
+NEEDS_LABELS = True
+"""Pixels are told apart by their labels: of an image without any, nothing is compared."""
 
 
-class Options(Layers):
+class Options(LayerOptions):
     """Keys of [terms.variation] beside `weight`."""
 
 
 class Variation(Term):
-    """Squared difference of the cosines with the class mean of an image, mean over the step's labelled positions.
+    """Squared difference of the cosines with the class mean of an image, mean over the step's labeled positions.
 
     The label says which class a pixel is of: ignored pixels and images without labels add nothing.
     """
@@ -25,11 +28,15 @@ class Variation(Term):
 
     def forward(self, student: SegOutput, teacher: SegOutput, batch: Batch) -> Tensor:
         """Return the mean squared difference."""
-        own, target = student.features[-1], teacher.features[-1]
-        share = share_of_step(batch, lambda part: losses.at_size(part.label != IGNORE, own.shape[-2:]).sum())
-        return losses.intra_class_variation(own, target, batch.label, self.num_classes) * share
+        student_features = student.features[-1]
+        # The loss masks by the label itself; the weight has to count the same positions.
+        _, weight = labeled_mask_at(batch, student_features.shape[-2:])
+        difference = losses.intra_class_variation(
+            student_features, teacher.features[-1], label=batch.label, num_classes=self.num_classes
+        )
+        return difference * weight
 
 
-def build(options: Options, pair: Pair) -> Term:
+def build(options: Options, context: TermContext) -> Term:
     """Build the term; it needs no adapter, a cosine has no channels."""
-    return Variation(pair.num_classes)
+    return Variation(context.num_classes)

@@ -1,0 +1,124 @@
+"""Options of a training command, and the RunContext that follows from them."""
+
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from segdistill.config.schema import RunConfig
+from segdistill.data import DataSource, VerifiedData, verify_data
+from segdistill.runtime import distributed
+from segdistill.runtime.reporter import LoggingReporter, Reporter
+from segdistill.training.jobs import Runtime
+
+RUNS = Path("runs")
+"""Folder of the runs that were given no `--out`."""
+MAX_DEFAULT_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a training command beside the configuration."""
+
+    out: Path | None = None
+    """Folder of the run; None takes the next free one under runs/."""
+    device: str = "auto"
+    workers: int | None = None
+    """Loader processes per training process; None takes one for each core but one."""
+    resume: bool = False
+    overwrite: bool = False
+    dry_run: bool = False
+    pretrained: bool = False
+    """Whether backbones start from ImageNet weights."""
+    backbone_weights: Path | None = None
+    """File of the weights that a backbone starts from."""
+    init_weights: Path | None = None
+    """Model file that the student starts from."""
+    baseline: Literal["steps", "time"] | None = None
+    """Whether the baseline is trained too: for as many steps as the distilled student, or for as long."""
+    accept_teacher: bool = False
+    """Whether a teacher is followed that fails its check."""
+    files: tuple[tuple[str, Path], ...] = ()
+    """Other files that the command line names, such as a preset, each with its flag."""
+    seeds: int = 1
+    """Number of students, from the configuration's seed upwards."""
+    command: tuple[str, ...] = ()
+    """Words of the command line, without the program's name."""
+    resume_command: str = ""
+    """Command that continues the run; empty where it follows from `command`."""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """The checked start of a training command: nothing in it is missing any more."""
+
+    config: RunConfig
+    options: Options
+    data: DataSource
+    runtime: Runtime
+    out: Path
+    """Folder of the run, the same in all processes."""
+    resume_command: str
+    """Command that continues the run."""
+    further_seed: int | None = None
+    """Seed of a student beyond the first one."""
+
+    @property
+    def reporter(self) -> Reporter:
+        """The way to tell the user something."""
+        return self.runtime.reporter
+
+    @property
+    def seeds(self) -> range:
+        """Seeds of the students."""
+        return range(self.config.seed, self.config.seed + self.options.seeds)
+
+    @property
+    def images_per_process(self) -> int:
+        """Images of one step in each process, over all its micro-batches."""
+        return self.config.data.batch_size // distributed.world_size()
+
+    @property
+    def verified_data(self) -> VerifiedData:
+        """The data, once `with_verified_data` has read its files."""
+        assert isinstance(self.data, VerifiedData), "the files were not read yet"
+        return self.data
+
+    def with_verified_data(self) -> "RunContext":
+        """Return the context with data whose files were read; see `verify_data`."""
+        return replace(self, data=verify_data(self.data, self.reporter))
+
+    def for_seed(self, seed: int) -> "RunContext":
+        """Return the context of a student with this seed; the first one's folder is the run's own."""
+        if seed == self.config.seed:
+            return self
+        return replace(self, config=self.config.changed(seed=seed), out=self.out / f"seed-{seed}", further_seed=seed)
+
+    def with_config(self, config: RunConfig) -> "RunContext":
+        """Return the context with another configuration."""
+        return replace(self, config=config)
+
+    def for_baseline(self, steps: int) -> "RunContext":
+        """Return the context of the baseline of this student: no terms, and as many steps as it is allowed."""
+        # nor labels that a teacher gives
+        config = self.config.changed(terms={}, **{"optim.steps": steps, "teacher.targets": "soft"})
+        return replace(self, config=config, out=self.out / "baseline")
+
+    def logging_to(self, reporter: LoggingReporter) -> "RunContext":
+        """Return the context with a reporter that also writes the run's log."""
+        return replace(self, runtime=replace(self.runtime, reporter=reporter))
+
+
+def default_workers() -> int:
+    """Return the number of loader processes per training process: one for each core but one, at most eight."""
+    return min(MAX_DEFAULT_WORKERS, max(1, distributed.cores() // distributed.world_size() - 1))
+
+
+def command_to_resume(options: Options, out: Path) -> str:
+    """Return the command that continues a run, as it was typed but for --overwrite."""
+    words = [word for word in options.command if word not in ("--resume", "--overwrite")]
+    if not any(word == "--out" or word.startswith("--out=") for word in words):
+        words += ["--out", str(out)]
+    world = distributed.world_size()
+    program = ["segdistill"] if world == 1 else ["torchrun", f"--nproc-per-node={world}", "-m", "segdistill"]
+    return shlex.join([*program, *words, "--resume"])

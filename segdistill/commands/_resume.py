@@ -1,0 +1,140 @@
+"""What may not change when a run is resumed, and the results of one that is finished already."""
+
+from pathlib import Path
+from typing import Any
+
+from segdistill.commands._context import RunContext
+from segdistill.commands._json_file import read_table
+from segdistill.commands._results import Outcome, gain_to_json, is_entry, with_present_roles
+from segdistill.commands._settings import describe_data, environment, folder_config
+from segdistill.config.checking import validated
+from segdistill.config.schema import RunConfig
+from segdistill.config.toml import read_toml
+from segdistill.errors import ModelError, UsageError
+from segdistill.evaluation.significance import GainEstimate
+from segdistill.storage.manifest import verify_file
+from segdistill.terms import check_terms
+
+DESCRIPTIONS = {"about", "paper", "starts_from"}
+"""Keys of a preset that only describe it: another wording is no other run."""
+
+
+def finished(context: RunContext, kind: str) -> Outcome | None:
+    """Return the results of a run that has come to its end, if that is what `--resume` was given; write nothing.
+
+    Raises:
+        UsageError: if the command is another than the run's.
+        ModelError: if its files are damaged.
+    """
+    if not context.options.resume or not all((part / "manifest.json").exists() for part in _parts(context)):
+        return None
+    run = context.out
+    refuse_changes(run, context, kind)
+    for seed in context.seeds[1:]:
+        part = context.for_seed(seed)
+        refuse_changes(part.out, part, "seed")
+    verify_file(run, "model.safetensors")
+    entries, gain = _verified_json(run, "scores.json"), _verified_json(run, "gain.json")
+    if not entries or not all(map(is_entry, entries.values())):
+        raise ModelError(f"{run / 'scores.json'} is gone or holds no results.", "Restore the file, or train again.")
+    if gain is not None:
+        gain = _present_gain(run / "gain.json", gain)
+    context.reporter.info(f"Already finished: {run}")
+    return Outcome(run, with_present_roles(entries), gain)
+
+
+def _parts(context: RunContext) -> list[Path]:
+    """Return the folders of a run's seeds, and of their baselines."""
+    seeds = [context.for_seed(seed).out for seed in context.seeds]
+    if not context.options.baseline:
+        return seeds
+    return [*seeds, *(folder / "baseline" for folder in seeds)]
+
+
+def _verified_json(folder: Path, name: str) -> dict[str, Any] | None:
+    verify_file(folder, name)
+    return read_table(folder / name) if (folder / name).exists() else None
+
+
+def _present_gain(path: Path, gain: dict[str, Any]) -> dict[str, Any]:
+    """Return a stored gain as this version words it: earlier ones gave a verdict after one seed."""
+    try:
+        return gain_to_json(GainEstimate.from_json(gain))
+    except ValueError:
+        raise ModelError(f"{path} holds no gain.", "Restore the file, or train again.") from None
+
+
+def refuse_changes(folder: Path, context: RunContext, kind: str) -> None:
+    """Refuse to continue a run of another kind, with other settings or data.
+
+    Raises:
+        UsageError: naming every difference.
+        ModelError: if the run's files do not say what it was.
+    """
+    recorded = read_table(folder / "environment.json")
+    if recorded.get("kind") != kind:
+        raise UsageError(
+            f"{folder} holds a run of another kind: {recorded.get('kind')}, not {kind}.",
+            "Give the command that began it, or another --out.",
+        )
+    before = _settings_of(folder)
+    now = _settings(validated(RunConfig, folder_config(context), str(folder)))
+    flags_before, flags_now = _flags(recorded, environment(context))
+    before |= flags_before
+    now |= flags_now
+    changed = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
+    if changed:
+        lines = "\n".join(f"  {key}: {before.get(key)} -> {now.get(key)}" for key in changed)
+        raise UsageError(
+            f"--resume continues the same run, but these settings differ:\n{lines}",
+            f"Start a new run with another --out, or give the run's own: --preset {folder / 'config.toml'}",
+        )
+    if read_table(folder / "data.json") != describe_data(context.verified_data):
+        raise UsageError(
+            "The data set has changed since this run began.", "Restore it, or start a new run with another --out."
+        )
+
+
+def _flags(recorded: dict[str, Any], present: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the flags that must be the run's, as they were and as they are now.
+
+    A baseline or seeds may be added to a run, which trains what is missing; neither may be taken away.
+    """
+    before, now = {}, {}
+    for key, flag in (("weights", "--pretrained or --backbone-weights"), ("init_weights", "--init-weights")):
+        before[flag], now[flag] = recorded.get(key, "none"), present[key]
+    if recorded.get("baseline"):
+        before["--baseline"], now["--baseline"] = recorded["baseline"], present["baseline"] or "none"
+    seeds = recorded.get("seeds")
+    if isinstance(seeds, int) and seeds > present["seeds"]:
+        before["--seeds"], now["--seeds"] = seeds, present["seeds"]
+    return before, now
+
+
+def _settings_of(folder: Path) -> dict[str, Any]:
+    """Return the settings that a run's folder names.
+
+    Raises:
+        ModelError: if there are none that this version understands.
+    """
+    path = folder / "config.toml"
+    try:
+        return _settings(validated(RunConfig, read_toml(path), str(path)))
+    except UsageError as error:
+        raise ModelError(f"The run in {folder} cannot be continued: {error.what}", "Start a new one.") from None
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """Return all keys that a run depends on, flat; a key that its version did not know has the default."""
+    terms = {"terms": check_terms(config.terms)}
+    return _flat(config.model_dump(mode="json", by_alias=True, exclude=DESCRIPTIONS) | terms)
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

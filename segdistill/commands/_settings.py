@@ -1,0 +1,69 @@
+"""What a run's folder records of its circumstances: configuration, data, environment."""
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segdistill.commands._context import Options, RunContext
+from segdistill.commands._initial_weights import initial_file
+from segdistill.data import VerifiedData
+from segdistill.runtime import distributed
+from segdistill.runtime.conditions import conditions
+from segdistill.runtime.versions import cpu_name, versions
+from segdistill.storage.files import sha256_of
+
+
+def folder_config(context: RunContext) -> dict[str, Any]:
+    """Return the resolved configuration as a run's folder keeps it: what a run is, wherever and however it runs.
+
+    Data sets and folders are there by name, without paths: a folder may be moved or given away. How many images a
+    validation takes at once is left out, as it changes no number.
+    """
+    data = context.config.data
+    portable = {
+        "data.name": context.data.name,
+        "data.unlabeled": [Path(path).name for path in data.unlabeled],
+        "data.images": [Path(path).resolve().name for path in data.images],
+        "validate.batch_size": None,
+    }
+    return context.config.changed(**portable).to_dict()
+
+
+def describe_data(data: VerifiedData) -> dict[str, Any]:
+    """Return what identifies the data, wherever it lies."""
+    counts = {name: len(split.names) for name, split in data.splits.items()}
+    return {"name": data.name, "classes": list(data.classes), "images": counts, "sha256": data.fingerprint}
+
+
+def environment(context: RunContext) -> dict[str, Any]:
+    """Return versions, hardware and the weights that networks start from; no paths, no names of machines."""
+    runtime, options = context.runtime, context.options
+    on_gpu = runtime.device.type == "cuda"
+    return {
+        "versions": versions(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name(runtime.device) if on_gpu else cpu_name(),
+        "precision": runtime.precision.name,
+        "threads": torch.get_num_threads(),
+        "processes": distributed.world_size(),
+        **conditions(),
+        "weights": backbone_weights_used(options),
+        "init_weights": init_weights_used(options),
+        "baseline": options.baseline,
+        "seeds": options.seeds,
+    }
+
+
+def backbone_weights_used(options: Options) -> str:
+    """Return which weights a backbone starts from: none, ImageNet's, or a file's sha256."""
+    if options.backbone_weights is not None:
+        return sha256_of(options.backbone_weights)
+    return "imagenet" if options.pretrained else "none"
+
+
+def init_weights_used(options: Options) -> str:
+    """Return which model a network starts from: none, or a file's sha256."""
+    return "none" if options.init_weights is None else sha256_of(initial_file(options.init_weights))

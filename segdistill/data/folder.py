@@ -1,0 +1,271 @@
+"""Splits that lie in folders: images with the label maps of the same names, and images without labels."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from segdistill.data.base import UNLABELED, Ids, IdTable, Pixels, Sample, StoredLabel
+from segdistill.data.image import decode_image
+from segdistill.data.image_file import SUFFIXES
+from segdistill.data.label_map import decode_label
+from segdistill.data.listing import FileIndex, FoundFile, files_in, images_below, readable
+from segdistill.errors import DataError, UsageError
+from segdistill.types import IGNORE
+from segdistill.wording import listed
+
+MAX_LISTED_IDS = 5
+"""Unknown ids in a message, each with its pixels."""
+PICTURE_IDS = 30
+"""Unknown ids in one file that are more likely the grays of a picture than classes that were forgotten."""
+MAX_MIRRORING = 4
+"""EXIF orientations up to this one mirror an image or turn it upside down; those above exchange its sides."""
+NO_CLASS = -1
+"""Entry of an `IdTable` for an id that a label map must not have."""
+
+
+@dataclass(frozen=True, eq=False)
+class FolderSplit:
+    """Pairs of files, their ids brought to classes."""
+
+    root: Path
+    names: tuple[str, ...]
+    """Images, relative to `root`."""
+    labels: tuple[str, ...]
+    """Label maps of the images, relative to `root`."""
+    classes_by_id: IdTable
+    fingerprint: str
+    """Digest of the names and sizes of all files."""
+    decode: Callable[[Path], StoredLabel] = decode_label
+    """Reads a label map's file."""
+    advice: str = ""
+    """Sentence on what to do about an unknown id, behind the list of the known ones."""
+
+    def read(self, index: int) -> Sample:
+        """Read a pair; see `Split`."""
+        image_path = self.root / self.names[index]
+        label_path = self.root / self.labels[index]
+        image, stored_image = decode_image(image_path)
+        stored_label = self.decode(label_path)
+        if image.shape[:2] != stored_label.ids.shape:
+            raise DataError(
+                f"{image_path} has {_size_text(image)} pixels, its label {label_path} has "
+                f"{_size_text(stored_label.ids)}.",
+                _size_advice(stored_image.orientation, stored_label.orientation),
+            )
+        return Sample(
+            image,
+            label=self._to_classes(stored_label, label_path),
+            name=self.names[index],
+            orientation_unclear=_is_orientation_unclear(image, stored_image.orientation, stored_label.orientation),
+            stored_image=stored_image,
+            stored_label=replace(stored_label, classes=self.classes_by_id, name=self.labels[index]),
+        )
+
+    def digest(self, index: int) -> bytes:
+        """Identify an image; see `Split`."""
+        return _file_digest(self.root / self.names[index])
+
+    def _to_classes(self, label: StoredLabel, path: Path) -> Pixels:
+        """Return the classes (H, W) of a label map's ids.
+
+        Raises:
+            DataError: if it has an id that is no class's.
+        """
+        ids = label.ids
+        classes = _look_up(ids, self.classes_by_id)
+        if label.transparent is not None:
+            classes[label.transparent] = IGNORE
+        if classes.min(initial=0) < 0:
+            raise self._unknown_ids(ids[classes < 0], path)
+        return classes.astype(np.uint8)
+
+    def _unknown_ids(self, ids: Ids, path: Path) -> DataError:
+        """Return the error about pixels (N,) of ids that are no class's."""
+        unknown, counts = np.unique(ids, return_counts=True)
+        pixels = [f"{id_} ({count} px)" for id_, count in zip(unknown, counts, strict=True)]
+        text = listed(pixels[:MAX_LISTED_IDS])
+        if len(unknown) > MAX_LISTED_IDS:
+            text += f" and {len(unknown) - MAX_LISTED_IDS} more ids"
+        advice = f"Allowed ids: {_ranges(np.flatnonzero(self.classes_by_id >= 0))}. {self.advice}".rstrip()
+        if len(unknown) >= PICTURE_IDS:
+            advice += "\nSo many come from a picture in place of a label map, or from resizing or soft borders."
+        return DataError(f"{path} has class ids that this data set does not have: {text}.", advice)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFolder:
+    """Images without labels."""
+
+    root: Path
+    names: tuple[str, ...]
+    """Images, relative to `root`."""
+    fingerprint: str
+    """Digest of the names and sizes of all files."""
+
+    def read(self, index: int) -> Sample:
+        """Read an image; see `Split`."""
+        image, stored_image = decode_image(self.root / self.names[index])
+        label = np.full(image.shape[:2], UNLABELED, np.uint8)
+        return Sample(image, label, self.names[index], stored_image=stored_image)
+
+    def digest(self, index: int) -> bytes:
+        """Identify an image; see `Split`."""
+        return _file_digest(self.root / self.names[index])
+
+
+def id_table(classes: Mapping[int, int]) -> IdTable:
+    """Build the table that brings ids of files (0..65535) to classes or IGNORE; all others are errors."""
+    table = np.full(1 << 16, NO_CLASS, np.int16)
+    table[list(classes)] = list(classes.values())
+    return table
+
+
+def folder_split(root: Path, images: str, labels: str, *, classes_by_id: IdTable) -> FolderSplit:
+    """Pair the images in one folder with the label maps of the same names in another; see `pair_files`."""
+    return pair_files(root, files_in(root, images), files_in(root, labels), classes_by_id=classes_by_id)
+
+
+def pair_files(
+    root: Path,
+    images: FileIndex,
+    labels: FileIndex,
+    *,
+    classes_by_id: IdTable,
+    listed_images: FileIndex | None = None,
+    decode: Callable[[Path], StoredLabel] = decode_label,
+) -> FolderSplit:
+    """Pair images with label maps: all of them, or those that a list names.
+
+    Raises:
+        DataError: if there are no images, or one of a pair is missing or could be either of two files.
+    """
+    if listed_images is None:
+        wanted = images
+        partners = [(images, labels), (labels, images)]
+    else:  # what is beside the listed images and label maps does not matter
+        wanted = listed_images
+        partners = [(listed_images, labels), (listed_images, images)]
+    if not wanted.files:
+        raise _no_images(root / wanted.location)
+    complaints = [_without_partner(root, files, partner) for files, partner in partners]
+    found = [complaint for complaint in complaints if complaint]
+    if found:
+        raise DataError("\n".join(found), "Each image needs a label map of the same name, such as a.jpg and a.png.")
+    keys = sorted(wanted.files)
+    image_files = images.select(root, keys)
+    label_files = labels.select(root, keys)
+    return FolderSplit(
+        root,
+        names=tuple(file.name for file in image_files),
+        labels=tuple(file.name for file in label_files),
+        classes_by_id=classes_by_id,
+        fingerprint=_listing_digest([*image_files, *label_files]),
+        decode=decode,
+    )
+
+
+def unlabeled_split(root: Path, images: FileIndex) -> ImageFolder:
+    """Make a split of images without labels.
+
+    Raises:
+        DataError: if there are none, or one could be either of two files.
+    """
+    return _image_folder(root, images.location, images.select(root, sorted(images.files)))
+
+
+def image_folder(path: str, flag: str = "--unlabeled") -> ImageFolder:
+    """Find the images in a folder and below it; `flag` is what messages say that it was named by.
+
+    Raises:
+        UsageError: if there is no such folder.
+        DataError: if it has no image, or something in it cannot be read.
+    """
+    root = Path(os.path.expanduser(path))
+    if not root.is_dir():
+        raise UsageError(f"Folder of unlabeled images not found: {root}.", f"{flag} takes a folder of images.")
+    files = []
+    for file in sorted(images_below(root)):
+        with readable(file):
+            files.append(FoundFile(str(file.relative_to(root)), file.stat().st_size))
+    return _image_folder(root, "", files)
+
+
+def _image_folder(root: Path, location: str, files: Sequence[FoundFile]) -> ImageFolder:
+    if not files:
+        raise _no_images(root / location)
+    return ImageFolder(root, tuple(file.name for file in files), _listing_digest(files))
+
+
+def _without_partner(root: Path, files: FileIndex, partner: FileIndex) -> str:
+    """Name the files that are in one index and not in the other; empty if each has its partner."""
+    lonely_keys = files.files.keys() - partner.files.keys()
+    if not lonely_keys:
+        return ""
+    names = sorted(os.path.basename(files.files[key].name) for key in lonely_keys)
+    return (
+        f"Files in {root / files.location} without a partner of the same name in {root / partner.location} "
+        f"({len(names)}): {listed(names)}."
+    )
+
+
+def _no_images(path: Path) -> DataError:
+    endings = ", ".join(sorted(SUFFIXES))
+    return DataError(
+        f"{path} has no images.", f"Give a folder with files ({endings}), or a list of names, one per line."
+    )
+
+
+def _look_up(ids: Ids, table: IdTable) -> npt.NDArray[np.int16]:
+    """Return the entry (H, W) of each id, as an array of its own."""
+    if ids.dtype == np.uint8:
+        return np.asarray(cv2.LUT(ids, table[:256]), np.int16)  # faster than indexing
+    return table[ids]
+
+
+def _is_orientation_unclear(image: Pixels, image_orientation: int, label_orientation: int) -> bool:
+    """Whether EXIF tags turn a pair differently, and the equal sizes do not prove that they fit all the same."""
+    if image_orientation == label_orientation:
+        return False
+    is_square = image.shape[0] == image.shape[1]
+    # Where only one of the two exchanges the sides, equal sizes mean that the label was made for the turned image.
+    only_one_exchanges_sides = (image_orientation > MAX_MIRRORING) != (label_orientation > MAX_MIRRORING)
+    return is_square or not only_one_exchanges_sides
+
+
+def _size_advice(image_orientation: int, label_orientation: int) -> str:
+    """Return why an image and a label map of these EXIF orientations may be of two sizes."""
+    if image_orientation > 1 and label_orientation == 1:
+        return "The image is shown as its EXIF tag says, turned; the label was made for the image without that tag."
+    if image_orientation != label_orientation:
+        return (
+            "The label map has an EXIF tag of its own, which turns it. Save it without the tag, as its image is shown."
+        )
+    return "Both must have the same size."
+
+
+def _size_text(pixels: npt.NDArray[np.generic]) -> str:
+    """Return width and height, as image viewers give them."""
+    return f"{pixels.shape[1]}x{pixels.shape[0]}"
+
+
+def _ranges(ids: npt.NDArray[np.intp]) -> str:
+    """Return ascending numbers as ranges: "0-11, 255"."""
+    runs = np.split(ids, np.flatnonzero(np.diff(ids) > 1) + 1)
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+
+
+def _file_digest(path: Path) -> bytes:
+    with readable(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _listing_digest(files: Iterable[FoundFile]) -> str:
+    """Return a sha256 of names and sizes; run folders keep it, so that its form must stay."""
+    text = "\0".join(f"{name}\0{size}" for name, size in files)
+    return hashlib.sha256(os.fsencode(text)).hexdigest()

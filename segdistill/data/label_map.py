@@ -1,0 +1,130 @@
+"""Label maps: from a file to the class ids it holds, without a change to a single one."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile
+
+from segdistill.data.base import Ids, Pixels, StoredLabel
+from segdistill.data.image import rgb_and_alpha
+from segdistill.data.image_file import has_more_pages, is_jpeg, is_white_zero, open_image, turn_by_exif
+from segdistill.errors import DataError
+
+_ID_MODES = ("P", "L", "1", "I;16", "I;16B", "I;16L", "LA", "PA")
+"""Pillow's modes of one channel of whole numbers, with or without transparency."""
+_RAW_MODE = re.compile(r"'[1L](?:;(\d?)(I?)R?)?'")
+"""Pillow's name for how gray is stored: its bits, I where white is 0, R where the first pixel is the lowest bit."""
+_GRAY_STEPS = {"2": 85, "4": 17}
+"""Factor by which Pillow spreads gray of 2 and 4 bits over 0..255; ids must not be spread."""
+
+
+def read_label(path: Path) -> Ids:
+    """Read a label map (H, W) as the ids that its file holds; see `decode_label`."""
+    return decode_label(path).ids
+
+
+def decode_label(path: Path) -> StoredLabel:
+    """Read a label map as the ids that its file holds: 8- or 16-bit gray, or the indices of a palette.
+
+    It is turned as its own EXIF tag says, as images are. A pixel that an alpha channel makes transparent counts
+    nowhere: its author saw nothing there, and what is stored beneath is chance. Where a palette (or PNG's one
+    transparent gray) makes a whole id transparent, that id tells as much as the transparency does, and is read as any
+    other: background is often drawn so.
+
+    Raises:
+        DataError: as `read_image`; also for colors, and for JPEG, which changes ids.
+    """
+    with open_image(path) as file:
+        _refuse_changed_ids(path, file)
+        factor = _gray_step(path, file)
+        more_pages = has_more_pages(file)
+        orientation = turn_by_exif(file)
+        stored: Ids = np.array(file, np.uint16 if "16" in file.mode else np.uint8)
+        ids, alpha = stored, None
+        if stored.ndim == 3:
+            ids, alpha = stored[..., 0].copy(), stored[..., 1]
+        if factor != 1:
+            ids = ids // factor
+        return StoredLabel(
+            ids,
+            transparent=_transparent_pixels(alpha),
+            palette=_palette(file),
+            transparent_ids=_transparent_ids(file),
+            orientation=orientation,
+            more_pages=more_pages,
+        )
+
+
+def decode_colors(path: Path) -> tuple[Pixels, StoredLabel]:
+    """Read a label map in colors as `read_image` does; also return what else its file holds, as yet without ids."""
+    with open_image(path) as file:
+        more_pages = has_more_pages(file)
+        orientation = turn_by_exif(file)
+        pixels, alpha = rgb_and_alpha(file)
+        no_ids: Pixels = np.zeros((0, 0), np.uint8)
+        return pixels, StoredLabel(
+            no_ids,
+            colored=True,
+            transparent=_transparent_pixels(alpha),
+            orientation=orientation,
+            more_pages=more_pages,
+        )
+
+
+def _refuse_changed_ids(path: Path, file: ImageFile.ImageFile) -> None:
+    """Refuse a file whose pixels cannot be the ids that somebody meant."""
+    if is_jpeg(file):
+        raise DataError(f"{path} has JPEG's compression, which changes class ids.", "Write label maps as PNG.")
+    if "'LA;16" in str(file.tile):
+        raise DataError(
+            f"{path} has ids of 16 bits beside transparency, of which 8 bits would be lost.",
+            "Write label maps with one channel.",
+        )
+    if file.mode not in _ID_MODES:
+        raise DataError(
+            f"{path} holds colors (mode {file.mode}), expected class ids.",
+            "Convert label maps to one channel of ids, 8 or 16 bits, or to indices of a palette; or describe the "
+            "data in a data.toml, whose [colors] says which class each color is.",
+        )
+
+
+def _gray_step(path: Path, file: ImageFile.ImageFile) -> int:
+    """Return by how much Pillow multiplies the stored numbers.
+
+    Raises:
+        DataError: if the file counts from white to black, so that Pillow would invert the ids.
+    """
+    raw_mode = _RAW_MODE.search(str(file.tile))
+    bits, inverted = raw_mode.groups() if raw_mode else ("", "")
+    if inverted or is_white_zero(file):
+        raise DataError(f"{path} is a TIFF with WhiteIsZero: class ids would be inverted.", "Write label maps as PNG.")
+    return _GRAY_STEPS.get(bits, 1)
+
+
+def _transparent_pixels(alpha: Ids | None) -> npt.NDArray[np.bool_] | None:
+    """Return where nothing is seen; None where something is seen everywhere."""
+    if alpha is None or alpha.all():
+        return None
+    return np.equal(alpha, 0)
+
+
+def _palette(file: Image.Image) -> Pixels | None:
+    """Return the colors (N, 3) of a palette's indices; None where the file has no palette."""
+    if file.mode not in ("P", "PA"):
+        return None
+    channels = file.getpalette("RGB")
+    if channels is None:
+        return None
+    return np.array(channels, np.uint8).reshape(-1, 3)
+
+
+def _transparent_ids(file: Image.Image) -> tuple[int, ...]:
+    """Return the ids that are drawn transparent wherever they are."""
+    transparency = file.info.get("transparency")
+    if isinstance(transparency, int):
+        return (transparency,)
+    if isinstance(transparency, bytes):  # one opacity for each index of a palette
+        return tuple(index for index, opacity in enumerate(transparency) if opacity == 0)
+    return ()

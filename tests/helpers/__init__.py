@@ -1,0 +1,1 @@
+"""What several test files use: small networks, commands, files and processes."""
