@@ -117,13 +117,10 @@ def _backbone_rows(context: RunContext, job: TrainingJob) -> list[tuple[str, str
     has_weights = is_student and context.options.init_weights is not None
     if has_weights or context.config.starts_from != "imagenet":
         return []
-    return [
-        (
-            "backbone",
-            f"starts from random weights; preset {context.config.preset} wants ImageNet's: give --pretrained or "
-            "--backbone-weights FILE",
-        )
-    ]
+    advice = "give --pretrained or --backbone-weights FILE"
+    if not backbone.has_published_weights:
+        advice = f"nobody published any for {backbone.name}; --backbone-weights FILE takes your own"
+    return [("backbone", f"starts from random weights; preset {context.config.preset} wants ImageNet's: {advice}")]
 
 
 def _teacher_rows(context: RunContext, objective: Distillation) -> list[tuple[str, str]]:

@@ -23,6 +23,7 @@ from segdistill.terms import cap_stages
 
 PRESET, DATA = "canonical", "streets"
 OVERRIDES = {
+    "starts_from": "random",
     "teacher.network": "unet-resnet18",
     "teacher.output_stride": 32,
     "teacher.steps": 400,

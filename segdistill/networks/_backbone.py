@@ -38,6 +38,11 @@ class Backbone(nn.Module):
         """Return the feature maps of normalized images, shallow to deep."""
         raise NotImplementedError
 
+    @property
+    def has_published_weights(self) -> bool:
+        """Whether somebody published ImageNet weights for it, whether or not they can be had here."""
+        return self.imagenet is not None
+
     def weights_of_file(self, file: Path) -> PublishedWeights:
         """Return the weights in a file of the user's.
 

@@ -46,6 +46,11 @@ class TimmBackbone(Backbone):
         """Return what timm calls the features, one for each stride (or stage, where later ones do not stride)."""
         return tuple(self.model(image))
 
+    @property
+    def has_published_weights(self) -> bool:
+        """Whether timm names weights for it, or a package carries some; nothing is read or downloaded."""
+        return _packaged(self.timm_name) is not None or _published_config(self.timm_name) is not None
+
     def published_images(self) -> InputConfig:
         """Return what timm says of the images of its weights, or the package where they lie."""
         return timm_images(self.timm_name)

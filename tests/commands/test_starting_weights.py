@@ -21,8 +21,11 @@ SMALL = (
 @pytest.mark.usefixtures("elsewhere")
 def test_banner_says_where_the_backbone_starts_from(tmp_path: Path) -> None:
     line = f"train-teacher --preset skd --teacher pspnet18-half {SMALL}"
-    wanted = "starts from random weights; preset skd wants ImageNet's: give --pretrained or --backbone-weights FILE"
-    assert wanted in " ".join(succeeds(line).err.split())
+    wanted = "starts from random weights; preset skd wants ImageNet's: "
+    nobody = "nobody published any for resnet18-half; --backbone-weights FILE takes your own"
+    assert wanted + nobody in " ".join(succeeds(line).err.split())
+    published = " ".join(succeeds(line.replace("18-half", "18")).err.split())
+    assert f"{wanted}give --pretrained or --backbone-weights FILE" in published
     backbone = build_network(NetworkConfig(network="pspnet-resnet18-half"), 5).backbone
     assert backbone is not None
     torch.save(backbone.state_dict(), "weights.pth")
