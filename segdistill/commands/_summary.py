@@ -113,9 +113,7 @@ def _backbone_rows(context: RunContext, job: TrainingJob) -> list[tuple[str, str
         return []
     if backbone.weights_source:
         return [("backbone", f"starts from {backbone.weights_source}")]
-    is_student = job.info.role == "student"
-    has_weights = is_student and context.options.init_weights is not None
-    if has_weights or context.config.starts_from != "imagenet":
+    if context.options.init_weights is not None or context.config.starts_from != "imagenet":
         return []
     advice = "give --pretrained or --backbone-weights FILE"
     if not backbone.has_published_weights:

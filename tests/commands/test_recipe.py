@@ -161,6 +161,7 @@ def test_a_teacher_starts_from_weights_of_other_classes(here: Path) -> None:
     start = f"train-teacher --teacher resnet18-half --data {data} {SMALL} --init-weights"
     out = succeeds(f"{start} plain --out tuned")
     assert "--init-weights plain: the outputs of 1 class are kept by name, drawn anew: lamp." in out.err
+    assert "random weights" not in out.err
     recorded = json.loads(Path("tuned/environment.json").read_text())
     assert recorded["init_weights"] != "none"
     refused(f"{start} averaged --out tuned --resume", "--init-weights")
