@@ -267,7 +267,7 @@ def test_python_example_measures_the_target_latency(graph: Path) -> None:
     (graph / "measure.py").write_text(snippet(DOCS / "deployment.md", "measure.py"), encoding="utf-8")
     ran = process(sys.executable, "measure.py", "48x64", cwd=graph, ORT_DISABLE_TELEMETRY="1")
     assert ran.code == 0, ran.err
-    number = r"(\d+\.\d)"
+    number = r"(\d+\.\d+)"
     found = re.fullmatch(
         rf"CPUExecutionProvider at 48x64: first {number} ms, p50 {number}, p90 {number}, p99 {number}\n", ran.out
     )
