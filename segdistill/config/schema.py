@@ -368,6 +368,9 @@ class DataConfig(Strict):
     """Probability of mirroring left and right."""
     color: Fraction = 0.0
     """Strength of random brightness, contrast and saturation."""
+    cutmix: Fraction = 0.0
+    """Probability that a rectangle of a crop is another training image's, with its label (CutMix, Yun et al. 2019);
+    teacher, student and baseline see the same crop."""
     labeled: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training images whose labels are used; the others count as unlabeled."""
     unlabeled: tuple[str, ...] = ()

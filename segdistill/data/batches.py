@@ -52,7 +52,9 @@ def training_batches(
         DataError: on the way, if a file cannot be used.
         ResourceError: on the way, if a worker is killed or stuck.
     """
-    from segdistill.data.transforms import Augment  # albumentations takes a second to load, and only training needs it
+    # albumentations takes a second to load, and only training needs it
+    from segdistill.data.cutmix import CutMix
+    from segdistill.data.transforms import Augment
 
     if config.batch_size % (world * accumulate):
         raise UsageError(
@@ -78,7 +80,9 @@ def training_batches(
     shares = (range(start + rank * share, start + (rank + 1) * share) for start in step_starts)
     keys = _micro_batch_keys(key_at, shares, share // accumulate)
     device = torch.device(device)
-    packed = load_batches(split, Augment(config), keys, workers=workers, pin_memory=device.type == "cuda")
+    augment = Augment(config)
+    transform = CutMix(split, augment, config.cutmix) if config.cutmix else augment
+    packed = load_batches(split, transform, keys, workers=workers, pin_memory=device.type == "cuda")
     return (_unpacked(batch, device) for batch in packed)
 
 

@@ -97,6 +97,7 @@ def test_a_preset_s_values_are_those_of_its_published_results(name: str) -> None
         config.pop("starts_from", None)  # a word on the publication, which changes no training
         assert {key: config["teacher"].pop(key) for key in ASKED} == ASKED
         assert (config["data"].pop("images"), config["data"].pop("held_back")) == ([], 0.1)
+        assert config["data"].pop("cutmix") == 0
     digests = [hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest() for config in configs]
     assert " ".join(digest[:8] for digest in digests) == PINNED.get(name)
 
@@ -158,9 +159,9 @@ def test_a_printed_preset_states_every_value_itself(name: str) -> None:
     assert resolved["validate"].pop("ship") == "auto"
     assert LossConfig.model_validate(resolved.pop("loss")) == LossConfig()
     assert {key: resolved["teacher"].pop(key) for key in ASKED} == ASKED
-    for key in ("labeled", "unlabeled", "auxiliary", "auxiliary_share", "images", "held_back"):
+    for key in ("labeled", "unlabeled", "auxiliary", "auxiliary_share", "images", "held_back", "cutmix"):
         if key not in written["data"]:
-            del resolved["data"][key]  # for those who have such images
+            del resolved["data"][key]  # for those who have such images, or want it
     for key in ("teacher", "student", "data", "optim", "checkpoint", "validate", "terms"):
         assert written[key] == resolved[key], f"[{key}] leaves something to a default"
     assert written.keys() == resolved.keys()
