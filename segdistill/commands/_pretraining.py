@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from segdistill.checkpoints.tensors import weights_digest, write_safetensors
 from segdistill.commands._context import RUNS, RunContext
-from segdistill.config.schema import OptimConfig
+from segdistill.config.schema import DataConfig, OptimConfig
 from segdistill.errors import ModelError
 from segdistill.runtime import distributed
 from segdistill.storage.atomic import write_atomic
@@ -33,8 +33,8 @@ from segdistill.training.trainer import pretrain
 from segdistill.types import Stage, Term
 from segdistill.wording import counted
 
-KEYS_SINCE_0_1 = ("schedule", "drops", "drop", "clip", "ema")
-"""Keys of an optimizer that version 0.1 did not know: at their defaults they change nothing, nor the key of a file."""
+KEYS_SINCE_0_1 = ("schedule", "drops", "drop", "clip", "ema", "cutmix")
+"""Keys of optimizer and data that version 0.1 did not know: at their defaults they change nothing, nor a file's key."""
 
 
 @dataclass(frozen=True)
@@ -135,23 +135,25 @@ def resolve(context: RunContext, stage: Stage, key: str, *, passed: bool, under_
 
 def cache_key(context: RunContext, stage: Stage, teacher: Teacher) -> str:
     """Return a sha256 of all that the stage's weights depend on, the order of the images aside."""
-    data = context.config.data.model_dump(mode="json", exclude={"name", "unlabeled", "images", "held_back"})
+    data = _known_or_said(context.config.data)
+    for name in ("name", "unlabeled", "images", "held_back"):
+        del data[name]
     parts = {
         "stage": stage.name,
         "shapes": {name: list(tensor.shape) for name, tensor in stage.model.state_dict().items()},
         "teacher": teacher.identity,
         "images": [context.verified_data.fingerprint, data],
-        "optim": _optim_in_key(stage.optim),
+        "optim": _known_or_said(stage.optim),
         "precision": context.runtime.precision.name,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _optim_in_key(optim: OptimConfig) -> dict[str, Any]:
-    """Return an optimizer's keys; those that version 0.1 did not know only where they say something."""
-    table = optim.model_dump()
+def _known_or_said(config: OptimConfig | DataConfig) -> dict[str, Any]:
+    """Return a configuration's keys; those that version 0.1 did not know only where they say something."""
+    table = config.model_dump(mode="json")
     for key in KEYS_SINCE_0_1:
-        if table[key] == OptimConfig.model_fields[key].default:
+        if key in table and table[key] == type(config).model_fields[key].default:
             del table[key]
     return table
 
