@@ -79,7 +79,7 @@ def _check_flags(config: RunConfig, options: Options) -> None:
     if config.seed + options.seeds > LARGEST_SIZE:
         raise UsageError(
             f"--seeds {options.seeds} from seed {config.seed} upwards: the largest seed is {LARGEST_SIZE - 1}.",
-            "Choose a smaller --seed.",
+            "Choose a smaller --seed, or fewer --seeds.",
         )
 
 

@@ -5,6 +5,7 @@ import fcntl
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from helpers.forked import (
 )
 from helpers.ports import free_port
 from helpers.trainings import camvid, untrained_teacher
+from segdistill.checkpoints.model_file import load_model
 from segdistill.checkpoints.training_state import load_state
 
 LINUX = pytest.mark.skipif(
@@ -87,6 +89,26 @@ def test_full_disk_keeps_the_last_checkpoint_and_the_run_resumes(workshop: Works
         assert not list(folder.rglob("*.tmp"))
         subprocess.run(["mount", "-o", f"remount,size={10 * room}", str(folder)], check=True)
         course.finish(folder)
+
+
+@pytest.mark.reliability
+@pytest.mark.promise("C2", "S8")
+def test_full_disk_under_a_replacement_keeps_the_old_run(workshop: Workshop) -> None:
+    course, old, folder = workshop.course("teacher"), workshop.course("skd").run, workshop.new_folder("teacher")
+    command = f"{COMMANDS['teacher']} {SETTINGS} --workers 0"
+    room = (course.run / "checkpoints/last").stat().st_size
+    taken = sum(path.stat().st_size for path in old.rglob("*") if path.is_file())
+    with small_disk(folder, taken + room // 2):  # for no state of the new run
+        shutil.copytree(old, folder / "run")
+        before = contents(folder / "run")
+        assert ended(start(f"{command} --overwrite", folder)) == 1
+        assert "disk is full" in said(folder)
+        assert "Traceback" not in said(folder)
+        assert {path: seen for path, seen in contents(folder / "run").items() if "/.next" not in path} == before
+        load_model(folder / "run/model.safetensors")
+        subprocess.run(["mount", "-o", f"remount,size={taken + 10 * room}", str(folder)], check=True)
+        assert ended(start(f"{command} --overwrite", folder)) == 0, said(folder)
+        assert_same_run(course.run, folder / "run")
 
 
 @pytest.mark.reliability
