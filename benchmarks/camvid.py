@@ -1,7 +1,7 @@
 """Every preset on CamVid under one teacher, against the plain student with the same seed, batches and steps.
 
-    python benchmarks/camvid.py camvid:PATH --teacher RUN [--student NET] [--steps N] [--seeds N] [--set KEY=VALUE ...]
-        [--only PRESET ...] [--out DIR] [--json FILE]
+    python benchmarks/camvid.py camvid:PATH --teacher RUN [--student NET] [--pretrained] [--steps N] [--seeds N]
+        [--set KEY=VALUE ...] [--only PRESET ...] [--out DIR] [--json FILE]
 
 It runs `segdistill` commands one after the other and prints each. Stopped, it goes on where it was when it is called
 again; rows that the file of `--json` has of other presets stay. Without `--steps` each preset has its own number for
@@ -41,6 +41,7 @@ class Comparison:
     data: str
     teacher: Path
     student: str
+    pretrained: bool
     out: Path
     steps: int | None
     seeds: int | None
@@ -64,6 +65,7 @@ class Comparison:
             teacher = self.out / f"{preset}-teacher"
             yield ["train-teacher", "--preset", preset, *common, "--out", str(teacher)]
         more = ["--baseline", "steps"] if preset in (FIRST, OWN_TEACHER) else []
+        more += ["--pretrained"] if self.pretrained else []
         if self.seeds_of(preset) > 1:
             more += ["--seeds", str(self.seeds_of(preset))]
         own = ["--preset", preset, "--teacher", str(teacher), "--student", self.student]
@@ -140,6 +142,7 @@ def main() -> None:
     parser.add_argument("data", help="camvid:PATH")
     parser.add_argument("--teacher", type=Path, required=True, help="a finished run of train-teacher")
     parser.add_argument("--student", default="resnet18")
+    parser.add_argument("--pretrained", action="store_true", help="students start from ImageNet weights")
     parser.add_argument("--steps", type=int, help="of every run; else the presets' own for CamVid")
     parser.add_argument("--seeds", type=int, help="of every preset")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
@@ -148,7 +151,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     comparison = Comparison(
-        args.data, args.teacher, args.student, args.out, args.steps, args.seeds, tuple(args.settings)
+        args.data,
+        args.teacher,
+        args.student,
+        args.pretrained,
+        args.out,
+        args.steps,
+        args.seeds,
+        tuple(args.settings),
     )
     others = [name for name in args.only or preset_names() if name != FIRST]
     rows = []
