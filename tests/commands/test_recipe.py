@@ -12,7 +12,7 @@ from PIL import Image
 from helpers.commands import SMALL, read_back, refused, succeeds, write_camvid
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
-AVERAGED = "--set optim.ema=0.9 --set validate.every=1"
+AVERAGED = "--set optim.ema=0.9 --set validate.every=1 --precision fp32"  # as models are scored
 
 
 @pytest.fixture(scope="module")
