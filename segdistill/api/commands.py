@@ -17,6 +17,7 @@ from segdistill.commands.export import ExportOptions, export_model
 from segdistill.commands.infer import Inference, InferOptions, infer_images
 from segdistill.commands.train_teacher import train_teacher as train_teacher_by_options
 from segdistill.config.schema import Weights
+from segdistill.deployment.form import Returns, Takes
 from segdistill.deployment.report import ExportReport
 from segdistill.runtime.reporter import Reporter
 from segdistill.storage.files import check_utf8
@@ -268,6 +269,11 @@ def export(
     *,
     weights: Weights | None = None,
     output: PathLike | None = None,
+    returns: Returns = "logits",
+    takes: Takes = "float",
+    static: bool = False,
+    batch: int = 1,
+    opset: int | None = None,
     size: tuple[int, int] | None = None,
     data: str | None = None,
     images: Iterable[PathLike] | None = None,
@@ -283,7 +289,12 @@ def export(
     Args:
         model: folder of a run, or model file.
         weights: of a run: last, ema or best, which need an `output` unless the run ships them.
-        output: file to write; default: model.onnx in the run.
+        output: file to write; default: model.onnx in the run, and what the file's name says of another form.
+        returns: logits (B, C, H, W), labels (B, H, W) in bytes, or both.
+        takes: float (B, 3, H, W) or uint8 (B, H, W, 3), both RGB 0..255.
+        static: fix the graph's sizes.
+        batch: images at once.
+        opset: version of ONNX's operators, 13 to 20; default: 20.
         size: height and width to export and measure at.
         data: data set to check on; default: that of the run, if it is found by its name.
         images: folders of images without labels to check on, in the place of `data`.
@@ -301,6 +312,11 @@ def export(
     options = ExportOptions(
         output=_path(output),
         weights=weights,
+        returns=returns,
+        takes=takes,
+        static=static,
+        batch=batch,
+        opset=opset,
         size=size,
         data=data,
         images=tuple(Path(folder) for folder in images or ()),
