@@ -1,7 +1,7 @@
 """The commands as functions: options by the names of the flags in, result objects out, `segdistill.errors` raised."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +13,11 @@ from segdistill.commands._results import Outcome
 from segdistill.commands._scored_teacher import teacher_options
 from segdistill.commands.distill import distill as distill_by_options
 from segdistill.commands.evaluate import EvaluateOptions, Evaluation, evaluate_model
-from segdistill.commands.export import ExportOptions, export_model
+from segdistill.commands.export import ExportOptions, export_model, split_output
 from segdistill.commands.infer import Inference, InferOptions, infer_images
 from segdistill.commands.train_teacher import train_teacher as train_teacher_by_options
 from segdistill.config.schema import Weights
-from segdistill.deployment.form import Returns, Takes
+from segdistill.deployment.form import Takes
 from segdistill.deployment.report import ExportReport
 from segdistill.runtime.reporter import Reporter
 from segdistill.storage.files import check_utf8
@@ -268,9 +268,8 @@ def export(
     model: PathLike,
     *,
     weights: Weights | None = None,
-    output: PathLike | None = None,
-    returns: Returns = "logits",
-    takes: Takes = "float",
+    output: PathLike | Sequence[PathLike] | None = None,
+    input: Takes = "float",  # noqa: A002  # as the flag is called
     static: bool = False,
     batch: int = 1,
     opset: int | None = None,
@@ -289,9 +288,9 @@ def export(
     Args:
         model: folder of a run, or model file.
         weights: of a run: last, ema or best, which need an `output` unless the run ships them.
-        output: file to write; default: model.onnx in the run, and what the file's name says of another form.
-        returns: logits (B, C, H, W), labels (B, H, W) in bytes, or both.
-        takes: float (B, 3, H, W) or uint8 (B, H, W, 3), both RGB 0..255.
+        output: file to write, by default model.onnx in the run; or what the graph returns, logits (B, C, H, W) by
+            default, labels (B, H, W) in bytes, or both; or a list of a file and that.
+        input: float (B, 3, H, W) or uint8 (B, H, W, 3), both RGB 0..255.
         static: fix the graph's sizes.
         batch: images at once.
         opset: version of ONNX's operators, 13 to 20; default: 20.
@@ -309,11 +308,13 @@ def export(
         CheckError: if the graph is not equal to its network, or too slow; the file is kept.
         SegdistillError: as else the command ends with.
     """
+    outputs = [output] if isinstance(output, str | Path) else output or ()
+    file, returns = split_output(map(str, outputs))
     options = ExportOptions(
-        output=_path(output),
+        output=file,
         weights=weights,
         returns=returns,
-        takes=takes,
+        takes=input,
         static=static,
         batch=batch,
         opset=opset,

@@ -29,7 +29,6 @@ from segdistill.cli._flags import (
 from segdistill.cli._parsers import (
     parse_factors,
     parse_optional_size,
-    split_output,
     typed_path,
     typed_teacher,
     with_home,
@@ -176,7 +175,7 @@ def evaluate(
 @app.command(
     **examples(
         "segdistill export runs/camvid-student --data camvid:CamVid --max-ms 50",
-        "segdistill export model.safetensors --data camvid:CamVid --size 360x480 --static --output labels",
+        "segdistill export model.safetensors --data camvid:CamVid --output labels",
     )
 )
 def export(
@@ -265,10 +264,10 @@ def export(
     verbose: VerboseFlag = False,
 ) -> None:
     """Export a model to ONNX. Compares it with PyTorch on the validation images, and measures its speed."""
-    from segdistill.commands.export import ExportOptions, export_model
+    from segdistill.commands.export import ExportOptions, export_model, split_output
 
     terminal = open_terminal(quiet=quiet, verbose=verbose)
-    file, returns = split_output(output or [])
+    file, returns = split_output(with_home(text) for text in output or [])
     options = ExportOptions(
         output=file,
         returns=returns,

@@ -1,15 +1,10 @@
 """How the texts of options and arguments are read: paths, sizes, numbers per channel."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
 
 from segdistill.errors import UsageError
 from segdistill.storage.files import check_utf8
-
-if TYPE_CHECKING:
-    from segdistill.deployment.form import Returns
 
 Size = tuple[int, int]
 Triple = tuple[float, float, float]
@@ -64,24 +59,6 @@ def parse_size(text: str) -> Size:
 def parse_optional_size(text: str | None) -> Size | None:
     """Return (height, width) from "HxW"; None for None."""
     return None if text is None else parse_size(text)
-
-
-def split_output(values: Sequence[str]) -> tuple[Path | None, "Returns"]:
-    """Return the file and the outputs of a graph, each of which `--output` may name.
-
-    Raises:
-        UsageError: if one of them is named twice.
-    """
-    from segdistill.deployment.form import Returns  # late: it imports pydantic
-
-    files = [typed_path(value) for value in values if value not in get_args(Returns)]
-    returns: list[Returns] = [word for word in get_args(Returns) if word in values]
-    if len(files) > 1 or len(returns) > 1 or len(files) + len(returns) < len(values):
-        raise UsageError(
-            f"--output {' --output '.join(values)}: that names a file, or what the graph returns, more than once.",
-            "Give a FILE.onnx once, and logits, labels or both once.",
-        )
-    return files[0] if files else None, returns[0] if returns else "logits"
 
 
 def parse_factors(text: str | None, flag: str) -> tuple[float, ...]:

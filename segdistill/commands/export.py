@@ -3,11 +3,12 @@
 The graph is a candidate, under a name of its own, until it is proven: no file of the final name is ever a wrong one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -76,6 +77,23 @@ class ExportOptions:
     """Images per second that the median must reach; None asks for none."""
     max_ms: float | None = None
     """Milliseconds per image that the median must not exceed; None asks for none."""
+
+
+def split_output(values: Iterable[str]) -> tuple[Path | None, Returns]:
+    """Return the file and the outputs of a graph, each of which `--output` may name.
+
+    Raises:
+        UsageError: if one of them is named twice.
+    """
+    values = list(values)
+    files = [Path(value) for value in values if value not in get_args(Returns)]
+    returns: list[Returns] = [word for word in get_args(Returns) if word in values]
+    if len(files) > 1 or len(returns) > 1 or len(files) + len(returns) < len(values):
+        raise UsageError(
+            f"--output {' --output '.join(values)}: that names a file, or what the graph returns, more than once.",
+            "Give a FILE.onnx once, and logits, labels or both once.",
+        )
+    return files[0] if files else None, returns[0] if returns else "logits"
 
 
 @exact_float32()
