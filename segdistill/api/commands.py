@@ -1,7 +1,7 @@
 """The commands as functions: options by the names of the flags in, result objects out, `segdistill.errors` raised."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +13,11 @@ from segdistill.commands._results import Outcome
 from segdistill.commands._scored_teacher import teacher_options
 from segdistill.commands.distill import distill as distill_by_options
 from segdistill.commands.evaluate import EvaluateOptions, Evaluation, evaluate_model
-from segdistill.commands.export import ExportOptions, export_model
+from segdistill.commands.export import ExportOptions, export_model, split_output
 from segdistill.commands.infer import Inference, InferOptions, infer_images
 from segdistill.commands.train_teacher import train_teacher as train_teacher_by_options
 from segdistill.config.schema import Weights
+from segdistill.deployment.form import Takes
 from segdistill.deployment.report import ExportReport
 from segdistill.runtime.reporter import Reporter
 from segdistill.storage.files import check_utf8
@@ -267,7 +268,11 @@ def export(
     model: PathLike,
     *,
     weights: Weights | None = None,
-    output: PathLike | None = None,
+    output: PathLike | Sequence[PathLike] | None = None,
+    input: Takes = "float",  # noqa: A002  # as the flag is called
+    static: bool = False,
+    batch: int = 1,
+    opset: int | None = None,
     size: tuple[int, int] | None = None,
     data: str | None = None,
     images: Iterable[PathLike] | None = None,
@@ -283,7 +288,12 @@ def export(
     Args:
         model: folder of a run, or model file.
         weights: of a run: last, ema or best, which need an `output` unless the run ships them.
-        output: file to write; default: model.onnx in the run.
+        output: file to write, by default model.onnx in the run; or what the graph returns, logits (B, C, H, W) by
+            default, labels (B, H, W) in bytes, or both; or a list of a file and that.
+        input: float (B, 3, H, W) or uint8 (B, H, W, 3), both RGB 0..255.
+        static: fix the graph's sizes.
+        batch: images at once.
+        opset: version of ONNX's operators, 13 to 20; default: 20.
         size: height and width to export and measure at.
         data: data set to check on; default: that of the run, if it is found by its name.
         images: folders of images without labels to check on, in the place of `data`.
@@ -298,9 +308,16 @@ def export(
         CheckError: if the graph is not equal to its network, or too slow; the file is kept.
         SegdistillError: as else the command ends with.
     """
+    outputs = [output] if isinstance(output, str | Path) else output or ()
+    file, returns = split_output(map(str, outputs))
     options = ExportOptions(
-        output=_path(output),
+        output=file,
         weights=weights,
+        returns=returns,
+        takes=input,
+        static=static,
+        batch=batch,
+        opset=opset,
         size=size,
         data=data,
         images=tuple(Path(folder) for folder in images or ()),

@@ -1,7 +1,7 @@
 """The commands on a model: evaluate, export, infer."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -26,7 +26,13 @@ from segdistill.cli._flags import (
     WorkersFlag,
     chosen,
 )
-from segdistill.cli._parsers import parse_factors, parse_optional_size, typed_path, typed_teacher, with_home
+from segdistill.cli._parsers import (
+    parse_factors,
+    parse_optional_size,
+    typed_path,
+    typed_teacher,
+    with_home,
+)
 from segdistill.cli._show import open_terminal, print_json, show_evaluation, show_export
 from segdistill.cli._text import format_percent, quoted
 from segdistill.wording import counted
@@ -169,7 +175,7 @@ def evaluate(
 @app.command(
     **examples(
         "segdistill export runs/camvid-student --data camvid:CamVid --max-ms 50",
-        "segdistill export model.safetensors --data camvid:CamVid --size 360x480",
+        "segdistill export model.safetensors --data camvid:CamVid --output labels",
     )
 )
 def export(
@@ -179,12 +185,41 @@ def export(
     ],
     *,
     output: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(
             "--output",
-            parser=typed_path,
-            metavar="FILE",
-            help="Output file. Default: model.onnx in the run.",
+            metavar="FILE|logits|labels|both",
+            help="Output file, by default model.onnx in the run, or what the graph returns, by default logits; or "
+            "both.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    input_: Annotated[
+        Literal["float", "uint8"],
+        typer.Option(
+            "--input",
+            help="Images as the graph takes them: float32 (B, 3, H, W), or bytes (B, H, W, 3) as cameras deliver them.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "float",
+    static: Annotated[
+        bool,
+        typer.Option(
+            "--static", help="Fix the graph's sizes to --size and --batch, for compilers.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
+    batch: Annotated[
+        int,
+        typer.Option(
+            "--batch", metavar="N", min=1, max=1024, help="Images at once, measured and fixed.", rich_help_panel=OUTPUT
+        ),
+    ] = 1,
+    opset: Annotated[
+        int | None,
+        typer.Option(
+            "--opset",
+            metavar="N",
+            help="Version of ONNX's operators, 13 to 20: older ones for older runtimes. Default: 20.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -229,11 +264,17 @@ def export(
     verbose: VerboseFlag = False,
 ) -> None:
     """Export a model to ONNX. Compares it with PyTorch on the validation images, and measures its speed."""
-    from segdistill.commands.export import ExportOptions, export_model
+    from segdistill.commands.export import ExportOptions, export_model, split_output
 
     terminal = open_terminal(quiet=quiet, verbose=verbose)
+    file, returns = split_output(with_home(text) for text in output or [])
     options = ExportOptions(
-        output=output,
+        output=file,
+        returns=returns,
+        takes=input_,
+        static=static,
+        batch=batch,
+        opset=opset,
         weights=chosen(weights),
         size=parse_optional_size(size),
         data=data,

@@ -190,22 +190,25 @@ def show_export(terminal: "Terminal", report: "ExportReport") -> None:
 
 
 def _show_parity(terminal: "Terminal", report: "ExportReport") -> None:
-    from segdistill.deployment.onnx import OPSET
     from segdistill.deployment.parity import MAX_DIFFERENCE, MAX_MIOU_CHANGE, MIN_AGREEMENT
     from segdistill.evaluation.metrics import coverage
 
     # As JSON has it: None stands for what is not finite.
     check = report.parity.to_json()
     averaged = coverage(check["classes_scored"], check["classes_declared"])
-    rows = [
-        ["largest difference of logits", format_number(check["max_abs_diff"]), "-"],
-        ["as a share of its image's largest", format_number(check["max_relative_diff"]), f"{MAX_DIFFERENCE:g}"],
+    rows = []
+    if report.form.has_logits:
+        rows += [
+            ["largest difference of logits", format_number(check["max_abs_diff"]), "-"],
+            ["as a share of its image's largest", format_number(check["max_relative_diff"]), f"{MAX_DIFFERENCE:g}"],
+        ]
+    rows.append(
         [
             "pixels with the same label",
             f"{100 * check['label_agreement']:.4f} %",
             f">= {100 * MIN_AGREEMENT:g} % in each image",
-        ],
-    ]
+        ]
+    )
     if check["miou_torch"] is not None:  # images without labels have no mIoU
         rows.append(
             [
@@ -214,16 +217,17 @@ def _show_parity(terminal: "Terminal", report: "ExportReport") -> None:
                 f"{100 * MAX_MIOU_CHANGE:g} apart",
             ]
         )
-    title = f"{report.file}: opset {OPSET}, checked on {counted(check['images'], 'image')}"
+    title = f"{report.file}: {report.form.describe()}, checked on {counted(check['images'], 'image')}"
     terminal.table(title, ["check", "found", "limit"], rows)
 
 
 def _show_latencies(terminal: "Terminal", report: "ExportReport") -> None:
     threads = counted(report.latencies["onnxruntime"].threads, "thread")
     height, width = report.size
+    images = report.latencies["onnxruntime"].images
     title = (
-        f"Milliseconds per image at {height}x{width} ({report.size_source}), batch 1, fp32, {threads}, "
-        "measured in turns"
+        f"Milliseconds per {'image' if images == 1 else 'batch'} at {height}x{width} ({report.size_source}), "
+        f"batch {images}, fp32, {threads}, measured in turns"
     )
     rows = [_latency_row(SUBJECT_NAMES[name], latency) for name, latency in report.latencies.items()]
     terminal.table(title, ["", "first", "p50", "p90", "p99", "fps", "runs"], rows)

@@ -3,11 +3,12 @@
 The graph is a candidate, under a name of its own, until it is proven: no file of the final name is ever a wrong one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from segdistill.commands._inputs import Input, data_inputs, refuse_files_over
 from segdistill.commands._model import MAX_BATCH_IMAGES, data_of, refuse_label_assisted
 from segdistill.config.schema import Weights
 from segdistill.data import Split, evaluation_batches
+from segdistill.deployment.form import IR_VERSIONS, OLDEST_OPSET, OPSET, GraphForm, Returns, Takes
 from segdistill.deployment.onnx import export_onnx
 from segdistill.deployment.parity import ParityResult, check_parity
 from segdistill.deployment.report import ExportReport, speed_gate
@@ -51,6 +53,16 @@ class ExportOptions:
     """Weights of a run: last, ema or best; None stands for those that it ships. Others need an `output`."""
     size: tuple[int, int] | None = None
     """Height and width of the images; None stands for those of the model, or the most frequent ones."""
+    returns: Returns = "logits"
+    """Outputs of the graph."""
+    takes: Takes = "float"
+    """Images as the graph takes them."""
+    static: bool = False
+    """Fix the sizes of the graph: that of the images, and the batch."""
+    batch: int = 1
+    """Images at once: of a static graph its batch, of any the batch of the measurement."""
+    opset: int | None = None
+    """Version of ONNX's operators; None stands for the usual one."""
     data: str | None = None
     """Data set as `--data` takes it; None stands for that of the run."""
     images: tuple[Path, ...] = ()
@@ -65,6 +77,23 @@ class ExportOptions:
     """Images per second that the median must reach; None asks for none."""
     max_ms: float | None = None
     """Milliseconds per image that the median must not exceed; None asks for none."""
+
+
+def split_output(values: Iterable[str]) -> tuple[Path | None, Returns]:
+    """Return the file and the outputs of a graph, each of which `--output` may name.
+
+    Raises:
+        UsageError: if one of them is named twice.
+    """
+    values = list(values)
+    files = [Path(value) for value in values if value not in get_args(Returns)]
+    returns: list[Returns] = [word for word in get_args(Returns) if word in values]
+    if len(files) > 1 or len(returns) > 1 or len(files) + len(returns) < len(values):
+        raise UsageError(
+            f"--output {' --output '.join(values)}: that names a file, or what the graph returns, more than once.",
+            "Give a FILE.onnx once, and logits, labels or both once.",
+        )
+    return files[0] if files else None, returns[0] if returns else "logits"
 
 
 @exact_float32()
@@ -91,21 +120,24 @@ def export_model(model: Path, options: ExportOptions, reporter: Reporter) -> Exp
     # The graph computes in float32, so it is compared with a network that does.
     exact = resolve_precision("fp32", device)
 
+    typical = typical_image(
+        subject.images,
+        requested_size=options.size,
+        model_size=subject.model_size,
+        workers=_workers(options),
+        reporter=reporter,
+    )
+    form = _form(options, typical)
+    if form.size is not None:
+        subject = replace(subject, info=subject.info.model_copy(update={"size": form.size}))
     reporter.info(f"Exporting {subject.info.network.network} to {paths.output}")
     with _candidate(paths):
-        export_onnx(subject.network, subject.info, paths.candidate)
+        export_onnx(subject.network, subject.info, paths.candidate, form)
         runtimes = _Runtimes(
             onnxruntime=OnnxModel(paths.candidate, device), torch=predictor(subject.network, exact), precision=exact
         )
-        typical = typical_image(
-            subject.images,
-            requested_size=options.size,
-            model_size=subject.model_size,
-            workers=_workers(options),
-            reporter=reporter,
-        )
         # Measured before the check: the first call of a network that has run before is no cold start.
-        latencies = _measure(subject, runtimes, typical, reporter=reporter)
+        latencies = _measure(subject, runtimes, typical, options.batch, reporter=reporter)
         parity = _check(subject, runtimes, options, reporter=reporter)
     file = _promote(model, paths, parity)
     return ExportReport(
@@ -116,6 +148,7 @@ def export_model(model: Path, options: ExportOptions, reporter: Reporter) -> Exp
         parity=parity,
         latencies=latencies,
         gate=speed_gate(latencies["onnxruntime"], min_fps=options.min_fps, max_ms=options.max_ms),
+        form=form,
     )
 
 
@@ -192,7 +225,30 @@ class _Runtimes:
     """Precision of PyTorch, float32 on the device of both."""
 
 
+def _form(options: ExportOptions, typical: TypicalImage) -> GraphForm:
+    """Return the form that was asked for; a static graph has the size of the image that stands for the data."""
+    height, width = typical.image.shape[2:]
+    return GraphForm(
+        output=options.returns,
+        input=options.takes,
+        size=(height, width) if options.static else None,
+        batch=options.batch if options.static else None,
+        opset=options.opset or OPSET,
+    )
+
+
+def _name_of_form(options: ExportOptions) -> str:
+    """Return what a file's name says of the form; empty of the usual one."""
+    form = GraphForm(output=options.returns, input=options.takes, opset=options.opset or OPSET)
+    return f"{form.suffix}-static" if options.static else form.suffix
+
+
 def _check_limits(options: ExportOptions) -> None:
+    if options.opset is not None and options.opset not in IR_VERSIONS:
+        raise UsageError(
+            f"--opset {options.opset}: graphs are written in opset {OLDEST_OPSET} to {OPSET}.",
+            "Take the newest that your runtime reads.",
+        )
     if options.images and options.data is not None:
         raise UsageError("--images and --data both name the images to check on.", "Give one of them.")
     if options.min_fps is not None and options.max_ms is not None:
@@ -213,8 +269,8 @@ def _plan_output(model: Path, options: ExportOptions) -> _Paths:
         )
     if path.suffix == ".onnx":
         raise UsageError(f"{path} is exported already.", "Give a run's folder or a .safetensors file.")
-    default_name = "model.onnx" if model.is_dir() else f"{path.stem}.onnx"
-    output = options.output or path.with_name(default_name)
+    stem = "model" if model.is_dir() else path.stem
+    output = options.output or path.with_name(f"{stem}{_name_of_form(options)}.onnx")
     if output.suffix != ".onnx":
         raise UsageError(
             f"--output {output} does not end in .onnx, by which the other commands know a graph.",
@@ -265,19 +321,22 @@ def _candidate(paths: _Paths) -> Iterator[None]:
 
 
 def _measure(
-    subject: _Subject, runtimes: _Runtimes, typical: TypicalImage, *, reporter: Reporter
+    subject: _Subject, runtimes: _Runtimes, typical: TypicalImage, batch: int, *, reporter: Reporter
 ) -> dict[str, Latency]:
-    """Measure the teacher and the student in PyTorch and the graph in onnxruntime, in turns on the same image."""
+    """Measure the teacher and the student in PyTorch and the graph in onnxruntime, in turns on the same images."""
     threads = torch.get_num_threads()
     height, width = typical.image.shape[2:]
-    reporter.info(f"Measuring at {height}x{width} ({typical.size_source}), batch 1, fp32, {counted(threads, 'thread')}")
-    image = typical.image.to(runtimes.precision.device, memory_format=torch.channels_last)
+    reporter.info(
+        f"Measuring at {height}x{width} ({typical.size_source}), batch {batch}, fp32, {counted(threads, 'thread')}"
+    )
+    images = typical.image.repeat(batch, 1, 1, 1)
+    image = images.to(runtimes.precision.device, memory_format=torch.channels_last)
     # In this order they take turns, and stand in the table.
     subjects = {}
     if subject.teacher is not None:
         subjects["teacher"] = torch_subject(predictor(subject.teacher, runtimes.precision), image)
     subjects["student"] = torch_subject(runtimes.torch, image)
-    subjects["onnxruntime"] = runtimes.onnxruntime.subject(typical.image)
+    subjects["onnxruntime"] = runtimes.onnxruntime.subject(images)
     return measure(subjects, threads=threads)
 
 

@@ -7,12 +7,13 @@ known to do none of this.
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 
 from segdistill.checkpoints.model_file import MAX_REASON_CHARACTERS, ModelInfo, check_length
+from segdistill.deployment.form import GraphForm
 from segdistill.deployment.graph_limits import GraphTooLargeError, check_functions, check_size
 from segdistill.errors import ModelError, out_of_memory
 
@@ -29,8 +30,18 @@ EXPORT_AGAIN = "Export the model again: segdistill export RUN"
 NOT_OPENED = "The file was not opened."
 
 
-def read_exported(path: Path) -> tuple[bytes, ModelInfo]:
-    """Return the bytes of a graph that `export_onnx` wrote, and the header of the model file it was made from.
+class Exported(NamedTuple):
+    """A graph that `export_onnx` wrote."""
+
+    content: bytes
+    info: ModelInfo
+    """Header of the model file it was made from."""
+    form: GraphForm
+    """What goes in and comes out."""
+
+
+def read_exported(path: Path) -> Exported:
+    """Return a graph that `export_onnx` wrote, once it is sure that it is whole and does nothing else.
 
     Raises:
         ModelError: if it is not one of ours, damaged, or could make onnxruntime read or run something else.
@@ -48,8 +59,9 @@ def read_exported(path: Path) -> tuple[bytes, ModelInfo]:
     if not _has_own_digest(content):
         raise ModelError(f"{path} is damaged or was changed: its content does not match its digest.", EXPORT_AGAIN)
     info = _parse_header(path, metadata["segdistill"])
-    _check_ends(path, model, info)
-    return content, info
+    form = _parse_form(path, metadata.get("form"))
+    _check_ends(path, model, info, form)
+    return Exported(content, info, form)
 
 
 def is_exported(path: Path) -> bool:
@@ -215,15 +227,26 @@ def _parse_header(path: Path, header: str) -> ModelInfo:
     return info
 
 
-def _check_ends(path: Path, model: onnx.ModelProto, info: ModelInfo) -> None:
-    """Refuse a graph whose input and output are not those that its header promises."""
+def _parse_form(path: Path, text: str | None) -> GraphForm:
+    """Return a graph's form; files of version 0.1 name none and have the usual one."""
+    if text is None:
+        return GraphForm()
+    try:
+        check_length(text)
+        return GraphForm.model_validate_json(text)
+    except ValueError as error:  # pydantic's errors are
+        raise ModelError(
+            f"The form of {path} is not one this version reads: {str(error)[:MAX_REASON_CHARACTERS]}", EXPORT_AGAIN
+        ) from None
+
+
+def _check_ends(path: Path, model: onnx.ModelProto, info: ModelInfo, form: GraphForm) -> None:
+    """Refuse a graph whose input and outputs are not those that its header promises."""
     inputs = {end.name: _shape_of(end) for end in model.graph.input}
     outputs = {end.name: _shape_of(end) for end in model.graph.output}
-    expected_inputs = {"image": [None, 3, None, None]}
-    expected_outputs = {"logits": [None, info.outputs, None, None]}
-    if inputs != expected_inputs or outputs != expected_outputs:
+    if inputs != {"image": form.input_shape()} or outputs != form.output_shapes(info.outputs):
         raise ModelError(
-            f"{path} does not map image (B, 3, H, W) to logits (B, {info.outputs}, H, W), as its header says.",
+            f"{path} does not map {form.describe_input()} to {form.describe_output(info.outputs)}, as its header says.",
             EXPORT_AGAIN,
         )
 

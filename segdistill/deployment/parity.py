@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segdistill.deployment.session import OnnxModel
+from segdistill.checkpoints.model_file import ModelInfo
+from segdistill.deployment.session import OnnxModel, as_logits
 from segdistill.errors import CheckError, DataError, ModelError
 from segdistill.evaluation.evaluate import predict_labels
 from segdistill.evaluation.metrics import Scores, coverage
-from segdistill.types import Batch
+from segdistill.types import IGNORE, Batch
 
 MAX_DIFFERENCE, MIN_AGREEMENT, MAX_MIOU_CHANGE = 1e-4, 0.999, 1e-3
 """Limits of a check. The difference is a fraction of the image's own largest logit. The pixels that may differ are
@@ -26,10 +27,11 @@ CHECKED_SHAPES = ((1, 67, 101), (3, 101, 67))
 class ParityResult:
     """Differences between an exported graph and the network it was made from."""
 
-    max_abs_diff: float
-    """Largest difference of logits, over all images and `CHECKED_SHAPES`; not finite where a logit is not."""
-    max_relative_diff: float
-    """Largest difference of logits as a fraction of the largest logit, by magnitude, of the same image."""
+    max_abs_diff: float | None
+    """Largest difference of logits, over all images and `CHECKED_SHAPES`; not finite where a logit is not. None of a
+    graph that returns none."""
+    max_relative_diff: float | None
+    """Largest difference of logits as a fraction of the largest logit, by magnitude, of the same image; or None."""
     label_agreement: float
     """Share of the pixels, at the labels' size, to which both give the same class."""
     min_label_agreement: float
@@ -46,10 +48,10 @@ class ParityResult:
     def failures(self) -> list[str]:
         """Return a sentence for each limit that it breaks; none where it passed."""
         sentences = []
-        if not math.isfinite(self.max_abs_diff):
+        if self.max_abs_diff is not None and not math.isfinite(self.max_abs_diff):
             sentences.append("some logits are not finite")
         # "not <=" instead of ">", so that NaN breaks a limit too.
-        if not self.max_relative_diff <= MAX_DIFFERENCE:
+        if self.max_relative_diff is not None and not self.max_relative_diff <= MAX_DIFFERENCE:
             sentences.append(
                 f"the logits of an image differ by {self.max_relative_diff:.3g} of its largest, "
                 f"more than {MAX_DIFFERENCE:g}"
@@ -87,6 +89,9 @@ def check_parity(
 ) -> ParityResult:
     """Compare an exported graph with its network on the images of a data set, at their size and at `CHECKED_SHAPES`.
 
+    A graph of fixed sizes is compared at these alone, and one that returns labels alone by labels, both of them at the
+    images' size.
+
     Args:
         predict: the network, in float32 without TF32: images (B, 3, h, w) to logits (B, C, h, w).
         exported: the graph.
@@ -97,14 +102,18 @@ def check_parity(
         DataError: if there are no images.
         CheckError: if the graph fails on images of some shape.
     """
+    form = exported.form
     comparison = _Comparison(len(exported.info.classes))
+    if not form.has_logits:
+        predict = _labels_of(predict, exported.info)
     for batch in batches:
         logits = _run_both(predict, exported, batch.image)
         # Once is enough for the other shapes, whose logits have no labels.
-        if comparison.is_empty:
+        if comparison.is_empty and form.has_logits and not form.is_static:
             for image in _at_checked_shapes(batch.image):
                 comparison.add_logits(_run_both(predict, exported, image))
-        comparison.add_logits(logits)
+        if form.has_logits:
+            comparison.add_logits(logits)
         comparison.add_labels(logits, batch.label)
         if on_batch is not None:
             on_batch(len(batch.image))
@@ -166,8 +175,8 @@ class _Comparison:
         # Rounded before the ceiling: 0.001 times a multiple of 1000 lies a little above the whole number it should be.
         allowed = ((1 - MIN_AGREEMENT) * pixels).round(decimals=6).ceil()
         return ParityResult(
-            max_abs_diff=torch.cat(self._max_differences).max().item(),
-            max_relative_diff=torch.cat(self._relative_differences).max().item(),
+            max_abs_diff=_largest(self._max_differences),
+            max_relative_diff=_largest(self._relative_differences),
             label_agreement=int((pixels - unequal).sum()) / int(pixels.sum()),
             min_label_agreement=((pixels - unequal) / pixels).min().item(),
             unlike_images=int((unequal > allowed).sum()),
@@ -177,6 +186,22 @@ class _Comparison:
             classes_scored=min(self._scores_torch.classes_scored, self._scores_onnx.classes_scored),
             classes_declared=self._num_classes,
         )
+
+
+def _largest(differences: list[Tensor]) -> float | None:
+    """Return the largest entry, NaN where one is; None where there are none."""
+    return torch.cat(differences).max().item() if differences else None
+
+
+def _labels_of(predict: Callable[[Tensor], Tensor], info: ModelInfo) -> Callable[[Tensor], Tensor]:
+    """Return a prediction that says no more than a graph of labels does."""
+    num_classes = len(info.classes)
+
+    def predict_as_labels(image: Tensor) -> Tensor:
+        labels = predict(image).argmax(1)
+        return as_logits(labels.masked_fill(labels == num_classes, IGNORE), num_classes, info.outputs)
+
+    return predict_as_labels
 
 
 def _at_checked_shapes(image: Tensor) -> Iterator[Tensor]:

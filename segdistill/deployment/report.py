@@ -1,11 +1,11 @@
 """What an export found: the check of the graph, the latencies, and the speed that was asked for."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from segdistill.deployment.onnx import OPSET
+from segdistill.deployment.form import GraphForm
 from segdistill.deployment.parity import ParityResult
 from segdistill.errors import CheckError
 from segdistill.evaluation.latency import Latency
@@ -21,11 +21,11 @@ class SpeedGate:
 
 
 def speed_gate(latency: Latency, *, min_fps: float | None, max_ms: float | None) -> SpeedGate | None:
-    """Hold the median latency against `--min-fps` or `--max-ms`; None where neither was asked for."""
+    """Hold the median latency of an image against `--min-fps` or `--max-ms`; None where neither was asked for."""
     if min_fps is not None:
         return SpeedGate(f"at least {min_fps:g} fps", latency.fps >= min_fps)
     if max_ms is not None:
-        return SpeedGate(f"at most {max_ms:g} ms", latency.p50 <= max_ms)
+        return SpeedGate(f"at most {max_ms:g} ms", latency.milliseconds_per_image <= max_ms)
     return None
 
 
@@ -45,13 +45,15 @@ class ExportReport:
     """Latencies of "student" and "onnxruntime", and of "teacher" where there is one."""
     gate: SpeedGate | None = None
     """The speed limit; None where none was asked for."""
+    form: GraphForm = field(default_factory=GraphForm)
+    """What goes into the graph and comes out."""
 
     @property
     def failures(self) -> list[str]:
         """Failures in sentences; empty where all passed."""
         sentences = self.parity.failures()
         if self.gate is not None and not self.gate.passed:
-            measured = self.latencies["onnxruntime"].p50
+            measured = self.latencies["onnxruntime"].milliseconds_per_image
             sentences.append(f"the speed gate: {self.gate.limit}, measured {measured:.2f} ms")
         return sentences
 
@@ -73,7 +75,8 @@ class ExportReport:
         return {
             "file": str(self.file),
             "sha256": self.sha256,
-            "opset": OPSET,
+            "opset": self.form.opset,
+            "form": self.form.model_dump(mode="json"),
             "size": list(self.size),
             "size_from": self.size_source,
             "check": self.parity.to_json(),

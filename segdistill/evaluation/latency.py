@@ -34,6 +34,8 @@ class Subject(NamedTuple):
     """Call from the image in memory to the result; it returns when the result is there."""
     provider: str
     """Name of the library and the device that compute."""
+    images: int = 1
+    """Images of a call."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,18 @@ class Latency:
     """Threads that it used."""
     provider: str
     """Name of the library and the device that computed."""
+    images: int = 1
+    """Images of a call."""
 
     @property
     def fps(self) -> float:
         """Images per second at the median."""
-        return 1000 / self.p50
+        return 1000 * self.images / self.p50
+
+    @property
+    def milliseconds_per_image(self) -> float:
+        """Median of a call, by image."""
+        return self.p50 / self.images
 
 
 def measure(
@@ -84,12 +93,12 @@ def measure(
         ]
     latencies = {}
     for name, subject in subjects.items():
-        latencies[name] = _latency(first[name], samples[name], threads=threads, provider=subject.provider)
+        latencies[name] = _latency(first[name], samples[name], threads=threads, subject=subject)
     return latencies
 
 
 def torch_subject(predict: Callable[[Tensor], Tensor], image: Tensor) -> Subject:
-    """Return what predicts in PyTorch, on an image that is where it computes, in its memory format."""
+    """Return what predicts in PyTorch, on images (B, 3, H, W) that are where it computes, in its memory format."""
 
     def run() -> None:
         with torch.inference_mode():
@@ -97,7 +106,7 @@ def torch_subject(predict: Callable[[Tensor], Tensor], image: Tensor) -> Subject
         if image.is_cuda:  # a call returns before the GPU has computed
             torch.cuda.synchronize(image.device)
 
-    return Subject(run, f"PyTorch {image.device}")
+    return Subject(run, f"PyTorch {image.device}", images=len(image))
 
 
 def _warm_up(subjects: Mapping[str, Subject], max_seconds: float) -> None:
@@ -127,7 +136,7 @@ def _milliseconds(subject: Subject) -> float:
     return 1000 * (perf_counter() - started)
 
 
-def _latency(first: float, samples: list[float], *, threads: int, provider: str) -> Latency:
+def _latency(first: float, samples: list[float], *, threads: int, subject: Subject) -> Latency:
     p50, p90, p99 = (float(np.percentile(samples, rank)) for rank in (50, 90, 99))
     return Latency(
         first=first,
@@ -136,5 +145,6 @@ def _latency(first: float, samples: list[float], *, threads: int, provider: str)
         p99=p99 if len(samples) >= MIN_RUNS_FOR_P99 else None,
         n=len(samples),
         threads=threads,
-        provider=provider,
+        provider=subject.provider,
+        images=subject.images,
     )

@@ -14,7 +14,7 @@ ONE_HOME = {
     "typer": {"cli"},
     "albumentations": {"data/transforms.py"},
     "matplotlib": {"reports/curves.py"},
-    "onnx": {"deployment/onnx.py", "deployment/graph_file.py", "deployment/graph_limits.py"},
+    "onnx": {"deployment/onnx.py", "deployment/graph_file.py", "deployment/graph_limits.py", "deployment/opset.py"},
     "onnxruntime": {"commands/doctor.py", "deployment/session.py"},
     "timm": {"networks/_timm.py"},
     "transformers": {"teachers/external/hf.py"},
