@@ -22,11 +22,19 @@ from segdistill.wording import counted
 MAX_KINDS = 2
 """Kinds of convolutions that are named in a row."""
 GIB = 2**30
+MAX_SECONDS = 24 * 60 * 60
+"""Length of a training beyond which its user is warned."""
 
 
 def announce(context: RunContext, job: TrainingJob, role: str, cost: Probe) -> None:
     """Print what will happen, how long it takes, and the memory that a step or a validation took most of."""
     context.reporter.banner(f"{role}: {job.info.network.network}", summary(context, job, cost))
+    seconds = cost.seconds * job.stage.optim.steps
+    if seconds > MAX_SECONDS:
+        context.reporter.warning(
+            f"The training of the {job.stage.name} takes {duration(seconds)} here: --max-minutes, --epochs or "
+            "--image-size shorten it."
+        )
 
 
 def summary(context: RunContext, job: TrainingJob, cost: Probe) -> Rows:
@@ -137,7 +145,8 @@ def _teacher_rows(context: RunContext, objective: Distillation) -> list[tuple[st
             answers += f", of probability {following.threshold:g} or more"
         rows.append(("its answers", answers))
     if weights:
-        rows.append(("terms", weights))
+        is_scaled = any(config.terms[name].gradient_ratio is not None for name in objective.weights)
+        rows.append(("terms", f"{weights}; scaled by their gradients, see below" if is_scaled else weights))
     for term in objective.terms.values():
         assert isinstance(term, Term)
         rows += [("note", message) for message in term.messages]

@@ -25,7 +25,7 @@ def run_teacher_training(context: RunContext) -> Outcome:
     reporter = context.reporter
     with open_run_folder(context, "teacher") as folder:
         context = logging_context(context, folder)
-        job = _teacher_job(context)
+        job = teacher_job(context)
         result = result_if_trained(context, folder, job, "teacher")
         if result is None:
             crop, classes = context.config.data.crop, len(context.data.classes)
@@ -48,7 +48,8 @@ def run_teacher_training(context: RunContext) -> Outcome:
         return outcome
 
 
-def _teacher_job(context: RunContext) -> TrainingJob:
+def teacher_job(context: RunContext) -> TrainingJob:
+    """Return the training of the configuration's teacher."""
     config = context.config
     network = build_initialized(context, config.teacher, context.options.init_weights)
     labels, embedding = supervision(context, "teacher"), config.teacher.label_embedding

@@ -59,10 +59,13 @@ def score(
     return gather_scores(scores, runtime.device)
 
 
-def rehearse_validation(network: SegNetwork, info: ModelInfo, data: DataSource, runtime: Runtime) -> None:
+def rehearse_validation(network: SegNetwork, info: ModelInfo, data: DataSource, runtime: Runtime) -> int:
     """Score a network on the first batch of the validation images, for the memory that it takes.
 
     Args: as `score`.
+
+    Returns:
+        How many images these are, over all processes.
     """
     val = data.split("val")
     count = min(runtime.eval_batch * distributed.world_size(), len(val.names))
@@ -70,3 +73,4 @@ def rehearse_validation(network: SegNetwork, info: ModelInfo, data: DataSource, 
     rehearsal = replace(data, splits={**data.splits, "val": first_batch})
     # float32, as after the last step: it takes the most
     score(network, info, rehearsal, runtime=replace(runtime, workers=0), precision=runtime.exact())
+    return count
