@@ -1,7 +1,6 @@
 """Settings that are measured at the start: the batch that fits into memory, and the steps that fit into minutes."""
 
 import math
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -152,6 +151,5 @@ def _seconds_per_validation(context: RunContext, trainings: Trainings) -> float:
     network = build_initialized(context, config).to(context.runtime.device)
     info = model_info(context, config, "student" if trainings.student else "teacher", steps=0)
     rehearse_validation(network, info, context.data, context.runtime)  # sets things up
-    start = time.perf_counter()
-    images = rehearse_validation(network, info, context.data, context.runtime)
-    return (time.perf_counter() - start) / images * len(context.data.split("val").names)
+    images, seconds = rehearse_validation(network, info, context.data, context.runtime)
+    return seconds / images * len(context.data.split("val").names)

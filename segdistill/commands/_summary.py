@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from segdistill.commands._context import RunContext
+from segdistill.commands._estimate import Estimate
 from segdistill.data import AUXILIARY
 from segdistill.networks import SegNetwork, count_parameters, countable_macs
 from segdistill.runtime import distributed
@@ -15,7 +16,7 @@ from segdistill.teachers.selective import Following
 from segdistill.teachers.views import views_of
 from segdistill.training.jobs import TrainingJob
 from segdistill.training.objectives import Distillation
-from segdistill.training.probe import Probe, peak_bytes
+from segdistill.training.probe import peak_bytes
 from segdistill.types import Term
 from segdistill.wording import counted
 
@@ -26,24 +27,23 @@ MAX_SECONDS = 24 * 60 * 60
 """Length of a training beyond which its user is warned."""
 
 
-def announce(context: RunContext, job: TrainingJob, role: str, cost: Probe) -> None:
+def announce(context: RunContext, job: TrainingJob, role: str, estimate: Estimate) -> None:
     """Print what will happen, how long it takes, and the memory that a step or a validation took most of."""
-    context.reporter.banner(f"{role}: {job.info.network.network}", summary(context, job, cost))
-    seconds = cost.seconds * job.stage.optim.steps
-    if seconds > MAX_SECONDS:
+    context.reporter.banner(f"{role}: {job.info.network.network}", summary(context, job, estimate))
+    if estimate.seconds > MAX_SECONDS:
         context.reporter.warning(
-            f"The training of the {job.stage.name} takes {duration(seconds)} here: --max-minutes, --epochs or "
+            f"The training of the {job.stage.name} takes {duration(estimate.seconds)} here: --max-minutes, --epochs or "
             "--image-size shorten it."
         )
 
 
-def summary(context: RunContext, job: TrainingJob, cost: Probe) -> Rows:
+def summary(context: RunContext, job: TrainingJob, estimate: Estimate) -> Rows:
     """Return names and values of what will happen.
 
     Args:
         context: of the run.
         job: what is going to be trained.
-        cost: of a step.
+        estimate: what it costs.
     """
     config = context.config
     rows = [
@@ -55,13 +55,12 @@ def summary(context: RunContext, job: TrainingJob, cost: Probe) -> Rows:
     if isinstance(job.stage.objective, Distillation) and job.stage.objective.teacher is not None:
         rows += _teacher_rows(context, job.stage.objective)
     rows.append(("optimizer", _optimizer_row(context, job)))
-    time = duration(cost.seconds * job.stage.optim.steps)
     rows += [
         ("device", _device_row(context)),
-        ("estimate", f"{time} plus validation, {peak_bytes(context.runtime.device) / GIB:.1f} GiB with it"),
+        ("estimate", _estimate_row(context, estimate)),
     ]
-    if cost.in_float32:
-        rows.append(("precision", in_float32(cost.in_float32)))
+    if estimate.cost.in_float32:
+        rows.append(("precision", in_float32(estimate.cost.in_float32)))
     if not context.options.dry_run:
         rows += [("run", str(context.out)), ("resume", context.resume_command)]
     return rows
@@ -108,6 +107,12 @@ def _optimizer_row(context: RunContext, job: TrainingJob) -> str:
     if loss.dice > 0:
         parts.append(f"Dice {loss.dice:g}")
     return ", ".join(parts)
+
+
+def _estimate_row(context: RunContext, estimate: Estimate) -> str:
+    validations = f"{counted(estimate.validations, 'validation')} of {duration(estimate.validation)}"
+    memory = f"{peak_bytes(context.runtime.device) / GIB:.1f} GiB"
+    return f"{duration(estimate.seconds)}: steps of {estimate.step:.2g} s and {validations}; {memory} of memory"
 
 
 def _stride(job: TrainingJob) -> str:
