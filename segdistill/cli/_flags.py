@@ -190,7 +190,7 @@ MinutesFlag = Annotated[
     typer.Option(
         "--max-minutes",
         metavar="M",
-        help="Shorten the schedule so that all trainings of the command end within M minutes, by a few measured steps.",
+        help="Shorten the schedule so that all trainings of the command take M minutes, by a few measured steps.",
         rich_help_panel=RUN,
     ),
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from segdistill.commands._teacher import is_pretrained
-from segdistill.config.derivation import Derivation
+from segdistill.config.derivation import DERIVED_KEYS, Derivation
 from segdistill.config.network_recipes import RequestedNetworks
 from segdistill.config.presets import ResolvedPreset, load_preset, read_class_map, resolve_preset
 from segdistill.config.registry import BUILT_IN, components, find_data
@@ -22,10 +22,6 @@ from segdistill.terms import cap_stages, check_terms, stage_tables
 
 DATA_FOLDER_VARIABLE = "SEGDISTILL_DATA"
 """Environment variable that names the folder of the data sets."""
-IMAGE_KEYS = ("data.size", "data.crop", "data.scale", "data.batch_size")
-LENGTH_KEYS = ("optim.steps", "optim.warmup", "teacher.steps", "teacher.optim.warmup")
-INTERVAL_KEYS = ("validate.every", "checkpoint.every")
-"""Keys whose values follow from the images where the preset has none for them."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +201,7 @@ def _derivation(flags: ConfigFlags, resolved: ResolvedPreset, config: RunConfig,
     users = resolved.users | stated
     keys: set[str] = set()
     if not resolved.is_own_data:
-        keys = {*IMAGE_KEYS, *LENGTH_KEYS, *INTERVAL_KEYS}
+        keys = set(DERIVED_KEYS)
         keys |= {f"terms.{name}.{key}.steps" for name, key in stage_tables(config)}
     elif "data.size" in stated:
         keys = {"data.crop"}  # the preset's was chosen for images of another size

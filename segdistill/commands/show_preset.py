@@ -5,6 +5,7 @@ from typing import Any
 
 import tomli_w
 
+from segdistill.config.derivation import DERIVED_KEYS
 from segdistill.config.network_recipes import RequestedNetworks
 from segdistill.config.presets import resolve_preset
 from segdistill.config.registry import find_data
@@ -38,6 +39,9 @@ def resolved_preset_text(name: str, *, student: str | None, teacher: str | None,
         if requested is not None:
             names[f"{role}.network"] = resolve_name(requested, getattr(config, role).network)
     origins = resolved.origins | dict.fromkeys(names, "as asked for")
+    if data is not None and not resolved.is_own_data:
+        unstated = {key for key in DERIVED_KEYS if key not in resolved.users}
+        origins |= {key: f"{origins.get(key, 'default')}, but derived from the images in a run" for key in unstated}
     return text_with_sources(config.changed(**names), origins)
 
 

@@ -15,6 +15,12 @@ from segdistill.config.schema import RunConfig
 
 Size = tuple[int, int]
 
+DERIVED_KEYS = (
+    *("data.size", "data.crop", "data.scale", "data.batch_size"),
+    *("optim.steps", "optim.warmup", "teacher.steps", "teacher.optim.warmup"),
+    *("validate.every", "checkpoint.every"),
+)
+"""Settings that follow from the images where a preset has none for them, the stages of terms aside."""
 EPOCHS = 50
 """Times that a derived training sees each image: between the 25 of the CamVid recipe and the 107 of skd's paper."""
 MIN_STEPS = 500

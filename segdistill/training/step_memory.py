@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from segdistill.errors import ResourceError, out_of_memory
+from segdistill.runtime.distributed import local_world_size
 from segdistill.runtime.machine_memory import usable_memory
 from segdistill.runtime.precision import Precision
 from segdistill.training.probe import noise, probe
@@ -15,8 +16,8 @@ MAX_SHARE = {"cpu": 0.5, "cuda": 0.9}
 """Share of the memory that a step may take: the rest is for loader processes, validation and what else is at work."""
 COPIES = 4
 """Times that parameters are in memory: weights, gradients, and up to two averages of an optimizer."""
-TRIED_IMAGES = 2
-"""Images of the pass whose maps are counted: batch norm needs two."""
+TRIED_IMAGES = (2, 4)
+"""Images of the passes whose maps are counted: batch norm needs two."""
 
 
 def fits(stage: Stage, crop: tuple[int, int], num_classes: int, images: int, precision: Precision) -> bool:
@@ -37,13 +38,15 @@ def fits(stage: Stage, crop: tuple[int, int], num_classes: int, images: int, pre
     if usable is None:
         return True
     parameters = sum(parameter.nbytes for parameter in stage.model.parameters())
-    per_image = kept_bytes(stage, crop, num_classes, precision) / TRIED_IMAGES
-    needed = COPIES * parameters + per_image * images / stage.optim.accumulate
-    return needed <= limit * usable
+    # Of two sizes, as some is kept however many images there are: weights in another precision.
+    few, many = (kept_bytes(stage, crop, num_classes, precision, tried) for tried in TRIED_IMAGES)
+    per_image = (many - few) / (TRIED_IMAGES[1] - TRIED_IMAGES[0])
+    needed = COPIES * parameters + few + per_image * (images / stage.optim.accumulate - TRIED_IMAGES[0])
+    return needed <= limit * usable / local_world_size()
 
 
-def kept_bytes(stage: Stage, crop: tuple[int, int], num_classes: int, precision: Precision) -> int:
-    """Return the bytes that a forward pass of TRIED_IMAGES keeps for the backward pass, weights aside."""
+def kept_bytes(stage: Stage, crop: tuple[int, int], num_classes: int, precision: Precision, images: int) -> int:
+    """Return the bytes that a forward pass keeps for the backward pass, weights aside."""
     stage.model.train()
     weights = {parameter.untyped_storage().data_ptr() for parameter in stage.model.parameters()}
     kept: dict[int, int] = {}
@@ -55,7 +58,7 @@ def kept_bytes(stage: Stage, crop: tuple[int, int], num_classes: int, precision:
         return tensor
 
     with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        batch = noise(TRIED_IMAGES, crop, num_classes)
+        batch = noise(images, crop, num_classes)
         with precision.training():
             step = stage.objective(stage.model, batch)
         total = sum(kept.values())

@@ -154,6 +154,13 @@ def test_print_config_without_the_data_says_what_will_be_derived() -> None:
     assert tomllib.loads(done.out)["data"]["crop"] == [512, 512]
 
 
+def test_presets_show_tells_that_a_run_derives_what_is_other_data_s() -> None:
+    said = "but derived from the images in a run"
+    assert re.search(rf"crop = .* # preset skd, {said}", succeeds("presets show skd --data voc").out)
+    assert said not in succeeds("presets show skd --data cityscapes").out
+    assert said not in succeeds("presets show skd --data camvid").out
+
+
 def test_what_a_user_says_is_not_derived(yard: str, tmp_path: Path) -> None:
     said = "--set data.crop=[32,32] --set optim.steps=7 --set validate.every=3 --set optim.warmup=2"
     config, sources = printed(f"{DISTILL.format(data=yard)} {said}")
@@ -225,9 +232,11 @@ def test_minutes_that_leave_no_step_are_refused_with_more_that_do(yard: str, tea
 
 def test_a_batch_is_halved_until_it_fits_into_memory(yard: str, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line = f"{FROM_RUN} --teacher {teacher} --data {yard}"
-    line += " --batch-size auto --set optim.steps=2 --dry-run --set data.crop=[48,64]"
+    line += " --batch-size auto --set optim.steps=2 --dry-run --set data.crop=[48,64] --precision fp32"
     assert " 4 per step, 2 steps" in banner(succeeds(line).err), "of 12 images"
-    monkeypatch.setattr("segdistill.training.step_memory.usable_memory", lambda: 160 << 20)
+    # In float32 the maps of an image take 1.6 MiB.
+    monkeypatch.setattr("segdistill.training.step_memory.COPIES", 0)
+    monkeypatch.setattr("segdistill.training.step_memory.usable_memory", lambda: 10 << 20)
     done = banner(succeeds(line).err)
     assert "data.batch_size 2: 4 do not fit into memory, estimated" in done
     assert " 2 per step, 2 steps" in done
