@@ -14,7 +14,7 @@ from segdistill.config.presets import load_preset, preset_names
 from segdistill.config.registry import components
 from segdistill.config.schema import RunConfig
 from segdistill.networks import _registry
-from segdistill.terms import _autoencoder, _layers
+from segdistill.terms import GRADIENT_RATIO, _autoencoder, _layers
 
 SHOWN_OF_PRESETS = (
     *("teacher.network", "student.network", "teacher.steps", "data.size", "data.crop", "data.batch_size"),
@@ -28,8 +28,9 @@ def terms_page() -> str:
     """Return every term with its source and its options."""
     parts = [
         "# Terms\n\nWhat can be listed under `[terms.NAME]` of a preset. Each has `weight`, the factor of its value in "
-        "the loss: 0 leaves it out. NAME is the term's, alone or followed by a hyphen and a word of yours where one "
-        'term is listed twice: `[terms.channel-features]`, with `term = "channel"` in it.',
+        "the loss: 0 leaves it out; and `gradient_ratio`, to which the weight is scaled at the start. NAME is the "
+        "term's, alone or followed by a hyphen and a word of yours where one term is "
+        'listed twice: `[terms.channel-features]`, with `term = "channel"` in it.',
         "## Terms on feature maps\n\n" + paragraph(inspect.getdoc(_layers.LayerOptions) or ""),
         keys_table(_layers.LayerOptions, dict(_layers.LayerOptions.model_fields)),
         "## The auto-encoder of `adaptation` and `affinity`\n\n" + prose(_autoencoder.__doc__ or ""),
@@ -40,7 +41,9 @@ def terms_page() -> str:
         fields = dict(module.Options.model_fields)
         common = [key for key, field in _layers.LayerOptions.model_fields.items() if is_as(fields.get(key), field)]
         own = {key: field for key, field in fields.items() if key not in common}
-        parts += [f"## {name}", prose(module.__doc__ or ""), keys_table(module.Options, own)]
+        ratio = getattr(module, "GRADIENT_RATIO", GRADIENT_RATIO)
+        balanced = f"Its `gradient_ratio` where terms are [balanced](../presets.md#weights-on-other-data): {ratio:g}."
+        parts += [f"## {name}", prose(module.__doc__ or ""), keys_table(module.Options, own), balanced]
         if common:
             parts.append(
                 f"{' and '.join(f'`{key}`' for key in common)} as all [terms on feature maps](#terms-on-feature-maps)."

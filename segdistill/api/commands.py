@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from segdistill.api._state import unchanged_process
 from segdistill.api.reporter import LibraryReporter
-from segdistill.commands._configuration import ConfigFlags, resolve_config
+from segdistill.commands._configuration import ConfigFlags, resolve_settings
 from segdistill.commands._context import Options
 from segdistill.commands._results import Outcome
 from segdistill.commands._scored_teacher import teacher_options
@@ -35,6 +36,11 @@ def train_teacher(
     data: str | None = None,
     out: PathLike | None = None,
     steps: int | None = None,
+    epochs: float | None = None,
+    max_minutes: float | None = None,
+    batch_size: int | Literal["auto"] | None = None,
+    lr: float | None = None,
+    image_size: tuple[int, int] | None = None,
     set: Overrides | None = None,  # noqa: A002  # as the flag
     pretrained: bool = False,
     backbone_weights: PathLike | None = None,
@@ -56,6 +62,11 @@ def train_teacher(
         data: data set, NAME, NAME:PATH or a data.toml.
         out: folder of the run; default: a new one in runs/.
         steps: most steps of the training.
+        epochs: times that each image is seen.
+        max_minutes: most minutes of the training, which is made shorter by what a few steps take.
+        batch_size: images per step; "auto" halves the preset's until a step fits into memory.
+        lr: learning rate of the schedule's start.
+        image_size: height and width that images are brought to first.
         set: keys of the preset that are changed.
         pretrained: start from ImageNet weights of the backbone.
         backbone_weights: file of such weights.
@@ -78,6 +89,11 @@ def train_teacher(
         data=data,
         overrides=_overrides(set),
         steps=steps,
+        epochs=epochs,
+        max_minutes=max_minutes,
+        batch_size=batch_size,
+        lr=lr,
+        image_size=image_size,
         seed=seed,
         precision=precision,
         teacher=teacher,
@@ -96,8 +112,9 @@ def train_teacher(
         resume_command=_how_to_resume(out),
     )
     with unchanged_process():
-        config = resolve_config(flags, reporter, takes_pretrained=False)
-        return train_teacher_by_options(config, options, reporter)
+        settings = resolve_settings(flags, reporter, takes_pretrained=False)
+        options = replace(options, derivation=settings.derivation)
+        return train_teacher_by_options(settings.config, options, reporter)
 
 
 def distill(
@@ -108,10 +125,16 @@ def distill(
     data: str | None = None,
     out: PathLike | None = None,
     steps: int | None = None,
+    epochs: float | None = None,
+    max_minutes: float | None = None,
+    batch_size: int | Literal["auto"] | None = None,
+    lr: float | None = None,
+    image_size: tuple[int, int] | None = None,
     set: Overrides | None = None,  # noqa: A002  # as the flag
     images: Iterable[PathLike] | None = None,
     unlabeled: Iterable[PathLike] | None = None,
     class_map: PathLike | None = None,
+    keep_weights: bool = False,
     baseline: Literal["steps", "time"] | None = None,
     seeds: int = 1,
     accept_teacher: bool = False,
@@ -136,10 +159,16 @@ def distill(
         data: data set, NAME, NAME:PATH or a data.toml.
         out: folder of the run; default: a new one in runs/.
         steps: most steps of each training.
+        epochs: times that each training sees each image.
+        max_minutes: most minutes of all trainings, which are made shorter by what a few steps take.
+        batch_size: images per step; "auto" halves the preset's until a step fits into memory.
+        lr: learning rate of the schedule's start.
+        image_size: height and width that images are brought to first.
         set: keys of the preset that are changed.
         images: folders of images to train on without any label; `data` then only scores the student.
         unlabeled: folders of images without labels, mixed in beside labeled ones.
         class_map: TOML file from the teacher's classes to the data's.
+        keep_weights: keep the preset's weights of terms on networks and data that they were not chosen for.
         baseline: also train the student without distillation, for as many steps or as much time.
         seeds: number of students, for mean and standard deviation.
         accept_teacher: distill even if the teacher check fails.
@@ -167,11 +196,17 @@ def distill(
         data=data,
         overrides=_overrides(set),
         steps=steps,
+        epochs=epochs,
+        max_minutes=max_minutes,
+        batch_size=batch_size,
+        lr=lr,
+        image_size=image_size,
         seed=seed,
         precision=precision,
         images=tuple(_checked(Path(folder)) for folder in images or ()),
         unlabeled=tuple(_checked(Path(folder)) for folder in unlabeled or ()),
         class_map=_path(class_map),
+        keep_weights=keep_weights,
         teacher=teacher_spec,
         student=student,
     )
@@ -192,8 +227,9 @@ def distill(
         resume_command=_how_to_resume(out),
     )
     with unchanged_process():
-        config = resolve_config(flags, reporter, takes_pretrained=True)
-        return distill_by_options(config, teacher_spec, options, reporter)
+        settings = resolve_settings(flags, reporter, takes_pretrained=True)
+        options = replace(options, derivation=settings.derivation)
+        return distill_by_options(settings.config, teacher_spec, options, reporter)
 
 
 def evaluate(

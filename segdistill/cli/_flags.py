@@ -2,11 +2,11 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from segdistill.cli._parsers import named_path, typed_path, with_home
+from segdistill.cli._parsers import named_path, parse_batch_size, parse_size, typed_path, with_home
 
 MODEL, LOSS, DATA, RUN, OUTPUT = "Model", "Loss", "Data", "Run", "Output"
 """Groups of options, in the order in which help lists them."""
@@ -120,6 +120,15 @@ SetFlag = Annotated[
     ),
 ]
 
+KeepWeightsFlag = Annotated[
+    bool,
+    typer.Option(
+        "--keep-weights",
+        help="Keep the preset's weights of terms, even with networks or data they were not chosen for.",
+        rich_help_panel=LOSS,
+    ),
+]
+
 # Data
 
 DataFlag = Annotated[
@@ -153,11 +162,51 @@ ModelImagesFlag = Annotated[
     ),
 ]
 
+ImageSizeFlag = Annotated[
+    Any,
+    typer.Option(
+        "--image-size",
+        parser=parse_size,
+        metavar="HxW",
+        help="Height and width that images are brought to first, in training and afterwards.",
+        rich_help_panel=DATA,
+    ),
+]
+
 # Run
 
 StepsFlag = Annotated[
     int | None,
     typer.Option("--steps", metavar="N", min=1, help="Train each stage for N steps at most.", rich_help_panel=RUN),
+]
+EpochsFlag = Annotated[
+    float | None,
+    typer.Option(
+        "--epochs", metavar="N", help="Train each stage until it has seen each image N times.", rich_help_panel=RUN
+    ),
+]
+MinutesFlag = Annotated[
+    float | None,
+    typer.Option(
+        "--max-minutes",
+        metavar="M",
+        help="Shorten the schedule so that all trainings of the command take M minutes, by a few measured steps.",
+        rich_help_panel=RUN,
+    ),
+]
+BatchSizeFlag = Annotated[
+    Any,
+    typer.Option(
+        "--batch-size",
+        parser=parse_batch_size,
+        metavar="N|auto",
+        help="Images per step, or auto: the preset's, halved until a step fits into memory.",
+        rich_help_panel=RUN,
+    ),
+]
+LearningRateFlag = Annotated[
+    float | None,
+    typer.Option("--lr", metavar="RATE", help="Learning rate of the schedule's start.", rich_help_panel=RUN),
 ]
 DeviceFlag = Annotated[
     str, typer.Option("--device", metavar="DEVICE", help="Device: auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)

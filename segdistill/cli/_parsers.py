@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from segdistill.errors import UsageError
 from segdistill.storage.files import check_utf8
@@ -54,6 +55,22 @@ def parse_size(text: str) -> Size:
     if not (height.isdecimal() and width.isdecimal()) or 0 in (int(height), int(width)):
         raise UsageError(f"{text!r} is not a size.", "Write height x width, for example 512x1024.")
     return int(height), int(width)
+
+
+def parse_batch_size(text: str | int) -> int | Literal["auto"]:
+    """Return a number of images, or "auto".
+
+    Raises:
+        UsageError: if it is anything else.
+    """
+    word = str(text).strip().lower()
+    if word == "auto":
+        return "auto"
+    if not word.isdecimal() or int(word) == 0:
+        raise UsageError(
+            f"--batch-size {text}: expected a whole number of at least 1, or auto.", "For example --batch-size 8"
+        )
+    return int(word)
 
 
 def parse_optional_size(text: str | None) -> Size | None:

@@ -16,12 +16,18 @@ from segdistill.cli._flags import (
     RUN,
     BackboneFlag,
     Baseline,
+    BatchSizeFlag,
     ClassMapFlag,
     DataFlag,
     DeviceFlag,
     DryFlag,
+    EpochsFlag,
+    ImageSizeFlag,
     InitFlag,
     JsonFlag,
+    KeepWeightsFlag,
+    LearningRateFlag,
+    MinutesFlag,
     OutFlag,
     OverwriteFlag,
     Precision,
@@ -43,7 +49,8 @@ from segdistill.cli._text import data_option, quoted
 from segdistill.errors import CheckError
 
 if TYPE_CHECKING:
-    from segdistill.config.schema import RunConfig
+    from segdistill.cli.console import Terminal
+    from segdistill.commands._configuration import Settings
 
 
 @app.command(**examples("segdistill quickstart", "segdistill quickstart --out runs/first --device cpu"))
@@ -100,6 +107,11 @@ def train_teacher(
     data: DataFlag = None,
     out: OutFlag = None,
     steps: StepsFlag = None,
+    epochs: EpochsFlag = None,
+    max_minutes: MinutesFlag = None,
+    batch_size: BatchSizeFlag = None,
+    lr: LearningRateFlag = None,
+    image_size: ImageSizeFlag = None,
     set_: SetFlag = None,
     pretrained: PretrainedFlag = False,
     backbone_weights: BackboneFlag = None,
@@ -117,7 +129,7 @@ def train_teacher(
     verbose: VerboseFlag = False,
 ) -> None:
     """Train a teacher on labeled images. It can then be given to distill, or is found there by its name."""
-    from segdistill.commands._configuration import ConfigFlags, resolve_config
+    from segdistill.commands._configuration import ConfigFlags, resolve_settings
 
     terminal = open_terminal(quiet=quiet, verbose=verbose)
     flags = ConfigFlags(
@@ -125,13 +137,19 @@ def train_teacher(
         data=data,
         overrides=tuple(set_ or ()),
         steps=steps,
+        epochs=epochs,
+        max_minutes=max_minutes,
+        batch_size=batch_size,
+        lr=lr,
+        image_size=image_size,
         seed=seed,
         precision=_text(precision),
         teacher=teacher,
     )
-    config = resolve_config(flags, terminal, takes_pretrained=False)
+    settings = resolve_settings(flags, terminal, takes_pretrained=False)
     if print_config:
-        return _print_config(config)
+        return _print_config(settings, terminal, device)
+    config = settings.config
     from segdistill.commands import train_teacher as command
     from segdistill.commands._context import Options
 
@@ -146,6 +164,7 @@ def train_teacher(
         backbone_weights=backbone_weights,
         init_weights=init_weights,
         files=flags.files,
+        derivation=settings.derivation,
         command=command_line(),
     )
     outcome = command.train_teacher(config, options, terminal)
@@ -188,6 +207,11 @@ def distill(
     data: DataFlag = None,
     out: OutFlag = None,
     steps: StepsFlag = None,
+    epochs: EpochsFlag = None,
+    max_minutes: MinutesFlag = None,
+    batch_size: BatchSizeFlag = None,
+    lr: LearningRateFlag = None,
+    image_size: ImageSizeFlag = None,
     set_: SetFlag = None,
     images: Annotated[
         list[Path] | None,
@@ -211,6 +235,7 @@ def distill(
         ),
     ] = None,
     class_map: ClassMapFlag = None,
+    keep_weights: KeepWeightsFlag = False,
     baseline: Annotated[
         Baseline | None,
         typer.Option(
@@ -250,7 +275,7 @@ def distill(
     verbose: VerboseFlag = False,
 ) -> None:
     """Distill a teacher into a student. Trains the teacher first where it is named and not found."""
-    from segdistill.commands._configuration import ConfigFlags, resolve_config
+    from segdistill.commands._configuration import ConfigFlags, resolve_settings
 
     terminal = open_terminal(quiet=quiet, verbose=verbose)
     flags = ConfigFlags(
@@ -258,17 +283,24 @@ def distill(
         data=data,
         overrides=tuple(set_ or ()),
         steps=steps,
+        epochs=epochs,
+        max_minutes=max_minutes,
+        batch_size=batch_size,
+        lr=lr,
+        image_size=image_size,
         seed=seed,
         precision=_text(precision),
         images=tuple(images or ()),
         unlabeled=tuple(unlabeled or ()),
         class_map=class_map,
+        keep_weights=keep_weights,
         teacher=teacher,
         student=student,
     )
-    config = resolve_config(flags, terminal, takes_pretrained=True)
+    settings = resolve_settings(flags, terminal, takes_pretrained=True)
     if print_config:
-        return _print_config(config)
+        return _print_config(settings, terminal, device)
+    config = settings.config
     from segdistill.commands import distill as command
     from segdistill.commands._context import Options
 
@@ -285,6 +317,7 @@ def distill(
         baseline=None if baseline is None else baseline.value,
         accept_teacher=accept_teacher,
         files=flags.files,
+        derivation=settings.derivation,
         seeds=seeds,
         command=command_line(),
     )
@@ -305,8 +338,8 @@ def _text(precision: Precision | None) -> str | None:
     return None if precision is None else precision.value
 
 
-def _print_config(config: "RunConfig") -> None:
-    """Print a resolved configuration: a preset again."""
-    import tomli_w
+def _print_config(settings: "Settings", terminal: "Terminal", device: str) -> None:
+    """Print a configuration, each value with its source: a preset again."""
+    from segdistill.commands.print_config import settings_text
 
-    typer.echo(tomli_w.dumps(config.to_dict()), nl=False)
+    typer.echo(settings_text(settings, terminal, device))

@@ -1,14 +1,12 @@
 """The baseline beside a distilled student: for as many steps or for as long, and the gain over it."""
 
-import statistics
-import time
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 from segdistill.commands._context import RunContext
 from segdistill.commands._networks import build_initialized, supervision
 from segdistill.commands._results import NetworkResult
+from segdistill.commands._step_time import seconds_per_step
 from segdistill.config.checking import validated
 from segdistill.config.schema import RunConfig
 from segdistill.config.toml import read_toml
@@ -16,14 +14,8 @@ from segdistill.errors import ModelError, UsageError
 from segdistill.evaluation.significance import GainEstimate, compare
 from segdistill.runtime import distributed
 from segdistill.runtime.reporter import duration
-from segdistill.training.engine import fit
-from segdistill.training.jobs import PretrainingJob
 from segdistill.training.objectives import Distillation
-from segdistill.training.trainer import training_stream
 from segdistill.types import Stage
-
-WARM_UP_STEPS, TIMED_STEPS = 3, 9
-"""Steps before and in a measurement of a step's time: a process's first steps set things up."""
 
 
 def baseline_context(context: RunContext, distilled: NetworkResult | None) -> RunContext:
@@ -64,20 +56,11 @@ def _steps_of(path: Path) -> int:
 
 
 def _seconds_per_step(context: RunContext) -> float:
-    """Return the median seconds of a few steps of the baseline, with loader and optimizer."""
-    config, runtime = context.config, context.runtime
+    """Return the seconds of a step of the baseline."""
+    config = context.config
     student = build_initialized(context, config.student, context.options.init_weights)
-    optim = config.optim.model_copy(update={"steps": WARM_UP_STEPS + TIMED_STEPS})
-    stage = Stage("timing", student, Distillation(supervision(context, "student")), optim)
-    times = [time.perf_counter()]
-    fit(
-        stage,
-        training_stream(PretrainingJob(stage, config, context.data), runtime),
-        precision=runtime.precision,
-        seed=config.seed,
-        on_step=lambda report: times.append(time.perf_counter()),
-    )
-    return statistics.median(after - before for before, after in pairwise(times[WARM_UP_STEPS:]))
+    stage = Stage("timing", student, Distillation(supervision(context, "student")), config.optim)
+    return seconds_per_step(context, stage)
 
 
 def gain_over_baseline(context: RunContext, results: Sequence[NetworkResult]) -> GainEstimate | None:

@@ -1,10 +1,12 @@
 """Options of a training command, and the RunContext that follows from them."""
 
 import shlex
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from segdistill.config.derivation import Derivation
 from segdistill.config.schema import RunConfig
 from segdistill.data import DataSource, VerifiedData, verify_data
 from segdistill.runtime import distributed
@@ -46,6 +48,8 @@ class Options:
     """Words of the command line, without the program's name."""
     resume_command: str = ""
     """Command that continues the run; empty where it follows from `command`."""
+    derivation: Derivation = field(default_factory=Derivation)
+    """What of the configuration is left to be decided once the images are known: nothing, unless it says so."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class RunContext:
     """Command that continues the run."""
     further_seed: int | None = None
     """Seed of a student beyond the first one."""
+    derived: Mapping[str, str] = field(default_factory=dict)
+    """Settings that follow from the images, by their paths, and what each follows from."""
 
     @property
     def reporter(self) -> Reporter:
@@ -97,6 +103,10 @@ class RunContext:
     def with_config(self, config: RunConfig) -> "RunContext":
         """Return the context with another configuration."""
         return replace(self, config=config)
+
+    def with_derived(self, derived: Mapping[str, str]) -> "RunContext":
+        """Return the context of a run whose configuration has settings that follow from the images."""
+        return replace(self, derived=derived)
 
     def for_baseline(self, steps: int) -> "RunContext":
         """Return the context of the baseline of this student: no terms, and as many steps as it is allowed."""

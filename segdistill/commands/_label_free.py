@@ -21,9 +21,6 @@ from segdistill.wording import counted
 if TYPE_CHECKING:
     from segdistill.checkpoints.model_file import ModelInfo
 
-CROP_MULTIPLE = 32
-"""Divisor of the sides of a crop that is made smaller: the largest stride of the networks."""
-
 
 @dataclass(frozen=True)
 class TeacherClasses:
@@ -78,24 +75,6 @@ def load_images(config: RunConfig, classes: TeacherClasses | None) -> DataSource
         return with_unlabeled_training(load_data(data.name), data.images)
     assert classes is not None, "a teacher that is loaded has classes"
     return unlabeled_source(data.images, classes.names, classes.palette, held_back=data.held_back)
-
-
-def with_fitting_crop(config: RunConfig, data: DataSource) -> tuple[RunConfig, str]:
-    """Return a configuration whose crop is no larger than the images, and what to say of it.
-
-    A preset's crop is made for the images of its paper. Those of a folder may be smaller, and a crop beyond an image is
-    filled up with nothing. The first image stands for all.
-    """
-    if data.name != NAME or config.data.size is not None:
-        return config, ""
-    height, width = data.split("train").read(0).image.shape[:2]
-    crop = (_fitting(config.data.crop[0], height), _fitting(config.data.crop[1], width))
-    if crop == config.data.crop:
-        return config, ""
-    before = "x".join(map(str, config.data.crop))
-    after = "x".join(map(str, crop))
-    sentence = f"Crops are of {after}, not {before}: the first image has {height}x{width} pixels."
-    return config.changed(**{"data.crop": list(crop)}), sentence
 
 
 def refuse_what_needs_labels(config: RunConfig, options: Options, teacher: Teacher | None) -> None:
@@ -174,13 +153,6 @@ def labeled_by(teacher: Teacher, context: RunContext) -> RunContext:
     labels = tuple(parts[index % len(parts)][index // len(parts)] for index in range(len(val.names)))
     splits = {**data.splits, "val": PredictedSplit(val, labels)}
     return replace(context, data=replace(data, splits=splits))
-
-
-def _fitting(side: int, image_side: int) -> int:
-    """Return the side of a crop that is no longer than an image's."""
-    if side <= image_side:
-        return side
-    return max(CROP_MULTIPLE, image_side // CROP_MULTIPLE * CROP_MULTIPLE)
 
 
 def _palette(names: tuple[str, ...], info: "ModelInfo", *, mapped: bool) -> Palette:

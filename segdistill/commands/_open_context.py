@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from segdistill.commands._context import RUNS, Options, RunContext, command_to_resume, default_workers
-from segdistill.commands._label_free import TeacherClasses, load_images, with_fitting_crop
+from segdistill.commands._label_free import TeacherClasses, load_images
 from segdistill.commands._process_checks import check_batch, check_processes
+from segdistill.commands._recorded_settings import with_recorded_settings
 from segdistill.config.schema import LARGEST_SIZE, RunConfig
-from segdistill.data import AUXILIARY, DataSource, load_data, shared_memory_shortage, with_auxiliary_split
+from segdistill.data import AUXILIARY, DataSource, load_data, with_auxiliary_split
 from segdistill.errors import UsageError
 from segdistill.runtime import distributed
 from segdistill.runtime.precision import resolve_device, resolve_precision
@@ -50,18 +51,12 @@ def open_context(
     with distributed.process_group(device):
         if not distributed.is_main():
             reporter = NullReporter()
+        config = distributed.run_on_main(lambda: with_recorded_settings(config, options))
         workers = default_workers() if options.workers is None else options.workers
         runtime = Runtime(device, precision, workers, reporter, config.validate_.batch_size or EVAL_BATCH)
-        if config.data.images:
-            data = load_images(config, classes)
-            config, sentence = with_fitting_crop(config, data)
-            if sentence:
-                reporter.info(sentence)
-        else:
-            data = _load_data(config, reporter, unlabeled=unlabeled)
+        data = load_images(config, classes) if config.data.images else _load_data(config, reporter, unlabeled=unlabeled)
         for loss in (config.loss, config.teacher_loss()):
             check_class_weights(loss, data.classes)
-        _check_memory_of_loaders(config, runtime)
         # the folder's number is looked up by one process: another could find one more folder a moment later
         out = options.out or distributed.broadcast_object(next_folder(RUNS, stem))
         command = options.resume_command or command_to_resume(options, out)
@@ -101,10 +96,3 @@ def _load_data(config: RunConfig, reporter: Reporter, *, unlabeled: bool) -> Dat
             f"data.auxiliary_share={config.data.auxiliary_share:g} leaves no labeled image in a batch: lower it."
         )
     return data
-
-
-def _check_memory_of_loaders(config: RunConfig, runtime: Runtime) -> None:
-    parts = distributed.world_size() * config.optim.accumulate
-    shortage = shared_memory_shortage(config.data, runtime.workers, parts)
-    if shortage:
-        runtime.reporter.warning(shortage)

@@ -8,11 +8,17 @@ import torch
 
 from segdistill.commands._context import Options, RunContext
 from segdistill.commands._initial_weights import initial_file
+from segdistill.config.derivation import Derivation
 from segdistill.data import VerifiedData
 from segdistill.runtime import distributed
 from segdistill.runtime.conditions import conditions
 from segdistill.runtime.versions import cpu_name, versions
 from segdistill.storage.files import sha256_of
+
+DERIVED = "derived"
+"""Key of environment.json: settings that follow from the images, by their paths, and what each follows from."""
+SCHEDULE_FLAGS = "schedule_flags"
+"""Key of environment.json: flags that say how long a run is, and that its configuration does not hold."""
 
 
 def folder_config(context: RunContext) -> dict[str, Any]:
@@ -54,7 +60,19 @@ def environment(context: RunContext) -> dict[str, Any]:
         "init_weights": init_weights_used(options),
         "baseline": options.baseline,
         "seeds": options.seeds,
+        DERIVED: dict(context.derived),
+        SCHEDULE_FLAGS: schedule_flags(options.derivation),
     }
+
+
+def schedule_flags(derivation: Derivation) -> dict[str, Any]:
+    """Return the flags that decide on a schedule once the images are known, by name."""
+    flags = {
+        "--epochs": derivation.epochs,
+        "--steps": derivation.max_steps,
+        "--max-minutes": derivation.max_minutes,
+    }
+    return {flag: value for flag, value in flags.items() if value is not None}
 
 
 def backbone_weights_used(options: Options) -> str:

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from segdistill.commands._context import RunContext
+from segdistill.commands._estimate import estimate_training
 from segdistill.commands._first_step import check_first_step
 from segdistill.commands._networks import build_initialized, model_info, supervision
 from segdistill.commands._pretraining import run_pretraining
@@ -16,8 +17,6 @@ from segdistill.teachers.teacher import Teacher
 from segdistill.terms import TermContext, build_terms
 from segdistill.training.jobs import TrainingJob
 from segdistill.training.objectives import Distillation
-from segdistill.training.probe import probe
-from segdistill.training.scoring import rehearse_validation
 from segdistill.training.trainer import train
 from segdistill.types import Stage
 
@@ -45,10 +44,7 @@ def train_student(
     if result is not None:
         return job.network, result
     run_pretraining(context, folder, objective, teacher)
-    crop, classes = context.config.data.crop, len(context.data.classes)
-    cost = probe(job.stage, crop, classes, context.images_per_process, context.runtime.precision)
-    rehearse_validation(job.network, job.info, context.data, context.runtime)
-    announce(context, job, role, cost)
+    announce(context, job, role, estimate_training(context, job))
     check_first_step(context, folder, job, teacher)
     if context.options.dry_run:
         return job.network, None

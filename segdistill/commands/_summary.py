@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from segdistill.commands._context import RunContext
+from segdistill.commands._estimate import Estimate
 from segdistill.data import AUXILIARY
 from segdistill.networks import SegNetwork, count_parameters, countable_macs
 from segdistill.runtime import distributed
@@ -15,27 +16,34 @@ from segdistill.teachers.selective import Following
 from segdistill.teachers.views import views_of
 from segdistill.training.jobs import TrainingJob
 from segdistill.training.objectives import Distillation
-from segdistill.training.probe import Probe, peak_bytes
+from segdistill.training.probe import peak_bytes
 from segdistill.types import Term
 from segdistill.wording import counted
 
 MAX_KINDS = 2
 """Kinds of convolutions that are named in a row."""
 GIB = 2**30
+MAX_SECONDS = 24 * 60 * 60
+"""Length of a training beyond which its user is warned."""
 
 
-def announce(context: RunContext, job: TrainingJob, role: str, cost: Probe) -> None:
+def announce(context: RunContext, job: TrainingJob, role: str, estimate: Estimate) -> None:
     """Print what will happen, how long it takes, and the memory that a step or a validation took most of."""
-    context.reporter.banner(f"{role}: {job.info.network.network}", summary(context, job, cost))
+    context.reporter.banner(f"{role}: {job.info.network.network}", summary(context, job, estimate))
+    if estimate.seconds > MAX_SECONDS:
+        context.reporter.warning(
+            f"The training of the {job.stage.name} takes {duration(estimate.seconds)} here: --max-minutes, --epochs or "
+            "--image-size shorten it."
+        )
 
 
-def summary(context: RunContext, job: TrainingJob, cost: Probe) -> Rows:
+def summary(context: RunContext, job: TrainingJob, estimate: Estimate) -> Rows:
     """Return names and values of what will happen.
 
     Args:
         context: of the run.
         job: what is going to be trained.
-        cost: of a step.
+        estimate: what it costs.
     """
     config = context.config
     rows = [
@@ -47,13 +55,12 @@ def summary(context: RunContext, job: TrainingJob, cost: Probe) -> Rows:
     if isinstance(job.stage.objective, Distillation) and job.stage.objective.teacher is not None:
         rows += _teacher_rows(context, job.stage.objective)
     rows.append(("optimizer", _optimizer_row(context, job)))
-    time = duration(cost.seconds * job.stage.optim.steps)
     rows += [
         ("device", _device_row(context)),
-        ("estimate", f"{time} plus validation, {peak_bytes(context.runtime.device) / GIB:.1f} GiB with it"),
+        ("estimate", _estimate_row(context, estimate)),
     ]
-    if cost.in_float32:
-        rows.append(("precision", in_float32(cost.in_float32)))
+    if estimate.cost.in_float32:
+        rows.append(("precision", in_float32(estimate.cost.in_float32)))
     if not context.options.dry_run:
         rows += [("run", str(context.out)), ("resume", context.resume_command)]
     return rows
@@ -102,6 +109,12 @@ def _optimizer_row(context: RunContext, job: TrainingJob) -> str:
     return ", ".join(parts)
 
 
+def _estimate_row(context: RunContext, estimate: Estimate) -> str:
+    validations = f"{counted(estimate.validations, 'validation')} of {duration(estimate.validation)}"
+    memory = f"{peak_bytes(context.runtime.device) / GIB:.1f} GiB"
+    return f"{duration(estimate.seconds)}: steps of {estimate.step:.2g} s and {validations}; {memory} of memory"
+
+
 def _stride(job: TrainingJob) -> str:
     return f"output stride {job.info.network.output_stride}"
 
@@ -137,7 +150,8 @@ def _teacher_rows(context: RunContext, objective: Distillation) -> list[tuple[st
             answers += f", of probability {following.threshold:g} or more"
         rows.append(("its answers", answers))
     if weights:
-        rows.append(("terms", weights))
+        is_scaled = any(config.terms[name].gradient_ratio is not None for name in objective.weights)
+        rows.append(("terms", f"{weights}; scaled by their gradients, see below" if is_scaled else weights))
     for term in objective.terms.values():
         assert isinstance(term, Term)
         rows += [("note", message) for message in term.messages]

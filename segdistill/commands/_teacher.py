@@ -16,7 +16,7 @@ from segdistill.commands._networks import model_info
 from segdistill.commands._run_record import record, resume_or_begin_again
 from segdistill.commands._teacher_record import refuse_other_teacher
 from segdistill.commands._teacher_run import run_teacher_training, teacher_stem
-from segdistill.config.schema import RunConfig
+from segdistill.config.schema import RunConfig, Size
 from segdistill.config.toml import read_toml
 from segdistill.data import AUXILIARY, load_data, with_auxiliary_split
 from segdistill.errors import BusyError, UsageError
@@ -112,6 +112,16 @@ class PretrainedTeacher:
         """Return the teacher."""
         return self.teacher
 
+    def on_images_at(self, before: Size | None, now: Size | None) -> "PretrainedTeacher":
+        """Return the teacher where images are brought to another size than was known when it was bound to the data.
+
+        An external one without a size of its own is scored on images as it sees them in training.
+        """
+        info = self.teacher.info
+        if not self.teacher.is_external or info.size != before:
+            return self
+        return replace(self, teacher=replace(self.teacher, info=info.model_copy(update={"size": now})))
+
 
 def _with_size(info: ModelInfo, config: RunConfig, reporter: Reporter) -> ModelInfo:
     """Return an external teacher's header with the size that it is scored at: the data's, unless it has its own."""
@@ -146,6 +156,10 @@ class NamedTeacher:
         """Return the same: it will be trained on the data's classes."""
         return context, self
 
+    def on_images_at(self, before: Size | None, now: Size | None) -> "NamedTeacher":
+        """Return the same: it will be trained on images of that size."""
+        return self
+
     def obtain(self, context: RunContext, folder: RunFolder) -> Teacher:
         """Find the run that trained this network so, or train it; where another process does so, wait for it.
 
@@ -159,12 +173,9 @@ class NamedTeacher:
         teacher_context = _teacher_context(context, self.spec)
         run = self._waited_for(teacher_context, context.out, folder)
         if run is None:
-            network = build_teacher(teacher_context.config.teacher, len(context.data.classes))
-            teacher = Teacher(network, model_info(teacher_context, teacher_context.config.teacher, "teacher", steps=0))
-        else:
-            network, info = load_model(model_path(run))
-            teacher = Teacher(network.to(context.runtime.device), info)
-        return teacher.shown(views_of(context.config.teacher))
+            return untrained_teacher(teacher_context)
+        network, info = load_model(model_path(run))
+        return Teacher(network.to(context.runtime.device), info).shown(views_of(context.config.teacher))
 
     def _waited_for(self, context: RunContext, student_out: Path, folder: RunFolder) -> Path | None:
         waiting = False
@@ -204,6 +215,13 @@ class NamedTeacher:
             return None
         run_teacher_training(_training_context(context, path, folder, begun=run is not None))
         return path
+
+
+def untrained_teacher(context: RunContext) -> Teacher:
+    """Return a teacher of random weights in the place of one that is trained later: its steps cost as much."""
+    network = build_teacher(context.config.teacher, len(context.data.classes)).to(context.runtime.device)
+    teacher = Teacher(network, model_info(context, context.config.teacher, "teacher", steps=0))
+    return teacher.shown(views_of(context.config.teacher))
 
 
 def _teacher_context(context: RunContext, spec: str) -> RunContext:

@@ -1,5 +1,6 @@
 """teacher.json of a run: which teacher it has, and which checks have been passed with it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ def refuse_other_teacher(folder: Path, teacher: Teacher) -> None:
         )
 
 
-def note_passed(folder: RunFolder, check: str, subject: str, *, overruled: bool) -> None:
+def note_passed(
+    folder: RunFolder, check: str, subject: str, *, overruled: bool, weights: Mapping[str, float] | None = None
+) -> None:
     """Write down that a check was passed.
 
     Args:
@@ -68,11 +71,32 @@ def note_passed(folder: RunFolder, check: str, subject: str, *, overruled: bool)
         check: name of the check.
         subject: identity of what was checked.
         overruled: whether it had found something, and the user follows the teacher all the same.
+        weights: weights of terms that the run goes on with, where they were scaled.
     """
     if not folder.writes:
         return
-    checks = _passed_checks(folder.path) | {check: {"identity": subject, "overruled": overruled}}
+    entry: dict[str, Any] = {"identity": subject, "overruled": overruled}
+    if weights:
+        entry["weights"] = dict(weights)
+    checks = _passed_checks(folder.path) | {check: entry}
     write_json(folder / FILE, read_table(folder / FILE) | {"checks": checks})
+
+
+def noted_weights(folder: Path, check: str, subject: str | None) -> dict[str, float]:
+    """Return the weights of terms that were written down with a check; nothing where it has none.
+
+    Args:
+        folder: of a run.
+        check: name of the check.
+        subject: identity of what was checked; None takes any.
+    """
+    passed = _passed_checks(folder).get(check)
+    if not isinstance(passed, dict) or subject not in (None, passed.get("identity")):
+        return {}
+    weights = passed.get("weights", {})
+    if not isinstance(weights, dict) or not all(isinstance(weight, float) for weight in weights.values()):
+        raise ModelError(f"{folder / FILE} holds no weights of terms.", "Start a new run.")
+    return weights
 
 
 def has_passed(folder: Path, check: str, subject: str, *, accept_overruled: bool) -> bool:

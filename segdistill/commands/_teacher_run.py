@@ -1,6 +1,7 @@
 """The training of a teacher in a run of its own."""
 
 from segdistill.commands._context import RunContext
+from segdistill.commands._estimate import estimate_training
 from segdistill.commands._networks import build_initialized, model_info, supervision
 from segdistill.commands._results import Outcome
 from segdistill.commands._run_record import finish, open_run_folder
@@ -9,8 +10,6 @@ from segdistill.commands._training_run import logging_context, result_if_trained
 from segdistill.config.schema import RunConfig
 from segdistill.training.jobs import TrainingJob
 from segdistill.training.objectives import Distillation, LabelAssisted
-from segdistill.training.probe import probe
-from segdistill.training.scoring import rehearse_validation
 from segdistill.training.trainer import train
 from segdistill.types import Objective, Stage
 
@@ -25,13 +24,10 @@ def run_teacher_training(context: RunContext) -> Outcome:
     reporter = context.reporter
     with open_run_folder(context, "teacher") as folder:
         context = logging_context(context, folder)
-        job = _teacher_job(context)
+        job = teacher_job(context)
         result = result_if_trained(context, folder, job, "teacher")
         if result is None:
-            crop, classes = context.config.data.crop, len(context.data.classes)
-            cost = probe(job.stage, crop, classes, context.images_per_process, context.runtime.precision)
-            rehearse_validation(job.network, job.info, context.data, context.runtime)
-            announce(context, job, "teacher", cost)
+            announce(context, job, "teacher", estimate_training(context, job))
             if context.options.dry_run:
                 return finish(folder, context, [])
             options = context.options
@@ -48,7 +44,8 @@ def run_teacher_training(context: RunContext) -> Outcome:
         return outcome
 
 
-def _teacher_job(context: RunContext) -> TrainingJob:
+def teacher_job(context: RunContext) -> TrainingJob:
+    """Return the training of the configuration's teacher."""
     config = context.config
     network = build_initialized(context, config.teacher, context.options.init_weights)
     labels, embedding = supervision(context, "teacher"), config.teacher.label_embedding

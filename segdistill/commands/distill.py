@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from segdistill.commands._baseline import baseline_context, gain_over_baseline
 from segdistill.commands._context import Options, RunContext
+from segdistill.commands._derived_settings import with_derived_settings
 from segdistill.commands._find_teacher import runs_beside
 from segdistill.commands._label_free import (
     classes_of,
@@ -13,6 +14,7 @@ from segdistill.commands._label_free import (
     refuse_what_needs_labels,
     without_counted_weights,
 )
+from segdistill.commands._measured_settings import Trainings
 from segdistill.commands._networks import (
     build_initialized,
     exact_scores,
@@ -72,7 +74,9 @@ def distill(config: RunConfig, teacher_spec: str, options: Options, reporter: Re
     with open_context(config, options, reporter, stem=stem, unlabeled=True, classes=classes) as context:
         context, source = _validate(context, source)
         answers = None if source.teacher is None else look_at_answers(context, source.teacher)
-        context = context.with_verified_data()
+        size = context.config.data.size
+        context = with_derived_settings(context.with_verified_data(), Trainings(student=True, teacher=source.teacher))
+        source = source.on_images_at(size, context.config.data.size)
         outcome = finished(context, "student")
         if outcome is not None:
             return outcome

@@ -1,17 +1,16 @@
 """The state of this machine: versions, devices, memory, and the two installations that are known to be broken."""
 
-import os
 import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segdistill.errors import SegdistillError
+from segdistill.runtime.machine_memory import total_memory, usable_memory
 from segdistill.runtime.shared_memory import SHARED_MEMORY, free_shared_memory
 from segdistill.runtime.telemetry import switched_off
 from segdistill.storage.run_folder import open_run
@@ -22,10 +21,6 @@ if TYPE_CHECKING:
 
 EXTRAS = {"hf": "transformers", "timm": "timm"}
 """Packages that can be installed beside it: the extras of pyproject.toml."""
-CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-"""Files in which Linux says how much memory a container, or a job of a batch system, may use."""
-CGROUP_V1_LIMIT = "memory/memory.limit_in_bytes"
-"""File of version 1 of control groups below `CGROUPS`."""
 ENOUGH_SHARED_BYTES = 1 << 30
 """Shared memory in which the batches of eight workers find room, up to 64 MB each."""
 ENOUGH_DISK_GIB = 2
@@ -174,36 +169,13 @@ def _describe_device(device: "torch.device") -> str:
 
 def _memory() -> Finding:
     """Report how much memory there is, and how much of it the container may use."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (OSError, ValueError):
+    total, usable = total_memory(), usable_memory()
+    if total is None or usable is None:
         return Finding("memory", "unknown")
-    usable = min([total, *_memory_limits()])
     value = f"{total / 2**30:.1f} GiB"
     if usable < total:
         value += f", of which this process group may use {usable / 2**30:.1f} GiB"
     return Finding("memory", value)
-
-
-def _memory_limits() -> Iterator[int]:
-    """Yield the limits in bytes of the control groups that this process is in, of version 2 and of version 1."""
-    # A line "0::/slice/job" of version 2; a limit on any of the groups around it holds too.
-    group_path = _text(OWN_CGROUP).rpartition("0::")[2].strip().strip("/")
-    group = PurePosixPath(group_path)
-    files = [CGROUPS / level / "memory.max" for level in (group, *group.parents)]
-    for file in (*files, CGROUPS / CGROUP_V1_LIMIT):
-        limit = _text(file).strip()
-        # Where there is no limit, the file says "max".
-        if limit.isdecimal():
-            yield int(limit)
-
-
-def _text(file: Path) -> str:
-    """Return what a file holds; nothing where it cannot be read, as on other systems than Linux."""
-    try:
-        return file.read_text()
-    except OSError:
-        return ""
 
 
 def _shared_memory() -> Finding:

@@ -5,9 +5,11 @@ from typing import Any
 
 import tomli_w
 
+from segdistill.config.derivation import DERIVED_KEYS
 from segdistill.config.network_recipes import RequestedNetworks
 from segdistill.config.presets import resolve_preset
 from segdistill.config.registry import find_data
+from segdistill.config.schema import RunConfig
 from segdistill.networks import resolve_name
 
 WIDTH = 38
@@ -37,7 +39,20 @@ def resolved_preset_text(name: str, *, student: str | None, teacher: str | None,
         if requested is not None:
             names[f"{role}.network"] = resolve_name(requested, getattr(config, role).network)
     origins = resolved.origins | dict.fromkeys(names, "as asked for")
-    return "\n".join(_lines(config.changed(**names).to_dict(), origins))
+    if data is not None and not resolved.is_own_data:
+        unstated = {key for key in DERIVED_KEYS if key not in resolved.users}
+        origins |= {key: f"{origins.get(key, 'default')}, but derived from the images in a run" for key in unstated}
+    return text_with_sources(config.changed(**names), origins)
+
+
+def text_with_sources(config: RunConfig, origins: Mapping[str, str]) -> str:
+    """Return a configuration as a preset's file, each value with its source behind it.
+
+    Args:
+        config: resolved.
+        origins: source of each value that is no default, by its path.
+    """
+    return "\n".join(_lines(config.to_dict(), origins))
 
 
 def _lines(table: dict[str, Any], origins: Mapping[str, str], path: str = "") -> Iterator[str]:

@@ -1,6 +1,8 @@
 """Train a teacher on labeled images."""
 
 from segdistill.commands._context import Options
+from segdistill.commands._derived_settings import with_derived_settings
+from segdistill.commands._measured_settings import Trainings
 from segdistill.commands._networks import (
     build_initialized,
     tell_of_initial_weights,
@@ -39,5 +41,5 @@ def train_teacher(config: RunConfig, options: Options, reporter: Reporter) -> Ou
         # weights that do not fit are refused before there is a folder
         build_initialized(context, config.teacher)
         tell_of_initial_weights(context, config.teacher)
-        context = context.with_verified_data()
+        context = with_derived_settings(context.with_verified_data(), Trainings(student=False, teacher=None))
         return finished(context, "teacher") or run_teacher_training(context)

@@ -52,6 +52,12 @@ class ResolvedPreset(NamedTuple):
     """Source of each value that was stated, by its path; others are defaults."""
     replaced: dict[str, str]
     """Recipes of networks that took the place of the preset's [optim], by role."""
+    users: frozenset[str]
+    """Paths of the values that a user stated: by `--set`, or in a preset file of his own."""
+    is_own_data: bool
+    """Whether the preset has numbers for this data set: a table, or all of them where it is the paper's."""
+    own_networks: dict[str, str]
+    """Networks that the preset names for this data set, by role."""
 
 
 def load_preset(
@@ -99,7 +105,10 @@ def resolve_preset(
     given_keys = "".join(f" with --set {key}" for key, _ in settings)
     data_set = (data or _chosen_data(table, settings)).partition(":")[0]
     data_set_table = _data_set_table(data_set_tables, data_set, path)
+    is_users = path.parent != preset_folder()
+    is_own_data = bool(data_set_table) or (not is_users and data_set == _chosen_data(table, []))
     merge(table, data_set_table)
+    own_networks = dict(_own_networks(table))
     # which of a data set's values are a recipe's is seen in its files
     origins |= dict.fromkeys(_paths(data_set_table), f"[on.{data_set}]")
     replaced: dict[str, str] = {}
@@ -123,7 +132,9 @@ def resolve_preset(
     for key, value in (flags or {}).items():
         assign(table, key, value, source=key)
     config = validated(RunConfig, table, f"preset {name_or_path}{given_keys}")
-    return ResolvedPreset(config, origins, replaced)
+    stating = {"--set", "--data"} | ({f"preset {path.stem}"} if is_users else set())
+    users = frozenset(key for key, source in origins.items() if source in stating)
+    return ResolvedPreset(config, origins, replaced, users, is_own_data, own_networks)
 
 
 def parse_network(name: str, overrides: Iterable[str]) -> NetworkConfig:
@@ -232,6 +243,14 @@ def _data_set_table(tables: Any, data_set: str, path: Path) -> dict[str, Any]:
     return table
 
 
+def _own_networks(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the roles of a preset's tables and the network that each names; what is no table is told of later."""
+    for role in ("student", "teacher"):
+        network_table = table.get(role)
+        if isinstance(network_table, dict) and isinstance(network_table.get("network"), str):
+            yield role, network_table["network"]
+
+
 def _recipe_folder() -> Path:
     return preset_folder() / "recipes"
 
@@ -278,12 +297,9 @@ def _apply_recipes(
 
     A preset whose tables of networks are no such tables is left as it is: its check will say so.
     """
-    own = {}
-    for role in ("student", "teacher"):
-        network_table = table.get(role)
-        if not isinstance(network_table, dict) or not isinstance(network_table.get("network"), str):
-            return origins, {}
-        own[role] = network_table["network"]
+    own = dict(_own_networks(table))
+    if len(own) < 2:
+        return origins, {}
     holders = (table, table["teacher"])
     if not all(isinstance(holder.get(key, {}), dict) for holder in holders for key in ("optim", "loss")):
         return origins, {}

@@ -410,11 +410,14 @@ class TermConfig(BaseModel):
     """Factor of the term in the loss."""
     term: str | None = None
     """Name of the term, where the table's own does not say so: one term may be listed several times."""
+    gradient_ratio: Annotated[float, Field(gt=0)] | None = None
+    """Norm of the weighted term's gradient at the first steps, in multiples of that of cross entropy, to which the
+    weight is scaled then; without it the weight stays as it is. See `balance_terms`."""
 
-    @field_validator("weight")
+    @field_validator("weight", "gradient_ratio")
     @classmethod
-    def _computable(cls, value: float) -> float:
-        return float(computable(value))
+    def _computable(cls, value: float | None) -> float | None:
+        return None if value is None else float(computable(value))
 
     def options(self) -> dict[str, Any]:
         """Return the keys that belong to the term itself."""
@@ -471,6 +474,9 @@ class RunConfig(Strict):
     """Table of the loss with the labels and, where its own table does not differ, the teacher's."""
     aux_weight: Annotated[float, Field(ge=0)] = 0.4
     """Weight of the auxiliary head's cross entropy."""
+    balance_terms: bool | None = None
+    """Whether each term whose weight is the preset's gets a `gradient_ratio`, the one that its kind has. The default is
+    yes where the networks or the data are other than those that the preset's weights were chosen for, else no."""
     checkpoint: Every
     """Interval of the checkpoints."""
     validate_: Annotated[Validation, Field(alias="validate")]

@@ -61,6 +61,10 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
         return torch.device("cpu")
+    if name.partition(":")[0] == "mps":
+        raise UsageError(
+            f"--device {name}: Apple's GPUs are not supported, training on macOS is on the CPU.", "Use --device cpu."
+        )
     match = re.fullmatch(r"cuda(:(?P<index>[0-9]{1,4}))?", name)
     if match is None:
         raise UsageError(f"Unknown device {name!r}.", "Use auto, cpu, cuda or cuda:N.")

@@ -5,7 +5,8 @@ Other packages can add to them, by an entry point of the group segdistill.terms.
 A term's module has `Options`, the table's own keys, and `build(options, context)`, which returns the `Term`. One whose
 options are `LayerOptions` compares feature maps: it receives the networks' outputs up to the map that it compares. One
 that has something trained beforehand has a key for that, whose value is a `StageSettings`. One that compares nothing in
-images without labels says so by `NEEDS_LABELS = True` in its module.
+images without labels says so by `NEEDS_LABELS = True` in its module; one whose gradient should be another multiple of
+cross entropy's than 1 where terms are balanced, by a number GRADIENT_RATIO.
 """
 
 from typing import Any, NamedTuple
@@ -29,11 +30,17 @@ __all__ = [
     "cap_stages",
     "check_terms",
     "dry_output",
+    "gradient_ratios",
     "labeled_mask_at",
     "needs_pretraining",
+    "stage_tables",
     "term_needs",
     "valid_mask_at",
 ]
+
+GRADIENT_RATIO = 1.0
+"""Norm of a balanced term's gradient, in multiples of cross entropy's: with the weights of `canonical` on CamVid, and a
+trained teacher, both terms and cross entropy have norms of 7 to 8."""
 
 
 class Weighted(NamedTuple):
@@ -69,13 +76,28 @@ def cap_stages(config: RunConfig, steps: int | None) -> RunConfig:
     """
     if steps is None:
         return config
-    capped = {}
+    stages = stage_tables(config)
+    capped = {f"terms.{name}.{key}.steps": min(settings.steps, steps) for (name, key), settings in stages.items()}
+    return config.capped(steps).changed(**capped)
+
+
+def stage_tables(config: RunConfig) -> dict[tuple[str, str], StageSettings]:
+    """Return the tables of what terms have trained beforehand, by the term's name and the table's.
+
+    Raises:
+        UsageError: as `check_terms`.
+    """
+    tables: dict[tuple[str, str], StageSettings] = {}
     for name, term_config in config.terms.items():
         _, options = _module_and_options(name, term_config)
-        for key, settings in options:
-            if isinstance(settings, StageSettings):
-                capped[f"terms.{name}.{key}.steps"] = min(settings.steps, steps)
-    return config.capped(steps).changed(**capped)
+        tables |= {(name, key): settings for key, settings in options if isinstance(settings, StageSettings)}
+    return tables
+
+
+def gradient_ratios(terms: dict[str, TermConfig]) -> dict[str, float]:
+    """Return the `gradient_ratio` that each term has where terms are balanced: its module's GRADIENT_RATIO, else 1."""
+    modules = {name: _module_and_options(name, config)[0] for name, config in terms.items()}
+    return {name: float(getattr(module, "GRADIENT_RATIO", GRADIENT_RATIO)) for name, module in modules.items()}
 
 
 def build_terms(terms: dict[str, TermConfig], context: TermContext) -> dict[str, Weighted]:

@@ -12,6 +12,9 @@ from segdistill.terms._autoencoder import AutoEncoderSettings, LatentLayerOption
 from segdistill.terms._masks import valid_mask_at
 from segdistill.types import Batch, SegOutput, Term
 
+GRADIENT_RATIO = 0.5
+"""Gradient of a balanced term in multiples of cross entropy's: about that of the preset on CamVid (docs/results.md)."""
+
 
 class Options(LatentLayerOptions):
     """Keys of [terms.adaptation] beside `weight`.

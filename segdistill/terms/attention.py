@@ -7,6 +7,9 @@ from segdistill.terms import TermContext
 from segdistill.terms._layers import LayerOptions
 from segdistill.types import Batch, SegOutput, Term
 
+GRADIENT_RATIO = 0.4
+"""Gradient of a balanced term in multiples of cross entropy's: about that of the preset on CamVid (docs/results.md)."""
+
 
 class Options(LayerOptions):
     """Keys of [terms.attention] beside `weight`."""

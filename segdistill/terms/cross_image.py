@@ -12,6 +12,9 @@ from segdistill.terms._layers import LayerOptions
 from segdistill.terms._pooling import pool_mask_to_limit, pool_to_limit, pooling_note
 from segdistill.types import Batch, SegOutput, Term
 
+GRADIENT_RATIO = 0.5
+"""Gradient of a balanced term in multiples of cross entropy's: about that of the preset on CamVid (docs/results.md)."""
+
 
 class Options(LayerOptions):
     """Keys of [terms.cross-image] beside `weight`."""

@@ -27,6 +27,10 @@ from segdistill.terms._critic import Critic, critic_input
 from segdistill.terms._random import seeded_generator
 from segdistill.types import Batch, SegOutput, Term
 
+GRADIENT_RATIO = 0.1
+"""Gradient of a balanced term in multiples of cross entropy's, at most: the critic has learned nothing yet then, and on
+CamVid (docs/results.md) it is twice as much in the end."""
+
 
 class Options(Strict):
     """Keys of [terms.holistic] beside `weight`."""

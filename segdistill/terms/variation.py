@@ -11,6 +11,9 @@ from segdistill.types import Batch, SegOutput, Term
 NEEDS_LABELS = True
 """Pixels are told apart by their labels: of an image without any, nothing is compared."""
 
+GRADIENT_RATIO = 0.3
+"""Gradient of a balanced term in multiples of cross entropy's: about that of the preset on CamVid (docs/results.md)."""
+
 
 class Options(LayerOptions):
     """Keys of [terms.variation] beside `weight`."""

@@ -52,7 +52,7 @@ def probe(stage: Stage, crop: tuple[int, int], num_classes: int, images: int, pr
     micro_batch = images // stage.optim.accumulate
     cuda_devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda_devices), replaced_kinds() as in_float32:
-        batch = to_device(_noise(micro_batch, crop, num_classes), device)
+        batch = to_device(noise(micro_batch, crop, num_classes), device)
         seconds = _time_passes(training, batch, precision)
     training.restore_buffers()
     training.train_module.train(was_training)
@@ -67,7 +67,7 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _noise(images: int, crop: tuple[int, int], num_classes: int) -> Batch:
+def noise(images: int, crop: tuple[int, int], num_classes: int) -> Batch:
     """Return images of noise with labels of noise: without void, so every term computes on all pixels."""
     image = torch.rand(images, 3, *crop) * 255
     label = torch.randint(num_classes, (images, *crop))

@@ -1,7 +1,9 @@
 """The scores of a network on the validation images, as the header of its file says how it sees them."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 from segdistill.checkpoints.model_file import ModelInfo
 from segdistill.data import DataSource, SubsetSplit, evaluation_batches
@@ -14,6 +16,14 @@ from segdistill.runtime.precision import Precision
 from segdistill.teachers.label_assisted import with_labels
 from segdistill.training.jobs import Runtime
 from segdistill.training.memory import VALIDATION_ADVICE, explained_out_of_memory
+
+
+class Rehearsal(NamedTuple):
+    """A validation of the first images."""
+
+    images: int
+    """Number of images, over all processes."""
+    seconds: float
 
 
 def score(
@@ -59,14 +69,19 @@ def score(
     return gather_scores(scores, runtime.device)
 
 
-def rehearse_validation(network: SegNetwork, info: ModelInfo, data: DataSource, runtime: Runtime) -> None:
+def rehearse_validation(network: SegNetwork, info: ModelInfo, data: DataSource, runtime: Runtime) -> Rehearsal:
     """Score a network on the first batch of the validation images, for the memory that it takes.
 
     Args: as `score`.
+
+    Returns:
+        How many images these are, over all processes, and the time they took.
     """
     val = data.split("val")
     count = min(runtime.eval_batch * distributed.world_size(), len(val.names))
     first_batch = SubsetSplit(val, tuple(range(count)), labels=True)
     rehearsal = replace(data, splits={**data.splits, "val": first_batch})
     # float32, as after the last step: it takes the most
+    start = time.perf_counter()
     score(network, info, rehearsal, runtime=replace(runtime, workers=0), precision=runtime.exact())
+    return Rehearsal(count, time.perf_counter() - start)

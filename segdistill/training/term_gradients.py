@@ -16,7 +16,7 @@ from segdistill.types import Batch, Stage, Step
 
 IMAGES = 2
 """Number of images that are taken of the first batch: batch norm needs two, and more would take time on a CPU."""
-MAX_GRADIENT_RATIO = 20
+MAX_GRADIENT_RATIO = 5
 """Times the gradient norm of cross entropy that a term's may be at the first step before it is worth a warning."""
 
 

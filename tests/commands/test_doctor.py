@@ -14,6 +14,7 @@ import torch
 
 from helpers.commands import segdistill
 from segdistill.commands import doctor
+from segdistill.runtime import machine_memory
 
 
 def write_package(folder: Path, name: str, *needed: str) -> None:
@@ -98,8 +99,8 @@ def test_doctor_reports_python_gpu_memory_and_extras(tmp_path: Path, monkeypatch
     (tmp_path / "slice").mkdir()
     (tmp_path / "own").write_text("0::/slice/job\n")  # of which the slice alone has a limit
     (tmp_path / "slice/memory.max").write_text(f"{1 << 30}\n")
-    monkeypatch.setattr(doctor, "CGROUPS", tmp_path)
-    monkeypatch.setattr(doctor, "OWN_CGROUP", tmp_path / "own")
+    monkeypatch.setattr(machine_memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(machine_memory, "OWN_CGROUP", tmp_path / "own")
     monkeypatch.setattr(doctor, "EXTRAS", {"hf": "no-such-package", "timm": "torch"})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     values = {finding.name: finding.value for finding in doctor.examine()}

@@ -60,7 +60,7 @@ def test_resume_of_old_finished_run_shows_its_results() -> None:
 
 def test_old_stopped_run_resumes_to_the_uninterrupted_result() -> None:
     succeeds(f"{DISTILL} --teacher teacher --steps 4 --out stopped --resume")
-    succeeds(f"{DISTILL} --teacher teacher --steps 4 --out whole")
+    succeeds(f"{DISTILL} --teacher teacher --steps 4 --keep-weights --out whole")  # as that version did
     names = {name: name for name in ("model.safetensors", "baseline/model.safetensors")}
     names["autoencoder.safetensors"] = "pretraining-autoencoder.safetensors"
     assert not Path("stopped", names["autoencoder.safetensors"]).exists(), "one file, under the name that it has"

@@ -453,7 +453,7 @@ def test_the_estimate_is_what_a_run_takes_with_its_validation(tmp_path: Path) ->
         _, code, usage = os.wait4(run.pid, 0)
         run.returncode = code  # it was waited for
     assert code == 0, log.read_text()
-    estimate = re.search(r"plus validation, ([\d.]+) GiB with it", log.read_text())
+    estimate = re.search(r"; ([\d.]+) GiB of memory", log.read_text())
     assert estimate is not None, log.read_text()
     taken = usage.ru_maxrss / 2**20  # kB
     assert 0.85 * taken - 0.05 < float(estimate[1]) < 1.1 * taken + 0.05

@@ -1,0 +1,66 @@
+"""What a run that goes on has derived at its start: taken from its folder, never derived again."""
+
+from typing import Any
+
+from segdistill.commands._context import Options
+from segdistill.commands._json_file import read_table
+from segdistill.commands._settings import DERIVED, SCHEDULE_FLAGS, schedule_flags
+from segdistill.config.derivation import Derivation
+from segdistill.config.schema import RunConfig
+from segdistill.config.toml import read_toml
+from segdistill.errors import UsageError
+
+
+def with_recorded_settings(config: RunConfig, options: Options) -> RunConfig:
+    """Return the configuration with what a run that goes on has derived at its start; others are left as they are.
+
+    What is measured, such as the steps that fit into minutes, would be another number now.
+
+    Raises:
+        UsageError: if a flag that decides on the schedule is another than at the start.
+    """
+    record = recorded_settings(options)
+    if not record or options.out is None:
+        return config
+    before = read_table(options.out / "environment.json").get(SCHEDULE_FLAGS)
+    now = schedule_flags(options.derivation)
+    if "optim.steps" in record and isinstance(before, dict) and before != now:
+        lines = "\n".join(
+            f"  {flag}: {before.get(flag, 'not given')} -> {now.get(flag, 'not given')}"
+            for flag in sorted(before | now)
+            if before.get(flag) != now.get(flag)
+        )
+        raise UsageError(
+            f"--resume continues the same run, but these flags differ:\n{lines}",
+            "Start a new run with another --out, or give the run's own flags.",
+        )
+    table = read_toml(options.out / "config.toml")
+    return config.changed(**{key: _value(table, key) for key in record if _may_be_taken(key, options.derivation)})
+
+
+def recorded_settings(options: Options) -> dict[str, str] | None:
+    """Return what the run that goes on has derived, and from what; None of a run that begins."""
+    out = options.out
+    if not options.resume or out is None or not (out / "config.toml").exists():
+        return None
+    record = read_table(out / "environment.json").get(DERIVED)
+    if not isinstance(record, dict):  # a run of an earlier version
+        return {}
+    return {str(key): str(reason) for key, reason in record.items()}
+
+
+def _may_be_taken(key: str, derivation: Derivation) -> bool:
+    """Whether a recorded setting may stand in: not where the user now states another value for it."""
+    if key.endswith(".gradient_ratio"):
+        return key.split(".")[1] in derivation.preset_weights
+    if key in ("optim.steps", "teacher.steps"):
+        return key in derivation.keys or bool(schedule_flags(derivation))
+    return key in derivation.keys or (key == "data.batch_size" and derivation.fits_memory)
+
+
+def _value(table: dict[str, Any], key: str) -> Any:
+    """Return a value of a configuration by its path; None where it has none."""
+    value: Any = table
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
