@@ -6,7 +6,7 @@ Pillow decodes, since it refuses damaged files and keeps the indices of palettes
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,7 +43,7 @@ _REDUCED_COPY = 1
 
 
 @contextmanager
-def open_image(path: Path, formats: Sequence[str] = FORMATS) -> Iterator[ImageFile.ImageFile]:
+def open_image(path: Path, formats: tuple[str, ...] = FORMATS) -> Iterator[ImageFile.ImageFile]:
     """Open an image after a look at its header; what goes wrong while it is open is the file's fault.
 
     Args:
@@ -169,7 +169,7 @@ def _too_large(path: Path, error: Exception) -> DataError:
     )
 
 
-def _unknown_format(path: Path, formats: Sequence[str]) -> DataError:
+def _unknown_format(path: Path, formats: tuple[str, ...]) -> DataError:
     """Return the error about a file that no parser recognizes, with how it begins."""
     with path.open("rb") as file:
         start = file.read(8)

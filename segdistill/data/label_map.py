@@ -124,16 +124,17 @@ def _ids_and_alpha(path: Path, file: Image.Image) -> tuple[Ids, Pixels | None]:
     """
     if file.mode in _WIDE_MODES:
         return _narrowed(path, np.asarray(file))
-    stored = np.array(file, np.uint16 if "16" in file.mode else np.uint8)
+    stored: Ids = np.array(file, np.uint16 if "16" in file.mode else np.uint8)
     if stored.ndim == 2:
         return stored, None
-    gray = stored[..., 0].copy()
+    gray: Ids = stored[..., 0].copy()
+    channels = stored.astype(np.uint8, copy=False)
     if file.mode not in _COLOR_MODES:
-        return gray, stored[..., 1]
+        return gray, channels[..., 1]
     # Many tools know no gray PNG, and write an id into red, green and blue alike.
     if not (np.array_equal(gray, stored[..., 1]) and np.array_equal(gray, stored[..., 2])):
         raise _holds_colors(path, file)
-    return gray, stored[..., 3] if file.mode == "RGBA" else None
+    return gray, channels[..., 3] if file.mode == "RGBA" else None
 
 
 def _narrowed(path: Path, numbers: npt.NDArray[np.generic]) -> tuple[Ids, Pixels | None]:
