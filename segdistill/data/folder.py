@@ -24,6 +24,10 @@ MAX_LISTED_IDS = 5
 """Unknown ids in a message, each with its pixels."""
 PICTURE_IDS = 30
 """Unknown ids in one file that are more likely the grays of a picture than classes that were forgotten."""
+MIN_SOFT_IDS = 5
+"""Ids of a mask with soft borders: two for the classes, and some for the borders."""
+MIN_SOFT_STEP = 100
+"""Difference of the two classes' ids: less is no black and white."""
 MIN_PEAKS_SHARE = 0.5
 """Share of a mask's pixels that have one of two ids where those between are its soft borders."""
 MAX_MIRRORING = 4
@@ -244,17 +248,28 @@ def _without_partner(root: Path, files: FileIndex, partner: FileIndex) -> str:
 
 def soft_border_ranges(ids: Ids, class_names: Sequence[str]) -> str:
     """Return the table [ids] that divides the ids of a mask with soft borders; empty where a label map is none."""
-    if len(class_names) != 2:
-        return ""
     found, counts = np.unique(ids, return_counts=True)
-    first, second = sorted(np.argsort(-counts, kind="stable")[:2].tolist()) if len(found) > 2 else (0, 0)
-    peaks_share = (counts[first] + counts[second]) / counts.sum()
-    if (first, second) != (0, len(found) - 1) or peaks_share < MIN_PEAKS_SHARE:
+    peaks = soft_peaks(found.tolist(), counts.tolist())
+    if len(class_names) != 2 or peaks is None:
         return ""
-    middle = (int(found[0]) + int(found[-1]) + 1) // 2
-    last = max(int(found[-1]), IGNORE)
+    low, high = peaks
+    middle = (low + high + 1) // 2
     names = [json.dumps(name, ensure_ascii=False) for name in class_names]
-    return f'[ids]\n"0-{middle - 1}" = {names[0]}\n"{middle}-{last}" = {names[1]}'
+    return f'[ids]\n"0-{middle - 1}" = {names[0]}\n"{middle}-{max(high, IGNORE)}" = {names[1]}'
+
+
+def soft_peaks(ids: Sequence[int], counts: Sequence[int]) -> tuple[int, int] | None:
+    """Return the two ids of a mask between which its soft borders lie; None where a label map is none.
+
+    Two ids have most of the pixels, and they are the lowest and the highest: whatever lies between is a border.
+    """
+    frequent = sorted(zip(counts, ids, strict=True), reverse=True)[:2]
+    if len(ids) < MIN_SOFT_IDS or sum(count for count, _ in frequent) < MIN_PEAKS_SHARE * sum(counts):
+        return None
+    low, high = sorted(id_ for _, id_ in frequent)
+    quarter = (high - low) // 4
+    has_middle = any(low + quarter <= id_ <= high - quarter for id_ in ids)  # few classes, and 255 for void, have none
+    return (low, high) if (low, high) == (min(ids), max(ids)) and high - low >= MIN_SOFT_STEP and has_middle else None
 
 
 def _look_up(ids: Ids, table: IdTable) -> npt.NDArray[np.int16]:

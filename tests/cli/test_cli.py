@@ -86,6 +86,7 @@ CONTRACT = {
     "presets show": {"--student", "--teacher", "--data"},
     "presets copy": set(),
     "networks": {"--json", "--latency", "--max-ms", "--device"},
+    "data init": {"--out", "--overwrite", "--json", "-q"},
     "data check": {"--preview", "--overwrite", "--json"},
     "doctor": {"--json"},
 }

@@ -1,0 +1,128 @@
+"""Which split each pair belongs to: by lists, else by folders; of what is left, a part is kept to validate on."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from segdistill.data.base import SPLITS
+from segdistill.data.datasets._toml.pairs import FoundPairs
+from segdistill.data.datasets._toml.shares import draw_shares
+from segdistill.data.discovery.inventory import Inventory
+from segdistill.data.discovery.words import split_of, words_of
+from segdistill.data.name_list import FileFinder, read_name_list
+from segdistill.errors import DataError
+
+SHARES = (0.2, 0.25, 0.15, 0.3, 0.1)
+"""Shares of the training pairs for validation, the first of which is taken that leaves every class to train on."""
+
+
+class LabeledImage(NamedTuple):
+    """An image with its label map, as paths relative to the folder of the data.toml."""
+
+    image: str
+    label: str
+    split: str | None
+    """Split that its folder says."""
+    classes: frozenset[int]
+    """Classes that the label map has."""
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """The pairs of each split."""
+
+    pairs: Mapping[str, tuple[LabeledImage, ...]]
+    lists: Mapping[str, Path]
+    """Lists that say so, by split."""
+    notes: tuple[str, ...] = ()
+
+
+def plan_splits(inventory: Inventory, base: Path, pairs: Sequence[LabeledImage]) -> SplitPlan:
+    """Return the splits of pairs.
+
+    Args:
+        inventory: for the lists in it.
+        base: folder that the pairs' paths are relative to.
+        pairs: all pairs.
+    """
+    notes: tuple[str, ...] = ()
+    lists = _find_lists(inventory, base, pairs)
+    if lists:
+        chosen = {split: _listed(path, base, pairs) for split, path in lists.items()}
+        left = len(pairs) - len({pair.image for found in chosen.values() for pair in found})
+        if left:
+            notes = (f"Pairs that no list names, which are left out: {left}.",)
+    else:
+        chosen = {split: tuple(pair for pair in pairs if pair.split == split) for split in SPLITS}
+        unclear = tuple(pair for pair in pairs if pair.split is None)
+        chosen["train"] += unclear
+    chosen = {split: found for split, found in chosen.items() if found}
+    if "train" not in chosen and chosen:  # a folder called test alone is all there is
+        first = next(iter(chosen))
+        chosen["train"] = chosen.pop(first)
+        lists = {"train": lists[first]} if first in lists else {}
+        notes += (f"There is no train split: the {first} split is trained on.",)
+    return SplitPlan(chosen, lists, notes)
+
+
+def choose_share(found: FoundPairs, classes: Mapping[str, frozenset[int]]) -> float | None:
+    """Return the share of the training pairs to validate on; None where each would take the last pair of some class.
+
+    Args:
+        found: the training pairs.
+        classes: those in the label map of each image.
+    """
+    wanted = classes_in(found, classes)
+    for share in SHARES:
+        if classes_in(draw_shares(found, {"val": share})["train"], classes) == wanted:
+            return share
+    return None
+
+
+def classes_in(found: FoundPairs, classes: Mapping[str, frozenset[int]]) -> set[int]:
+    """Return the classes in the label maps of some pairs; `classes` as `choose_share` takes it."""
+    return {index for file in found.images for index in classes[os.path.normpath(file.name)]}
+
+
+def spare_pairs(train: Sequence[LabeledImage]) -> tuple[LabeledImage, ...]:
+    """Return some pairs to validate on, without which every class is still there to train on, if there are such."""
+    counts = Counter(index for pair in train for index in pair.classes)
+    most = round(SHARES[0] * len(train)) or 1
+    found: list[LabeledImage] = []
+    for pair in train:
+        if len(found) < most and all(counts[index] > 1 for index in pair.classes):
+            found.append(pair)
+            counts.subtract(pair.classes)
+    return tuple(found)
+
+
+def _find_lists(inventory: Inventory, base: Path, pairs: Sequence[LabeledImage]) -> dict[str, Path]:
+    """Return the list of each split: files called train.txt, val_list.csv and the like that name images here."""
+    found: dict[str, Path] = {}
+    finders = _finders(base, pairs)
+    for path in inventory.texts:
+        split = split_of(words_of(path.stem))
+        if split is None or split in found or "trainval" in path.stem.lower():
+            continue
+        try:
+            rows = read_name_list(path, *finders)
+        except DataError:
+            continue
+        if rows:
+            found[split] = path
+    return found
+
+
+def _listed(path: Path, base: Path, pairs: Sequence[LabeledImage]) -> tuple[LabeledImage, ...]:
+    """Return the pairs that a list names."""
+    names = {row.image for row in read_name_list(path, *_finders(base, pairs))}
+    return tuple(pair for pair in pairs if pair.image in names)
+
+
+def _finders(base: Path, pairs: Sequence[LabeledImage]) -> tuple[FileFinder, FileFinder]:
+    images = FileFinder((base,), {pair.image: pair.image for pair in pairs})
+    labels = FileFinder((base,), {pair.label: pair.label for pair in pairs})
+    return images, labels
