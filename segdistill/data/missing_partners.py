@@ -69,6 +69,16 @@ def unread_files(folder: Path, known: Iterable[str]) -> Counter[str]:
     return endings
 
 
+def describe_unread(folder: Path, known: Iterable[str]) -> str:
+    """Return a sentence about the files of other endings in a folder, with a blank before it; empty where are none."""
+    unread = unread_files(folder, known)
+    return f" It has {_kinds(unread)}, which are not read." if unread else ""
+
+
+def _kinds(unread: Counter[str]) -> str:
+    return listed([counted(count, f"{ending} file") for ending, count in unread.most_common(MAX_LISTED)])
+
+
 def _lonely(side: Side, partners: Path) -> str:
     if not side.names:
         return ""
@@ -82,8 +92,7 @@ def _passed_over(folder: Path, known: Iterable[str], *others: Path) -> Iterator[
         return
     unread = unread_files(folder, known)
     if unread:
-        kinds = [counted(count, f"{ending} file") for ending, count in unread.most_common(MAX_LISTED)]
-        yield f"Not read in {folder}: {listed(kinds)}."
+        yield f"Not read in {folder}: {_kinds(unread)}."
         pictures = sorted(unread.keys() & CONVERTIBLE)
         if pictures:
             yield f"Save {' and '.join(pictures)} as PNG to have them read."

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from helpers.annotated import COLORS, SIZE, binary, box, coco, colored, label, labelme, pairs, photo, ring, save
-from helpers.commands import contents, refused, segdistill, succeeds
+from helpers.commands import Result, contents, refused, segdistill, succeeds
 from segdistill.data import DataSource, load_data
 from segdistill.types import IGNORE
 
@@ -498,6 +498,49 @@ def test_damaged_shapes_are_refused_and_leave_nothing(shape: object, expected_te
     before = contents(Path())
     refused("data init mine", expected_text, "annotation 1 (road)", code=3)
     assert contents(Path()) == before
+
+
+# Where other commands advise it
+
+
+def advised(result: Result) -> str:
+    """Return the line of `data init` that a message advises."""
+    found = re.search(r"`segdistill (data init [^`]*)`", " ".join(result.err.split()))
+    assert found is not None, result.err
+    return found[1]
+
+
+def test_commands_on_other_layouts_advise_what_works() -> None:
+    for first, split in ((0, "train"), (6, "val")):
+        pairs(Path("CamVid"), f"{split}/{{}}.png", f"{split}_labels/{{}}_L.png", 6, first=first, make=colored)
+    Path("CamVid/class_dict.csv").write_text("name,r,g,b\nsky,0,0,0\nroad,128,64,128\ntree,0,200,0\n")
+    for line in ("data check camvid:CamVid", "data check voc:CamVid", "data check CamVid"):
+        told = segdistill(line)
+        assert told.code in (2, 3)
+        succeeds(f"{advised(told)} --overwrite")
+        succeeds("data check data.toml")
+    assert load_data("data.toml").classes == ("sky", "road", "tree")
+
+
+def test_labels_in_json_and_several_masks_advise_what_works() -> None:
+    table = 'name = "mine"\nclasses = ["a", "b"]\n[train]\nimages = "mine/images"\nlabels = "mine/labels"\n'
+    Path("mine.toml").write_text(table)
+    for number in range(4):
+        save(ROOT / f"images/{number:03}.png", photo(number))
+        (ROOT / "labels").mkdir(exist_ok=True)
+        path = ROOT / f"labels/{number:03}.json"
+        path.write_text(labelme([("road", box(4, 4, 20, 12))], f"{number:03}.png"))
+    succeeds(advised(segdistill("data check mine.toml")))
+    succeeds("data check data.toml")
+    shutil.rmtree(ROOT / "labels")
+    for number in range(4):
+        for index, name in enumerate(("road", "tree"), 1):
+            mask = np.where(label(number) == index, 255, 0).astype(np.uint8)
+            save(ROOT / f"labels/{number:03}_{name}.png", mask)
+    told = segdistill("data check mine.toml")
+    assert "Several label maps have an image's name in theirs" in told.err
+    succeeds(f"{advised(told)} --overwrite")
+    succeeds("data check data.toml")
 
 
 # Refusals
