@@ -27,7 +27,7 @@ from segdistill.data.discovery.splits import (
     plan_splits,
     spare_pairs,
 )
-from segdistill.data.discovery.writing import DataFileText, WrittenSplit, data_name, relative_to
+from segdistill.data.discovery.writing import DataFileText, WrittenSplit, data_name, joined, relative_to
 from segdistill.errors import DataError, UsageError
 from segdistill.runtime import distributed
 from segdistill.runtime.reporter import Reporter
@@ -114,7 +114,9 @@ def init_data(options: DataInitOptions, reporter: Reporter) -> DataInit:
             labeled = _draw(discovery, base, drawn, reporter)
         else:
             labeled = _read(discovery, base, reporter)
-        plan = plan_splits(discovery.inventory, base, labeled.pairs)
+        place = relative_to(base, root)
+        images = [joined(place, image) for image in discovery.images]
+        plan = plan_splits(discovery.inventory, base, labeled.pairs, images)
         entries, plan = _entries(base, plan)
         _check_lists(options, entries)
         text = _text(options, data_name(root), labeled, entries)
@@ -162,7 +164,7 @@ def _check_out(options: DataInitOptions) -> None:
 
 def _draw(discovery: Discovery, base: Path, folder: Path, reporter: Reporter) -> _Labeled:
     """Draw the label maps of all images."""
-    root = discovery.inventory.root
+    place, drawn_place = relative_to(base, discovery.inventory.root), relative_to(base, folder)
     names = (BACKGROUND, *discovery.drawn_classes)
     ids = {name: number for number, name in enumerate(names)}
     targets = target_names(discovery.drawn)
@@ -173,8 +175,8 @@ def _draw(discovery: Discovery, base: Path, folder: Path, reporter: Reporter) ->
             held = content_of([label]).ids
             found.append(
                 LabeledImage(
-                    relative_to(base, root / image.image),
-                    relative_to(base, folder / target),
+                    joined(place, image.image),
+                    joined(drawn_place, target),
                     image.split,
                     frozenset(id_ for id_ in held if id_ != IGNORE),
                 )
@@ -193,6 +195,7 @@ def _draw(discovery: Discovery, base: Path, folder: Path, reporter: Reporter) ->
 def _read(discovery: Discovery, base: Path, reporter: Reporter) -> _Labeled:
     """Read the label maps that are there."""
     root = discovery.inventory.root
+    base_place = relative_to(base, root)
     paths = [root / label.path for _, label in discovery.pairs]
     with reporter.progress("reading label maps", len(paths)) as advance:
         content = read_content(paths, lambda: advance(1, ""), distributed.cores())
@@ -201,8 +204,8 @@ def _read(discovery: Discovery, base: Path, reporter: Reporter) -> _Labeled:
     for place, (image, label) in enumerate(discovery.pairs):
         found.append(
             LabeledImage(
-                relative_to(base, root / image.path),
-                relative_to(base, root / label.path),
+                joined(base_place, image.path),
+                joined(base_place, label.path),
                 image.words.split or label.words.split,
                 _classes(plan, content, place),
             )

@@ -352,6 +352,38 @@ def test_what_was_made_to_look_at_is_no_label_map() -> None:
     assert labels_of(made("mine", out="other.toml")) == expected()
 
 
+def test_what_lies_beside_does_not_disturb() -> None:
+    pairs(ROOT, "training/image_2/{}.png", "training/semantic/{}.png")
+    for number in range(10):
+        save(ROOT / f"training/semantic_rgb/{number:03}.png", colored(number))
+        save(ROOT / f"overlays/{number:03}.png", photo(number))
+        save(ROOT / f"training/instance/{number:03}.png", photo(number)[..., 0].astype(np.uint16) * 7)
+    assert labels_of(made()) == expected()
+
+
+def test_machine_masks_of_supervisely_are_the_label_maps() -> None:
+    pairs(ROOT, "ds0/img/{}.jpg", "ds0/masks_machine/{}.jpg.png")
+    for number in range(10):
+        save(ROOT / f"ds0/masks_human/{number:03}.jpg.png", photo(number))
+    table = [{"title": name, "color": hex_of(TABLE[name])} for name in ("background", "road", "tree")]
+    (ROOT / "meta.json").write_text(json.dumps({"classes": table}))
+    source = made()
+    assert (source.classes, labels_of(source)) == (NAMES, expected())
+
+
+def test_lists_may_name_images_without_a_label_map() -> None:
+    pairs(ROOT, "images/{}.jpg", "masks/{}.png")
+    save(ROOT / "images/new.jpg", photo(77))
+    (ROOT / "train.txt").write_text("new\n" + "".join(f"{number:03}\n" for number in range(7)))
+    (ROOT / "val.txt").write_text("007\n008\n009\n")
+    (ROOT / "test.txt").write_text("011\n")
+    told = succeeds("data init mine")
+    assert "Not used as a list of the test split: mine/test.txt has lines that name no image" in told.err
+    succeeds("data check data.toml")
+    source = load_data("data.toml")
+    assert {name: len(split.names) for name, split in source.splits.items()} == {"train": 7, "val": 3}
+
+
 def test_unlabeled_images_are_left_out_and_told() -> None:
     pairs(ROOT, "images/{}.jpg", "masks/{}.png")
     save(ROOT / "images/new.jpg", photo(77))
@@ -691,3 +723,15 @@ def test_paths_fit_the_place_of_the_file(out: str) -> None:
     pairs(ROOT, "images/{}.jpg", "masks/{}.png")
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     assert labels_of(made(out=out)) == expected()
+
+
+def test_links_to_images_elsewhere_are_their_own_names() -> None:
+    pairs(Path("disk"), "{}.jpg", "x{}.png")
+    for kind, suffix, before in (("images", "jpg", ""), ("masks", "png", "x")):
+        (ROOT / kind).mkdir(parents=True)
+        for number in range(10):
+            link = ROOT / kind / f"frame{number:03}.{suffix}"
+            link.symlink_to(Path("../../disk") / f"{before}{number:03}.{suffix}")
+    assert labels_of(made()) == expected()
+    (ROOT / "images/a\nb.jpg").symlink_to("../../disk/000.jpg")
+    refused("data init mine --overwrite", "cannot hold")

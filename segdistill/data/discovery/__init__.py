@@ -5,6 +5,7 @@ shapes that are drawn (`labelme`, `coco`); from what label maps hold (`content`)
 to the classes (`class_plan`); from lists and folders to splits (`splits`), and to the text (`entries`, `writing`).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ class Discovery:
     """Images with their label maps, in files or to be drawn."""
 
     inventory: Inventory
+    images: tuple[str, ...] = ()
+    """All images, with or without a label map."""
     pairs: tuple[tuple[PictureFile, PictureFile], ...] = ()
     """Images and their label maps; none where these are drawn."""
     drawn: tuple[AnnotatedImage, ...] = ()
@@ -81,6 +84,7 @@ def _label_maps(inventory: Inventory, images: Sequence[PictureFile], labels: Seq
     done = {entry.image.path for entry in choice.pairs} | {entry.image for entry in choice.merged}
     return Discovery(
         inventory,
+        images=tuple(image.path for image in images),
         pairs=tuple((entry.image, entry.label) for entry in choice.pairs),
         drawn=choice.merged,
         drawn_classes=choice.classes,
@@ -131,6 +135,7 @@ def _annotations(inventory: Inventory) -> Discovery | None:
         found.notes.append(f"Images without annotations, which are left out ({len(left)}): {listed(left)}.")
     return Discovery(
         inventory,
+        images=(*done, *left),
         drawn=tuple(found.images),
         drawn_classes=tuple(found.classes),
         drawn_of=f"shapes of {found.tool}",
@@ -140,8 +145,8 @@ def _annotations(inventory: Inventory) -> Discovery | None:
 
 
 def _refuse_twice(found: Annotations, root: Path) -> None:
-    names = [image.image for image in found.images]
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    counts = Counter(image.image for image in found.images)
+    twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
         raise DataError(
             f"Images with annotations in several files of {found.tool} in {root} ({len(twice)}): {listed(twice)}.",

@@ -17,7 +17,7 @@ from segdistill.data.name_differences import find_differences
 
 ANY = "any"
 """Pattern of label maps whose names have nothing to do with the images'."""
-NO_CLASS = ROLES[Role.LABEL] | FILLERS | {ANY, "gtfine", "gtcoarse", "l", "trainids", "labeltrainids"}
+NO_CLASS = ROLES[Role.LABEL] | FILLERS | {ANY, "machine", "gtfine", "gtcoarse", "l", "trainids", "labeltrainids"}
 """Words in the names of label maps that are no classes."""
 MIN_INNER_NAME = 3
 """Letters of a name that is found anywhere in others: one or two are in many words."""

@@ -1,6 +1,7 @@
 """The folder of label maps that are drawn, and nothing else: written whole or not at all."""
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -59,9 +60,10 @@ def drawn_folder(folder: Path) -> Iterator[None]:
 def target_names(images: Sequence[AnnotatedImage]) -> list[str]:
     """Return the label map of each image, below the folder: under the image's path, with its ending if two share it."""
     stems = [split_suffix(image.image)[0] for image in images]
+    counts = Counter(stems)
     names = []
     for image, stem in zip(images, stems, strict=True):
-        names.append(f"{stem if stems.count(stem) == 1 else image.image}.png")
+        names.append(f"{stem if counts[stem] == 1 else image.image}.png")
     return names
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from segdistill.data.discovery.inventory import Inventory, PictureFile
-from segdistill.data.discovery.words import ROLES, Role, words_of
+from segdistill.data.discovery.words import DERIVED, ROLES, Role, words_of
 from segdistill.data.file_names import looks
 from segdistill.data.image_file import LABEL_FORMATS, SUFFIXES, is_jpeg, open_image
 from segdistill.errors import DataError
@@ -49,11 +49,26 @@ def _divide(inventory: Inventory, *, trust_folders: bool) -> tuple[list[PictureF
             unclear.append(pictures)
         else:
             (labels if role is Role.LABEL else images).extend(pictures)
+    images = _without_derived(images)
     for pictures in unclear:
+        if is_derived(pictures[0]) and (images or labels):
+            continue
         # Beside label maps that are known, the other folders have the images; and the other way round.
         is_label = bool(images) if bool(images) != bool(labels) else _are_labels(inventory.root, pictures)
         (labels if is_label else images).extend(pictures)
     return images, labels
+
+
+def _without_derived(pictures: list[PictureFile]) -> list[PictureFile]:
+    """Leave out what was made to look at, such as overlays, where there are other images."""
+    plain = [picture for picture in pictures if not is_derived(picture)]
+    return plain or pictures
+
+
+def is_derived(picture: PictureFile) -> bool:
+    """Whether a folder of a picture says that it was made of others."""
+    words = {word for folder in picture.folder.split("/") for word in words_of(folder)}
+    return bool(words & (DERIVED - {"rgb"}))
 
 
 def _by_folder(pictures: Iterable[PictureFile]) -> Iterable[list[PictureFile]]:

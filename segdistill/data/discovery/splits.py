@@ -30,6 +30,13 @@ class LabeledImage(NamedTuple):
     """Classes that the label map has."""
 
 
+class _NamedImages(NamedTuple):
+    """A list, and the images that it names."""
+
+    path: Path
+    images: frozenset[str]
+
+
 @dataclass(frozen=True)
 class SplitPlan:
     """The pairs of each split."""
@@ -40,32 +47,33 @@ class SplitPlan:
     notes: tuple[str, ...] = ()
 
 
-def plan_splits(inventory: Inventory, base: Path, pairs: Sequence[LabeledImage]) -> SplitPlan:
+def plan_splits(inventory: Inventory, base: Path, pairs: Sequence[LabeledImage], images: Sequence[str]) -> SplitPlan:
     """Return the splits of pairs.
 
     Args:
         inventory: for the lists in it.
-        base: folder that the pairs' paths are relative to.
+        base: folder that paths are relative to.
         pairs: all pairs.
+        images: all images, those without a label map among them, which lists may name.
     """
-    notes: tuple[str, ...] = ()
-    lists = _find_lists(inventory, base, pairs)
+    lists, notes = _find_lists(inventory, base, pairs, images)
     if lists:
-        chosen = {split: _listed(path, base, pairs) for split, path in lists.items()}
+        chosen = {split: _listed(names.images, pairs) for split, names in lists.items()}
         left = len(pairs) - len({pair.image for found in chosen.values() for pair in found})
         if left:
-            notes = (f"Pairs that no list names, which are left out: {left}.",)
+            notes.append(f"Pairs that no list names, which are left out: {left}.")
     else:
         chosen = {split: tuple(pair for pair in pairs if pair.split == split) for split in SPLITS}
         unclear = tuple(pair for pair in pairs if pair.split is None)
         chosen["train"] += unclear
     chosen = {split: found for split, found in chosen.items() if found}
+    paths = {split: names.path for split, names in lists.items() if split in chosen}
     if "train" not in chosen and chosen:  # a folder called test alone is all there is
         first = next(iter(chosen))
         chosen["train"] = chosen.pop(first)
-        lists = {"train": lists[first]} if first in lists else {}
-        notes += (f"There is no train split: the {first} split is trained on.",)
-    return SplitPlan(chosen, lists, notes)
+        paths = {"train": paths.pop(first), **paths} if first in paths else paths
+        notes.append(f"There is no train split: the {first} split is trained on.")
+    return SplitPlan(chosen, paths, tuple(notes))
 
 
 def choose_share(found: FoundPairs, classes: Mapping[str, frozenset[int]]) -> float | None:
@@ -99,30 +107,30 @@ def spare_pairs(train: Sequence[LabeledImage]) -> tuple[LabeledImage, ...]:
     return tuple(found)
 
 
-def _find_lists(inventory: Inventory, base: Path, pairs: Sequence[LabeledImage]) -> dict[str, Path]:
-    """Return the list of each split: files called train.txt, val_list.csv and the like that name images here."""
-    found: dict[str, Path] = {}
-    finders = _finders(base, pairs)
+def _find_lists(
+    inventory: Inventory, base: Path, pairs: Sequence[LabeledImage], images: Sequence[str]
+) -> tuple[dict[str, _NamedImages], list[str]]:
+    """Return the list of each split, files called train.txt, val_list.csv and the like, and which are not usable."""
+    found: dict[str, _NamedImages] = {}
+    notes: list[str] = []
+    image_finder = FileFinder((base,), {image: image for image in images})
+    label_finder = FileFinder((base,), {pair.label: pair.label for pair in pairs})
     for path in inventory.texts:
         split = split_of(words_of(path.stem))
-        if split is None or split in found or "trainval" in path.stem.lower():
+        if split is None or "trainval" in path.stem.lower():
             continue
         try:
-            rows = read_name_list(path, *finders)
-        except DataError:
+            rows = read_name_list(path, image_finder, label_finder)
+        except DataError as error:
+            notes.append(f"Not used as a list of the {split} split: {error.what}")
             continue
-        if rows:
-            found[split] = path
-    return found
+        if split in found:
+            notes.append(f"Not used as a list of the {split} split: {path}, as {found[split].path} is one.")
+            continue
+        found[split] = _NamedImages(path, frozenset(row.image for row in rows))
+    return found, notes
 
 
-def _listed(path: Path, base: Path, pairs: Sequence[LabeledImage]) -> tuple[LabeledImage, ...]:
+def _listed(names: frozenset[str], pairs: Sequence[LabeledImage]) -> tuple[LabeledImage, ...]:
     """Return the pairs that a list names."""
-    names = {row.image for row in read_name_list(path, *_finders(base, pairs))}
     return tuple(pair for pair in pairs if pair.image in names)
-
-
-def _finders(base: Path, pairs: Sequence[LabeledImage]) -> tuple[FileFinder, FileFinder]:
-    images = FileFinder((base,), {pair.image: pair.image for pair in pairs})
-    labels = FileFinder((base,), {pair.label: pair.label for pair in pairs})
-    return images, labels

@@ -35,7 +35,7 @@ FILLERS = _words("class classes png jpg tif 8 bit left fine coarse set data data
 """Words that mean nothing beside those above: leftImg8bit, SegmentationClass, gtFine."""
 DERIVED = _words(
     "color colors colour colours colored vis viz visual visualization visualizations overlay overlays preview previews "
-    "instance instances instanceids object objects edge edges boundary boundaries depth bbox"
+    "instance instances instanceids object objects edge edges boundary boundaries depth bbox human rgb panoptic"
 )
 """Words in the names of what was made beside label maps, to look at or for other tasks."""
 _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_a-zA-Z]+")
@@ -82,7 +82,9 @@ def read_folders(folders: tuple[str, ...]) -> PathWords:
         here_roles = [found for word in words if (found := _role_of(word)) is not None]
         here_split = split_of(words)
         if here_roles:
-            role, role_folder = here_roles[-1], folder
+            # "semantic_rgb" and "mask_images" are label maps: images alone need no such word
+            role = Role.LABEL if Role.LABEL in here_roles else Role.IMAGE
+            role_folder = folder
         if here_split is not None and split is None:
             split = here_split
         elif here_split is not None:

@@ -50,7 +50,8 @@ class DataFileText:
         yield f"name = {_quoted(self.name)}"
         yield ""
         if not self.plan.are_named:
-            yield "# Nothing here says what the classes are called: give them names, here and in the tables below."
+            where = " and in the table below" if self.plan.ids or self.plan.label_colors else ""
+            yield f"# Nothing here says what the classes are called: give them names, here{where}."
         yield from _class_lines(self.plan)
         if self.absent:
             yield "# No training label has these. Take them out of `classes` if nothing ever will."
@@ -83,6 +84,17 @@ def relative_to(base: Path, path: Path) -> str:
     if not text.isprintable():
         raise UsageError(f"The name of {path!s} has characters that a data.toml cannot hold.", "Rename it.")
     return Path(text).as_posix()
+
+
+def joined(place: str, path: str) -> str:
+    """Return the path of a file below a folder, as a data.toml has it.
+
+    Raises:
+        UsageError: if it has characters that neither a list nor TOML can hold.
+    """
+    if not path.isprintable():
+        raise UsageError(f"The name of {path!r} has characters that a data.toml cannot hold.", "Rename it.")
+    return os.path.normpath(f"{place}/{path}")
 
 
 def _class_lines(plan: ClassPlan) -> Iterator[str]:
