@@ -95,10 +95,11 @@ def data_init(
     if json_:
         print_json(made.to_json())
         return
-    names = made.plan.names if made.plan.are_named else (*made.plan.names, "which need names")
     counts = ", ".join(f"{count} {split}" for split, count in made.images.items())
     terminal.result(f"Pairs: {counts}")
-    terminal.result(f"Classes ({len(made.plan.names)}): {listed(names)}")
+    terminal.result(f"Classes ({len(made.plan.names)}): {listed(made.plan.names)}")
+    if not made.plan.are_named:
+        terminal.warning(f"Nothing says what the classes are called. Give them names in {made.out}.")
     terminal.result(f"Wrote {', '.join(map(str, (made.out, *made.written)))}")
     terminal.info("Go on with:\n" + "\n".join(f"  {command}" for command in made.commands))
 

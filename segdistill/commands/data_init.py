@@ -19,7 +19,7 @@ from segdistill.data.discovery.content import LabelContent, content_of, read_con
 from segdistill.data.discovery.drawn_files import check_drawn_folder, draw_file, drawn_folder, target_names
 from segdistill.data.discovery.entries import SplitEntry, Table, write_entry
 from segdistill.data.discovery.splits import (
-    SHARES,
+    USUAL_SHARE,
     LabeledImage,
     SplitPlan,
     choose_share,
@@ -237,7 +237,7 @@ def _entries(base: Path, plan: SplitPlan) -> tuple[dict[str, SplitEntry], SplitP
     share = choose_share(entries["train"].found, {pair.image: pair.classes for pair in train})
     spared = spare_pairs(train) if share is None else ()
     if not spared:
-        entries["val"] = SplitEntry({"share": share or SHARES[0]}, entries["train"].found)
+        entries["val"] = SplitEntry({"share": share or USUAL_SHARE}, entries["train"].found)
         return entries, plan
     held = {pair.image for pair in spared}
     rest = tuple(pair for pair in train if pair.image not in held)

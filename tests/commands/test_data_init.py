@@ -105,6 +105,8 @@ def test_several_cameras_are_paired_by_their_paths() -> None:
         ("images/{}/{{}}.jpg", "labels/{}/{{}}.png"),
         ("{}/{{}}.jpg", "{}annot/{{}}.png"),
         ("{}/{{}}.jpg", "{}_labels/{{}}_L.png"),
+        ("x_{}/{{}}.png", "y_{}/{{}}.png"),
+        ("Task1_{}_Input/{{}}.jpg", "Task1_{}_GroundTruth/{{}}_segmentation.png"),
         ("leftImg8bit/{}/a/{{}}_leftImg8bit.png", "gtFine/{}/a/{{}}_gtFine_labelIds.png"),
         ("images/{}/{{}}.jpg", "masks/{{}}.png"),
     ],
@@ -335,6 +337,12 @@ def test_overlapping_masks_keep_the_smaller_one() -> None:
 def test_one_kind_of_mask_names_its_class() -> None:
     pairs(ROOT, "photos/{}.jpg", "photos/{}_crack.png", make=binary)
     assert made().classes == ("background", "crack")
+    shutil.rmtree(ROOT)
+    pairs(ROOT, "Task1_Input/{}.jpg", "Task1_GroundTruth/{}_segmentation.png", make=binary)
+    assert made("mine", out="other.toml").classes == ("background", "foreground")
+    shutil.rmtree(ROOT)
+    pairs(ROOT, "photos/{}.jpg", "masks/rust/{}.png", make=binary)
+    assert made("mine", out="third.toml").classes == ("background", "rust")
 
 
 # Other files of the same images

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from segdistill.data.discovery.inventory import PictureFile
-from segdistill.data.discovery.words import DERIVED, FILLERS, ROLES, Role, words_of
+from segdistill.data.discovery.words import DERIVED, FILLERS, ROLES, Role, kind_of, words_of
 from segdistill.data.file_names import STAR, NamePattern, looks
 from segdistill.data.name_differences import find_differences
 
@@ -144,19 +144,19 @@ def _find_image(names: _ImageNames, label: PictureFile, frequent: Counter[str]) 
         found = names.find(stem, place)
         if found is not None:
             image, pattern = found
-            return Assigned(image, label, Variant(label.words.role_folder, dropped, pattern))
+            return Assigned(image, label, Variant(kind_of(label.words.role_folder), dropped, pattern))
     if not label.words.rest:
         return None
     # Masks of single objects or classes may have names of their own: only the folder is the image's, or has its name.
     pattern = stem if frequent[stem] > 1 else ANY
     same_folder = names.in_folder.get(_folder_key(label), [])
     if len(same_folder) == 1:
-        return Assigned(same_folder[0], label, Variant(label.words.role_folder, "", pattern))
+        return Assigned(same_folder[0], label, Variant(kind_of(label.words.role_folder), "", pattern))
     *above, folder = map(looks, label.words.rest)
     for place in (("split", label.words.split or "", *above), ("any", *above)):
         images = names.by_place.get(place, {}).get(folder, [])
         if len(images) == 1:
-            return Assigned(images[0], label, Variant(label.words.role_folder, "", pattern))
+            return Assigned(images[0], label, Variant(kind_of(label.words.role_folder), "", pattern))
     return None
 
 

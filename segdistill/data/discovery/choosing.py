@@ -13,7 +13,7 @@ from segdistill.data.discovery.annotations import AnnotatedImage
 from segdistill.data.discovery.assignment import Assigned, Assignment, Variant
 from segdistill.data.discovery.drawing import Mask, Shape, draw_shapes
 from segdistill.data.discovery.inventory import PictureFile
-from segdistill.data.file_names import STAR
+from segdistill.data.file_names import STAR, looks
 from segdistill.data.image import rgb_and_alpha
 from segdistill.data.image_file import LABEL_FORMATS, is_jpeg, open_image
 from segdistill.data.label_map import decode_label
@@ -56,12 +56,12 @@ def choose_labels(root: Path, assignment: Assignment) -> LabelChoice:
     notes = []
     if derived:
         names = [_shown(variant) for variant in derived]
-        notes.append(f"Not taken, as the names say that they are no label maps ({len(names)} kinds): {listed(names)}.")
+        notes.append(f"Files whose names say that they are no label maps, which are left out: {listed(names)}.")
     by_image = _by_image([entry for entries in plain.values() for entry in entries])
     has_several = any(len(entries) > 1 for entries in by_image.values())
     class_names = _class_names([*plain])
-    are_masks = len(plain) > 1 or has_several
-    if are_masks and all(_are_masks(root, entries) for entries in plain.values()):
+    may_be_masks = has_several or len(set(class_names.values())) > 1
+    if may_be_masks and all(_are_masks(root, entries) for entries in plain.values()):
         return _merged(root, by_image, class_names, notes)
     if not has_several and len(set(class_names.values())) == 1:
         entries = [entry for one in plain.values() for entry in one]
@@ -79,7 +79,7 @@ def choose_labels(root: Path, assignment: Assignment) -> LabelChoice:
             f"Images with several label maps in {root} ({len(twice)}): {listed(twice)}.",
             "Leave one for each image; or masks of two values, one for each class, which are merged.",
         )
-    return LabelChoice(pairs=tuple(sorted(entries)), class_name=class_names[chosen], notes=tuple(notes))
+    return LabelChoice(pairs=tuple(sorted(entries)), class_name=_hint(entries[0]), notes=tuple(notes))
 
 
 def _by_image(entries: Sequence[Assigned]) -> dict[PictureFile, list[Assigned]]:
@@ -87,6 +87,16 @@ def _by_image(entries: Sequence[Assigned]) -> dict[PictureFile, list[Assigned]]:
     for entry in entries:
         found.setdefault(entry.image, []).append(entry)
     return found
+
+
+def _hint(entry: Assigned) -> str:
+    """Return the class that the names of label maps of one kind have: "crack" of "*_crack" or of the folder crack/.
+
+    What is left of the name of the folder of all label maps, Task1_masks, is none.
+    """
+    folders = {looks(folder) for folder in entry.label.folder.split("/")}
+    variant = entry.variant if entry.variant.dropped in folders else entry.variant._replace(dropped="")
+    return variant.class_name
 
 
 def _class_names(variants: Sequence[Variant]) -> dict[Variant, str]:
@@ -107,7 +117,9 @@ def _class_names(variants: Sequence[Variant]) -> dict[Variant, str]:
 
 def _shown(variant: Variant) -> str:
     """Return a kind of label maps as people would write it."""
-    return "/".join(part for part in variant if part)
+    return "/".join(
+        part for part in (variant.folder, variant.dropped if variant.folder else "", variant.pattern) if part
+    )
 
 
 def _preferred(variants: Mapping[Variant, Sequence[Assigned]]) -> Variant:

@@ -182,7 +182,7 @@ def _by_ids(content: LabelContent, hint: str) -> ClassPlan:
         _palette_colors(content, ids),
         ids=_id_entries(ids, names, class_of),
         class_of=class_of,
-        are_named=bool(hint) or set(names) == {"background", "foreground"},
+        are_named=not any(name == f"class_{id_}" for name, id_ in zip(names, ids, strict=True)),
         notes=tuple(notes),
     )
 

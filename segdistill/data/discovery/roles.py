@@ -50,11 +50,12 @@ def _divide(inventory: Inventory, *, trust_folders: bool) -> tuple[list[PictureF
         else:
             (labels if role is Role.LABEL else images).extend(pictures)
     images = _without_derived(images)
+    # Beside label maps that are known, the other folders have the images; and the other way round.
+    implied = bool(images) if bool(images) != bool(labels) else None
     for pictures in unclear:
         if is_derived(pictures[0]) and (images or labels):
             continue
-        # Beside label maps that are known, the other folders have the images; and the other way round.
-        is_label = bool(images) if bool(images) != bool(labels) else _are_labels(inventory.root, pictures)
+        is_label = _are_labels(inventory.root, pictures) if implied is None else implied
         (labels if is_label else images).extend(pictures)
     return images, labels
 

@@ -31,7 +31,9 @@ SPLIT_WORDS = {
     "val": frozenset({"val", "valid", "validation", "dev"}),
     "test": frozenset({"test", "testing", "tst"}),
 }
-FILLERS = _words("class classes png jpg tif 8 bit left fine coarse set data dataset dir folder id ids map maps")
+FILLERS = _words(
+    "class classes png jpg tif 8 bit left fine coarse set data dataset dir folder id ids map maps crop crops"
+)
 """Words that mean nothing beside those above: leftImg8bit, SegmentationClass, gtFine."""
 DERIVED = _words(
     "color colors colour colours colored vis viz visual visualization visualizations overlay overlays preview previews "
@@ -60,7 +62,7 @@ def words_of(name: str) -> list[str]:
     words: list[str] = []
     for word in _WORD.findall(name):
         joined = _JOINED.fullmatch(word.lower())
-        if joined is not None and _role_of(joined[2]) is not None:
+        if joined is not None and (_role_of(joined[2]) is not None or joined[2] in FILLERS):
             words += joined.groups()
         else:
             words.append(word.lower())
@@ -71,6 +73,11 @@ def split_of(words: list[str]) -> str | None:
     """Return the split that a word names; None where none or several do."""
     found = {split for split, known in SPLIT_WORDS.items() if known.intersection(words)}
     return found.pop() if len(found) == 1 else None
+
+
+def kind_of(folder: str) -> str:
+    """Return the name of a folder without what says a split: the same for those of all splits."""
+    return "_".join(word for word in words_of(folder) if split_of([word]) is None)
 
 
 def read_folders(folders: tuple[str, ...]) -> PathWords:

@@ -51,7 +51,7 @@ class DataFileText:
         yield ""
         if not self.plan.are_named:
             where = " and in the table below" if self.plan.ids or self.plan.label_colors else ""
-            yield f"# Nothing here says what the classes are called: give them names, here{where}."
+            yield f"# Nothing here says what the classes are called: give them names here{where}."
         yield from _class_lines(self.plan)
         if self.absent:
             yield "# No training label has these. Take them out of `classes` if nothing ever will."
@@ -125,9 +125,7 @@ def _table_lines(key: str, entries: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 def _split_comment(written: WrittenSplit) -> str:
     if "share" in written.table:
-        return (
-            f"{counted(written.images, 'pair')} of [train], which it then has no more; a hash of the names draws them"
-        )
+        return f"{counted(written.images, 'pair')}, taken from those of [train]; a hash of the names chooses them"
     return counted(written.images, "pair")
 
 
