@@ -65,9 +65,7 @@ def choose_labels(root: Path, assignment: Assignment) -> LabelChoice:
         return _merged(root, by_image, class_names, notes)
     if not has_several and len(set(class_names.values())) == 1:
         entries = [entry for one in plain.values() for entry in one]
-        return LabelChoice(
-            pairs=tuple(sorted(entries)), class_name=next(iter(class_names.values())), notes=tuple(notes)
-        )
+        return LabelChoice(pairs=tuple(sorted(entries)), class_name=_hint(entries[0]), notes=tuple(notes))
     chosen = _preferred(plain)
     others = [_shown(variant) for variant in plain if variant != chosen]
     if others:

@@ -32,7 +32,7 @@ SPLIT_WORDS = {
     "test": frozenset({"test", "testing", "tst"}),
 }
 FILLERS = _words(
-    "class classes png jpg tif 8 bit left fine coarse set data dataset dir folder id ids map maps crop crops"
+    "class classes png jpg tif 8 bit left fine coarse set data dataset dir folder id ids map maps crop crops ground"
 )
 """Words that mean nothing beside those above: leftImg8bit, SegmentationClass, gtFine."""
 DERIVED = _words(
