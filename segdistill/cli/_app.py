@@ -53,7 +53,9 @@ app = typer.Typer(
 presets_app = typer.Typer(
     no_args_is_help=True, help="List, show and copy the recipes.", epilog="Example: segdistill presets list"
 )
-data_app = typer.Typer(no_args_is_help=True, help="Check data sets.", epilog="Example: segdistill data check streets")
+data_app = typer.Typer(
+    no_args_is_help=True, help="Describe and check data sets.", epilog="Example: segdistill data check streets"
+)
 app.add_typer(presets_app, name="presets")
 app.add_typer(data_app, name="data")
 

@@ -1,4 +1,4 @@
-"""The command on data sets: data check."""
+"""The commands on data sets: data init, data check."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segdistill.cli._app import data_app, examples
-from segdistill.cli._flags import OUTPUT, JsonFlag, OverwriteFlag
+from segdistill.cli._flags import OUTPUT, JsonFlag, OverwriteFlag, QuietFlag
 from segdistill.cli._parsers import typed_path
 from segdistill.cli._show import open_terminal, print_json
+from segdistill.wording import listed
 
 if TYPE_CHECKING:
     from segdistill.cli.console import Terminal
@@ -54,6 +55,53 @@ def data_check(
         terminal.info(f"Wrote {preview}: {', '.join(names)}.")
     if check.impossible is not None:
         raise check.impossible
+
+
+@data_app.command(
+    "init",
+    **examples(
+        "segdistill data init photos --out data.toml", "segdistill data init export-of-cvat --out road/data.toml"
+    ),
+)
+def data_init(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            parser=typed_path, metavar="PATH", help="Folder of images and their labels, or an annotation tool's export."
+        ),
+    ],
+    *,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            parser=typed_path,
+            metavar="FILE.toml",
+            help="File to write; lists and drawn label maps are written beside it.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = Path("data.toml"),
+    overwrite: OverwriteFlag = False,
+    json_: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Look at a folder and write the data.toml that describes it. Says what is missing where there is no such."""
+    from segdistill.commands.data_init import DataInitOptions, init_data
+
+    terminal = open_terminal(quiet=quiet)
+    made = init_data(DataInitOptions(path, out, overwrite=overwrite), terminal)
+    for note in made.notes:
+        terminal.warning(note)
+    if json_:
+        print_json(made.to_json())
+        return
+    counts = ", ".join(f"{count} {split}" for split, count in made.images.items())
+    terminal.result(f"Pairs: {counts}")
+    terminal.result(f"Classes ({len(made.plan.names)}): {listed(made.plan.names)}")
+    if not made.plan.are_named:
+        terminal.warning(f"Nothing says what the classes are called. Give them names in {made.out}.")
+    terminal.result(f"Wrote {', '.join(map(str, (made.out, *made.written)))}")
+    terminal.info("Go on with:\n" + "\n".join(f"  {command}" for command in made.commands))
 
 
 def _show_data(terminal: "Terminal", check: "DataCheck") -> None:

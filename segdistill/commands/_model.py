@@ -1,7 +1,7 @@
 """Open a model of any kind, a run, a model file or an exported graph, and the data to use it on."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,8 @@ from segdistill.evaluation.predictor import predictor
 from segdistill.networks import SegNetwork
 from segdistill.runtime.precision import resolve_device, resolve_precision
 from segdistill.runtime.reporter import Reporter
+from segdistill.teachers.class_map import match_classes, same_classes
+from segdistill.teachers.remapped import remap_logits
 
 MAX_BATCH_IMAGES = 4
 """Images of a batch in evaluation and checks; fewer where they are large. The result does not depend on it."""
@@ -91,6 +93,37 @@ def data_of(model: Path, info: ModelInfo, *, spec: str | None, reporter: Reporte
     if data.classes != info.classes:
         raise _other_classes(info, data, spec)
     return data
+
+
+def in_classes_of(data: DataSource, loaded: LoadedModel, spec: str | None, reporter: Reporter) -> LoadedModel:
+    """Return a model whose outputs are in the order of the data's classes, where these are its own in another order.
+
+    Args:
+        data: what it is scored on.
+        loaded: the model.
+        spec: the data as `--data` named it, for the message.
+        reporter: is told of another order.
+
+    Raises:
+        UsageError: if the classes are others, or the model reads labels, which then would mean others.
+    """
+    info = loaded.info
+    if data.classes == info.classes:
+        return loaded
+    if not same_classes(info.classes, data.classes) or info.label_assisted:
+        raise _other_classes(info, data, spec)
+    mapping, _ = match_classes(info, None, data.classes)
+    reporter.info(
+        f"The classes of {data.name} are the model's in another order or spelling: outputs go by their names."
+    )
+    void_output = None if info.void_output is None else len(data.classes)
+    mapped = {"classes": data.classes, "palette": data.palette, "void_output": void_output}
+    return replace(
+        loaded,
+        info=info.model_copy(update=mapped),
+        predict=lambda images: remap_logits(loaded.predict(images), mapping),
+        network=None,
+    )
 
 
 def find_data_of(model: Path, info: ModelInfo, *, spec: str | None, reporter: Reporter) -> DataSource:

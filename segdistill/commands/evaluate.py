@@ -12,8 +12,8 @@ from segdistill.commands._inputs import data_inputs, model_inputs, refuse_files_
 from segdistill.commands._model import (
     MAX_BATCH_IMAGES,
     LoadedModel,
-    data_of,
     find_data_of,
+    in_classes_of,
     open_model,
     refuse_label_assisted,
 )
@@ -192,7 +192,8 @@ def _open(model: str, options: EvaluateOptions, reporter: Reporter) -> tuple[Loa
         )
     else:
         loaded = open_model(path, options.device, options.precision, options.weights)
-        data = data_of(path, loaded.info, spec=spec, reporter=reporter)
+        data = find_data_of(path, loaded.info, spec=spec, reporter=reporter)
+        loaded = in_classes_of(data, loaded, spec, reporter)
     if options.size is not None:
         loaded = replace(loaded, info=loaded.info.model_copy(update={"size": options.size}))
     return loaded, data

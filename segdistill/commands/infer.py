@@ -57,7 +57,10 @@ class Inference:
         if num_failed > MAX_LISTED:
             lines.append(f"  ... and {num_failed - MAX_LISTED} more")
         listed = "\n".join(lines)
-        raise DataError(f"{num_failed} of {num_failed + summary.done} images were not labeled:\n{listed}")
+        advice = dict.fromkeys(failure.advice for failure in summary.failed[:MAX_LISTED] if failure.advice)
+        raise DataError(
+            f"{num_failed} of {num_failed + summary.done} images were not labeled:\n{listed}", "\n".join(advice)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return what `infer --json` prints."""
@@ -65,7 +68,10 @@ class Inference:
         result: dict[str, Any] = {
             "out": str(self.out),
             "images": summary.done,
-            "failed": [{"file": str(failure.path), "reason": failure.reason} for failure in summary.failed],
+            "failed": [
+                {"file": str(failure.path), "reason": failure.reason, "advice": failure.advice}
+                for failure in summary.failed
+            ],
             "images_per_second": summary.images_per_second,
         }
         if summary.tiling is not None:

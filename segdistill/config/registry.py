@@ -1,5 +1,6 @@
 """The terms, networks and data sets that a preset can name: our own files, and what other packages add."""
 
+import shlex
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -83,7 +84,14 @@ def find_data(spec: str) -> str:
     """
     if spec.endswith(".toml"):
         return "segdistill.data.datasets._toml"
-    return find("data.datasets", spec.partition(":")[0], "data set", DATA_HINT)
+    return find("data.datasets", spec.partition(":")[0], "data set", _data_hint(spec))
+
+
+def _data_hint(spec: str) -> str:
+    """Return how data is given; for a folder, the command that describes it."""
+    if Path(spec).is_dir():
+        return f"It is a folder: `segdistill data init {shlex.quote(spec)} --out data.toml` describes it."
+    return DATA_HINT
 
 
 def load_data_module(spec: str) -> Any:
@@ -94,4 +102,4 @@ def load_data_module(spec: str) -> Any:
     """
     if spec.endswith(".toml"):
         return import_module(find_data(spec))
-    return load("data.datasets", spec.partition(":")[0], "data set", DATA_HINT)
+    return load("data.datasets", spec.partition(":")[0], "data set", _data_hint(spec))

@@ -31,6 +31,8 @@ def with_auxiliary_split(data: DataSource, config: DataConfig, *, unlabeled: boo
         expected = frozenset()
         if unlabeled:
             auxiliary.append(unlabeled_rest)
+    if unlabeled and data.without_labels is not None:
+        auxiliary.append(data.without_labels)
     if unlabeled:
         auxiliary += [image_folder(path) for path in config.unlabeled]
     if auxiliary:

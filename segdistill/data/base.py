@@ -126,6 +126,9 @@ class DataSource:
     unlabeled: frozenset[str] = frozenset()
     """Names of the splits for training and validation whose images have no labels: a teacher says what is in them."""
 
+    without_labels: Split | None = None
+    """Images beside the training ones that nobody labeled, which are mixed in as unlabeled; None without any."""
+
     @property
     def listing_fingerprint(self) -> str:
         """A sha256 of the names and sizes of all files: the same wherever they lie, and whatever is in them."""
@@ -139,6 +142,11 @@ class DataSource:
         parts = {name: [split.fingerprint, contents.get(name)] for name, split in self.splits.items()}
         return hashlib.sha256(json.dumps([self.name, self.classes, parts]).encode()).hexdigest()
 
+    def _share_advice(self, split: str) -> str:
+        if split != "val" or "train" not in self.splits:
+            return ""
+        return " In a data.toml, [val] with share = 0.2 takes a fifth of the training pairs."
+
     def split(self, name: str) -> Split:
         """Return a split by its name.
 
@@ -151,5 +159,7 @@ class DataSource:
             raise UsageError(f"Unknown split {name!r}.", nearest(name, known_names))
         if name not in self.splits:
             present = ", ".join(self.splits) or "none"
-            raise DataError(f"Data set {self.name} has no {name} split.", f"Its splits: {present}.")
+            raise DataError(
+                f"Data set {self.name} has no {name} split.", f"Its splits: {present}.{self._share_advice(name)}"
+            )
         return self.splits[name]

@@ -1,6 +1,7 @@
 """Splits that lie in folders: images with the label maps of the same names, and images without labels."""
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,9 +13,9 @@ import numpy.typing as npt
 
 from segdistill.data.base import UNLABELED, Ids, IdTable, Pixels, Sample, StoredLabel
 from segdistill.data.image import decode_image
-from segdistill.data.image_file import SUFFIXES
 from segdistill.data.label_map import decode_label
 from segdistill.data.listing import FileIndex, FoundFile, files_in, images_below, readable
+from segdistill.data.missing_partners import PAIR_ADVICE, no_images_error
 from segdistill.errors import DataError, UsageError
 from segdistill.types import IGNORE
 from segdistill.wording import listed
@@ -23,6 +24,12 @@ MAX_LISTED_IDS = 5
 """Unknown ids in a message, each with its pixels."""
 PICTURE_IDS = 30
 """Unknown ids in one file that are more likely the grays of a picture than classes that were forgotten."""
+MIN_SOFT_IDS = 5
+"""Ids of a mask with soft borders: two for the classes, and some for the borders."""
+MIN_SOFT_STEP = 100
+"""Difference of the two classes' ids: less is no black and white."""
+MIN_PEAKS_SHARE = 0.5
+"""Share of a mask's pixels that have one of two ids where those between are its soft borders."""
 MAX_MIRRORING = 4
 """EXIF orientations up to this one mirror an image or turn it upside down; those above exchange its sides."""
 NO_CLASS = -1
@@ -45,6 +52,8 @@ class FolderSplit:
     """Reads a label map's file."""
     advice: str = ""
     """Sentence on what to do about an unknown id, behind the list of the known ones."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes, for that advice; empty where it is not the user who says what ids mean."""
 
     def read(self, index: int) -> Sample:
         """Read a pair; see `Split`."""
@@ -82,18 +91,24 @@ class FolderSplit:
         if label.transparent is not None:
             classes[label.transparent] = IGNORE
         if classes.min(initial=0) < 0:
-            raise self._unknown_ids(ids[classes < 0], path)
+            raise self._unknown_ids(ids, ids[classes < 0], path)
         return classes.astype(np.uint8)
 
-    def _unknown_ids(self, ids: Ids, path: Path) -> DataError:
-        """Return the error about pixels (N,) of ids that are no class's."""
-        unknown, counts = np.unique(ids, return_counts=True)
+    def _unknown_ids(self, ids: Ids, unknown_ids: Ids, path: Path) -> DataError:
+        """Return the error about a label map with pixels (N,) of ids that are no class's."""
+        unknown, counts = np.unique(unknown_ids, return_counts=True)
         pixels = [f"{id_} ({count} px)" for id_, count in zip(unknown, counts, strict=True)]
         text = listed(pixels[:MAX_LISTED_IDS])
         if len(unknown) > MAX_LISTED_IDS:
             text += f" and {len(unknown) - MAX_LISTED_IDS} more ids"
         advice = f"Allowed ids: {_ranges(np.flatnonzero(self.classes_by_id >= 0))}. {self.advice}".rstrip()
-        if len(unknown) >= PICTURE_IDS:
+        ranges = soft_border_ranges(ids, self.class_names)
+        if ranges:
+            advice += (
+                "\nTwo ids have most of the pixels, and all others lie between: these are soft borders. Read them by "
+                f"ranges in the data.toml:\n{ranges}"
+            )
+        elif len(unknown) >= PICTURE_IDS:
             advice += "\nSo many come from a picture in place of a label map, or from resizing or soft borders."
         return DataError(f"{path} has class ids that this data set does not have: {text}.", advice)
 
@@ -152,22 +167,39 @@ def pair_files(
         wanted = listed_images
         partners = [(listed_images, labels), (listed_images, images)]
     if not wanted.files:
-        raise _no_images(root / wanted.location)
+        raise no_images_error(root / wanted.location)
     complaints = [_without_partner(root, files, partner) for files, partner in partners]
     found = [complaint for complaint in complaints if complaint]
     if found:
-        raise DataError("\n".join(found), "Each image needs a label map of the same name, such as a.jpg and a.png.")
+        raise DataError("\n".join(found), PAIR_ADVICE)
     keys = sorted(wanted.files)
-    image_files = images.select(root, keys)
-    label_files = labels.select(root, keys)
+    return split_of_files(
+        root, images.select(root, keys), labels.select(root, keys), classes_by_id=classes_by_id, decode=decode
+    )
+
+
+def split_of_files(
+    root: Path,
+    images: Sequence[FoundFile],
+    labels: Sequence[FoundFile],
+    *,
+    classes_by_id: IdTable,
+    decode: Callable[[Path], StoredLabel] = decode_label,
+) -> FolderSplit:
+    """Make a split of images and their label maps, in this order."""
     return FolderSplit(
         root,
-        names=tuple(file.name for file in image_files),
-        labels=tuple(file.name for file in label_files),
+        names=tuple(file.name for file in images),
+        labels=tuple(file.name for file in labels),
         classes_by_id=classes_by_id,
-        fingerprint=_listing_digest([*image_files, *label_files]),
+        fingerprint=_listing_digest([*images, *labels]),
         decode=decode,
     )
+
+
+def split_without_labels(root: Path, images: Sequence[FoundFile]) -> ImageFolder:
+    """Make a split of images without labels, in this order."""
+    return ImageFolder(root, tuple(file.name for file in images), _listing_digest(images))
 
 
 def unlabeled_split(root: Path, images: FileIndex) -> ImageFolder:
@@ -198,8 +230,8 @@ def image_folder(path: str, flag: str = "--unlabeled") -> ImageFolder:
 
 def _image_folder(root: Path, location: str, files: Sequence[FoundFile]) -> ImageFolder:
     if not files:
-        raise _no_images(root / location)
-    return ImageFolder(root, tuple(file.name for file in files), _listing_digest(files))
+        raise no_images_error(root / location)
+    return split_without_labels(root, files)
 
 
 def _without_partner(root: Path, files: FileIndex, partner: FileIndex) -> str:
@@ -214,11 +246,30 @@ def _without_partner(root: Path, files: FileIndex, partner: FileIndex) -> str:
     )
 
 
-def _no_images(path: Path) -> DataError:
-    endings = ", ".join(sorted(SUFFIXES))
-    return DataError(
-        f"{path} has no images.", f"Give a folder with files ({endings}), or a list of names, one per line."
-    )
+def soft_border_ranges(ids: Ids, class_names: Sequence[str]) -> str:
+    """Return the table [ids] that divides the ids of a mask with soft borders; empty where a label map is none."""
+    found, counts = np.unique(ids, return_counts=True)
+    peaks = soft_peaks(found.tolist(), counts.tolist())
+    if len(class_names) != 2 or peaks is None:
+        return ""
+    low, high = peaks
+    middle = (low + high + 1) // 2
+    names = [json.dumps(name, ensure_ascii=False) for name in class_names]
+    return f'[ids]\n"0-{middle - 1}" = {names[0]}\n"{middle}-{max(high, IGNORE)}" = {names[1]}'
+
+
+def soft_peaks(ids: Sequence[int], counts: Sequence[int]) -> tuple[int, int] | None:
+    """Return the two ids of a mask between which its soft borders lie; None where a label map is none.
+
+    Two ids have most of the pixels, and they are the lowest and the highest: whatever lies between is a border.
+    """
+    frequent = sorted(zip(counts, ids, strict=True), reverse=True)[:2]
+    if len(ids) < MIN_SOFT_IDS or sum(count for count, _ in frequent) < MIN_PEAKS_SHARE * sum(counts):
+        return None
+    low, high = sorted(id_ for _, id_ in frequent)
+    quarter = (high - low) // 4
+    has_middle = any(low + quarter <= id_ <= high - quarter for id_ in ids)  # few classes, and 255 for void, have none
+    return (low, high) if (low, high) == (min(ids), max(ids)) and high - low >= MIN_SOFT_STEP and has_middle else None
 
 
 def _look_up(ids: Ids, table: IdTable) -> npt.NDArray[np.int16]:

@@ -7,7 +7,14 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from segdistill.data.base import Pixels, StoredImage
-from segdistill.data.image_file import has_more_pages, is_white_zero, open_image, tiff_tag, turn_by_exif
+from segdistill.data.image_file import (
+    has_more_pages,
+    is_white_zero,
+    open_image,
+    refuse_unknown_range,
+    tiff_tag,
+    turn_by_exif,
+)
 
 DEEP_MODES = "I;16"
 """Start of Pillow's names for gray of 16 bits, of either byte order."""
@@ -27,6 +34,7 @@ def read_image(path: Path) -> Pixels:
 def decode_image(path: Path) -> tuple[Pixels, StoredImage]:
     """Read an image as `read_image` does; also return what else its file holds."""
     with open_image(path) as file:
+        refuse_unknown_range(path, file)
         # All but the pixels is asked first: decoding drops the tiles and the tags.
         deep = ";16" in file.mode or ";16" in str(file.tile)
         samples_per_pixel = tiff_tag(file, TiffImagePlugin.SAMPLESPERPIXEL) or 0

@@ -4,6 +4,8 @@ Pillow decodes, since it refuses damaged files and keeps the indices of palettes
 """
 
 import io
+import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +16,12 @@ from segdistill.errors import DataError, out_of_memory
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 """Only these parsers of Pillow ever see a file, whatever its name says."""
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+LABEL_FORMATS = (*FORMATS, "GIF")
+"""Of label maps also this one: it is lossless and indexed, and old data sets have their masks in it."""
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 """Endings of the names of image files, in lower case."""
+LABEL_SUFFIXES = SUFFIXES | {".gif"}
+"""Endings of the names of label maps, in lower case."""
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 8 * MAX_PIXELS
 """Bytes of a file: more than the pixels could have without any compression."""
@@ -28,7 +34,7 @@ _JPEG_SCAN_MARKER = b"\xff\xda"
 """Start of a scan; within the numbers of a scan no 0xff is followed by 0xda."""
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
 """The first bytes of a TIFF file, little-endian and big-endian."""
-_PAGED_FORMATS = ("TIFF", "PNG", "WEBP")
+_PAGED_FORMATS = ("TIFF", "PNG", "WEBP", "GIF")
 """Formats whose further pages or frames are pictures of their own; phones put a preview behind a JPEG."""
 _NEW_SUBFILE_TYPE = 254
 """The tag that says what a page of a TIFF file is."""
@@ -37,8 +43,12 @@ _REDUCED_COPY = 1
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[ImageFile.ImageFile]:
+def open_image(path: Path, formats: tuple[str, ...] = FORMATS) -> Iterator[ImageFile.ImageFile]:
     """Open an image after a look at its header; what goes wrong while it is open is the file's fault.
+
+    Args:
+        path: the file.
+        formats: Pillow's names of the formats that it may have.
 
     Raises:
         DataError: if it is cut short, damaged, too large, or not an image of a known format.
@@ -46,15 +56,15 @@ def open_image(path: Path) -> Iterator[ImageFile.ImageFile]:
     try:
         _refuse_large_file(path)
         # Opened here, because a TIFF that Pillow opens itself may be mapped into memory, and then it is not turned.
-        with _BoundedReader(path) as raw, Image.open(raw, formats=FORMATS) as file:
+        with _BoundedReader(path) as raw, Image.open(raw, formats=formats) as file:
             _refuse_costly_pixels(path, file, raw)
             yield file
     except (DataError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{path} is too large: {error}", f"The limit is {MAX_PIXELS:,} pixels.") from None
+        raise _too_large(path, error) from None
     except UnidentifiedImageError:
-        raise _unknown_format(path) from None
+        raise _unknown_format(path, formats) from None
     except OSError as error:
         if out_of_memory(error):
             raise
@@ -120,9 +130,17 @@ def _refuse_large_file(path: Path) -> None:
 def _refuse_costly_pixels(path: Path, file: ImageFile.ImageFile, raw: io.BufferedReader) -> None:
     """Refuse by its header what would take too long or too much memory to decode, or has no known range."""
     if file.width * file.height > MAX_PIXELS:
-        raise Image.DecompressionBombError(f"{file.width} x {file.height} pixels")
+        raise Image.DecompressionBombError(f"{file.width} x {file.height}")
     if file.format in _JPEG_FORMATS and _count_scans(raw) > MAX_SCANS:
         raise DataError(f"{path} has more than {MAX_SCANS} scans.", "Save it again.")
+
+
+def refuse_unknown_range(path: Path, file: Image.Image) -> None:
+    """Refuse an image of 32 bits per pixel: nothing says which of its numbers is white.
+
+    Raises:
+        DataError: if it is one.
+    """
     if file.mode in ("I", "F"):
         raise DataError(f"{path} has 32 bits per pixel (mode {file.mode}).", "Save it with 8 or 16 bits.")
 
@@ -140,7 +158,18 @@ def _count_scans(raw: io.BufferedReader) -> int:
     return scans
 
 
-def _unknown_format(path: Path) -> DataError:
+def _too_large(path: Path, error: Exception) -> DataError:
+    """Return the error about a file of too many pixels; Pillow's text has their number, and speaks of an attack."""
+    numbers = re.findall(r"\d+", str(error))
+    pixels = math.prod(map(int, numbers if " x " in str(error) else numbers[:1]))
+    return DataError(
+        f"{path} is too large: it has {pixels:,} pixels.",
+        f"The limit is {MAX_PIXELS:,} pixels. Cut it into parts with an image program, and give the folder of the "
+        "parts.",
+    )
+
+
+def _unknown_format(path: Path, formats: tuple[str, ...]) -> DataError:
     """Return the error about a file that no parser recognizes, with how it begins."""
     with path.open("rb") as file:
         start = file.read(8)
@@ -150,4 +179,4 @@ def _unknown_format(path: Path) -> DataError:
             "Save it as gray or RGB, with 8 or 16 bits.",
         )
     beginning = f"it begins with the bytes {start.hex(' ')}" if start else "it is empty"
-    return DataError(f"{path} is no image: {beginning}.", f"Known formats: {', '.join(FORMATS)}.")
+    return DataError(f"{path} is no image: {beginning}.", f"Known formats: {', '.join(formats)}.")

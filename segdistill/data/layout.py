@@ -1,6 +1,7 @@
 """Published data sets: where the folder of one is, whether it is laid out as its authors pack it, what is unusual."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -53,7 +54,14 @@ def layout_root(name: str, path: str, *, known_by: Sequence[str], inside: Sequen
             return candidate
     raise DataError(
         f"{root} does not have the layout of {name}: it has {folder_contents(root)}.",
-        f"Expected {expected}.",
+        f"Expected {expected}. {other_layout_advice(root)}",
+    )
+
+
+def other_layout_advice(root: Path) -> str:
+    """Return what to do with a folder that is laid out otherwise than the published data set."""
+    return (
+        f"Another layout is described by a data.toml: `segdistill data init {shlex.quote(str(root))} --out data.toml`"
     )
 
 

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -104,7 +104,7 @@ def files_below(root: Path, folder: str, ending: str) -> FileIndex:
     return FileIndex(f"{folder}/*/*{ending}", files, frozenset(ambiguous))
 
 
-def images_below(root: Path) -> Iterator[Path]:
+def images_below(root: Path, suffixes: Container[str] = SUFFIXES) -> Iterator[Path]:
     """Yield what is called like an image in a folder and below it: files and links to nothing, nothing hidden.
 
     Links are followed, but into no folder twice: of its names, the one that comes first in the order of paths counts.
@@ -112,6 +112,11 @@ def images_below(root: Path) -> Iterator[Path]:
     Raises:
         DataError: on the way, if a folder cannot be read, or folders lie too deep in one another.
     """
+    return (path for path in files_below_folder(root) if path.suffix.lower() in suffixes)
+
+
+def files_below_folder(root: Path) -> Iterator[Path]:
+    """Yield all files in a folder and below it; see `images_below`."""
     waiting = [root]
     visited = set[tuple[int, int]]()  # device and inode: a link back to a folder above would never end
     while waiting:
@@ -128,7 +133,7 @@ def images_below(root: Path) -> Iterator[Path]:
             path = folder / name
             if os.path.isdir(path):
                 waiting.append(path)
-            elif path.suffix.lower() in SUFFIXES and _is_file_or_broken(path):
+            elif _is_file_or_broken(path):
                 yield path
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segdistill.data import SUFFIXES, images_below
+from segdistill.data.missing_partners import describe_unread
 from segdistill.errors import DataError, UsageError
 
 MAX_DESCENTS = 2
@@ -47,7 +48,8 @@ def find_inputs(source: str, out: Path) -> list[InputImage]:
     images = [file for file in sorted(files) if _is_image(file)]
     inputs = [InputImage(file, file.relative_to(root)) for file in _outside(images, out, root)]
     if not inputs:
-        raise DataError(f"{source} holds no image.", f"Images end in {', '.join(sorted(SUFFIXES))}.")
+        found = describe_unread(path, SUFFIXES) if path.is_dir() else ""
+        raise DataError(f"{source} holds no image.{found}", f"Images end in {', '.join(sorted(SUFFIXES))}.")
     return inputs
 
 

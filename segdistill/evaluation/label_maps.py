@@ -52,6 +52,8 @@ class Failure(NamedTuple):
 
     path: Path
     reason: str
+    advice: str = ""
+    """What helps; empty where nothing is known to."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class _Predictor:
             try:
                 image = reading.result()
             except DataError as error:
-                self.failed.append(Failure(job.image, error.what))
+                self.failed.append(Failure(job.image, error.what, error.fix))
                 on_failure()
                 continue
             self._note_tiling(image)

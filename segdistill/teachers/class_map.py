@@ -112,7 +112,7 @@ def match_classes(
     warning = ""
     if class_map is not None:
         resolved = resolve_class_map(class_map, info.classes, data_classes)
-    elif sorted(map(_plain, info.classes)) == sorted(map(_plain, data_classes)):
+    elif same_classes(info.classes, data_classes):
         resolved = _by_spelling(info.classes, data_classes)
     elif list(info.classes) == [str(index) for index in range(len(data_classes))]:
         resolved = dict(zip(info.classes, data_classes, strict=True))
@@ -127,6 +127,11 @@ def match_classes(
         names = ", ".join(data_classes[index] for index in mapping.missing_classes)
         warning = f"The teacher knows nothing of {names}: the terms leave out pixels of that label."
     return mapping, warning
+
+
+def same_classes(classes: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether two lists have the same classes, in any order and spelling."""
+    return sorted(map(_plain, classes)) == sorted(map(_plain, others))
 
 
 def output_keys(classes: Sequence[str]) -> list[str]:

@@ -87,6 +87,7 @@ CONTRACT = {
     "presets show": {"--student", "--teacher", "--data"},
     "presets copy": set(),
     "networks": {"--json", "--latency", "--max-ms", "--device"},
+    "data init": {"--out", "--overwrite", "--json", "-q"},
     "data check": {"--preview", "--overwrite", "--json"},
     "doctor": {"--json"},
 }

@@ -114,7 +114,7 @@ def test_every_kind_of_data_error_has_advice() -> None:
     data = own()
     halve(Path("yard/images/train/0.png"))
     write(Path("yard/labels/val/0.png"), np.full((2, 4), 200, np.uint8))
-    write(Path("yard/labels/val/1.png"), np.zeros((2, 4, 3), np.uint8))
+    write(Path("yard/labels/val/1.png"), np.full((2, 4, 3), (1, 2, 3), np.uint8))
     told = segdistill(f"data check {data}").err
     for part in ("under [ids], with a class", "a data.toml, whose [colors] says"):
         assert part in told

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -13,8 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from helpers.class_maps import info
 from helpers.commands import NETWORK, SMALL, UNTRAINED, refused, succeeds
+from helpers.own_data import SPLITS, own, write
 from segdistill.checkpoints.model_file import save_model
 from segdistill.config.schema import NetworkConfig
+from segdistill.deployment.onnx import export_onnx
 from segdistill.networks import build_network
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -69,6 +72,39 @@ def test_model_file_of_other_classes_is_scored_through_a_map(camvid: Path) -> No
     assert found["iou"].keys() >= {"road", "sky", "building"}
     # of CamVid's other classes it answers none
     assert not any(found["iou"][name] for name in ("fence", "pole", "bicyclist"))
+
+
+ORDERS = (["ground", "plant", "tool"], ["Tool", "ground", "plant"])
+
+
+@pytest.mark.parametrize("model", ["m.safetensors", "m.onnx"])
+@pytest.mark.parametrize("void", [None, 1])
+def test_same_classes_in_another_order_are_scored_by_name(model: str, void: int | None) -> None:
+    torch.manual_seed(0)
+    network = build_network(NetworkConfig(network=NETWORK), 3 + (void is not None))
+    header = info(*ORDERS[0], void=void)
+    save_model(Path("m.safetensors"), network, header)
+    if model == "m.onnx":
+        export_onnx(network, header, Path(model))
+    found = []
+    for number, order in enumerate(ORDERS):
+        classes = f'name = "yard"\nclasses = {json.dumps(order)}\n'
+        data = own(classes + SPLITS, root=Path(f"yard{number}"))
+        for path in sorted(Path(f"yard{number}/labels").rglob("*.png")):
+            size = (32, 48)
+            names = [ORDERS[0][index] for index in np.random.default_rng(1).integers(0, 3, size).ravel()]
+            ids = np.array([[name.casefold() for name in order].index(name) for name in names], np.uint8)
+            write(path, ids.reshape(size))
+            picture = np.random.default_rng(2).integers(0, 256, (*size, 3), np.uint8)
+            write(Path(str(path).replace("labels", "images")), picture)
+        found.append(scores(f"{model} --data {data}"))
+    by_name = [{name.casefold(): value for name, value in one["iou"].items()} for one in found]
+    assert by_name[0] == by_name[1]
+    assert found[0]["miou"] == pytest.approx(found[1]["miou"])
+    Path("names.toml").write_text('[classes]\nground = "tool"\nplant = "plant"\ntool = "ground"\n')
+    mapped = scores(f"{model} --data yard0/data.toml --class-map names.toml")
+    assert mapped["iou"].keys() == by_name[0].keys()
+    assert mapped["miou"] != found[0]["miou"]
 
 
 def test_graph_of_somebody_else_is_scored(camvid: Path) -> None:

@@ -280,6 +280,27 @@ def test_a_damaged_image_is_left_out_of_inference_and_told(student: Path, own_ca
     assert "data/train/2.png" in result.err
 
 
+def test_infer_says_what_helps_and_that_helps(student: Path, tmp_path: Path) -> None:
+    Image.new("L", (12_000, 9_000)).save(tmp_path / "ortho.png")
+    told = segdistill(f"infer {student} ortho.png --out labels --json")
+    assert told.code == 3
+    assert "ortho.png is too large: it has 108,000,000 pixels." in told.err
+    assert "Cut it into parts with an image program, and give the folder of the parts." in " ".join(told.err.split())
+    (entry,) = json.loads(told.out)["failed"]
+    assert "100,000,000" in entry["advice"]
+    (tmp_path / "parts").mkdir()
+    Image.new("L", (64, 48)).save(tmp_path / "parts" / "0.png")
+    succeeds(f"infer {student} parts --out labels")
+
+
+def test_infer_names_the_files_that_it_passes_over(student: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in ("a.heic", "b.heic", "c.mov"):
+        (tmp_path / "photos" / name).write_bytes(b"x")
+    expected = "photos holds no image. It has 2 .heic files, 1 .mov file, which are not read."
+    refused(f"infer {student} photos --out labels", expected, code=3)
+
+
 # Models
 
 

@@ -7,12 +7,14 @@ import zlib
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from helpers.data_files import ids, picture, write
-from segdistill.data import read_image, read_label, to_size
+from segdistill.data import images_below, read_image, read_label, to_size
+from segdistill.data.label_map import decode_label
 from segdistill.errors import DataError
 
 
@@ -56,7 +58,7 @@ def test_ids_above_255_and_bilevel_label_maps_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK"])
 def test_a_label_map_in_colors_is_refused(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "label.tif"
-    Image.new(mode, (4, 3)).save(path)
+    Image.new(mode, (4, 3), (1, 1, 2, 3)[: len(mode)]).save(path)
     with pytest.raises(DataError, match=r"holds colors .*expected class ids") as caught:
         read_label(path)
     assert str(path) in caught.value.what
@@ -126,11 +128,56 @@ def test_tiff_label_map_is_read_unless_it_is_jpeg_compressed(tmp_path: Path) -> 
         read_label(tmp_path / "label.tif")
 
 
-@pytest.mark.parametrize(("kind", "mode"), [(np.int32, "I"), (np.float32, "F")])
-def test_label_map_of_32_bits_is_refused_with_advice(tmp_path: Path, kind: type[np.generic], mode: str) -> None:
-    with pytest.raises(DataError, match=rf"label\.tif has 32 bits per pixel \(mode {mode}\)") as caught:
-        read_label(write(tmp_path / "label.tif", ids().astype(kind)))
-    assert "8 or 16 bits" in caught.value.fix
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.uint32, np.float32])
+def test_whole_numbers_of_any_type_are_ids(tmp_path: Path, kind: type[np.generic]) -> None:
+    label = np.array([[0, 1, 255], [300, 7, 0]])
+    path = tmp_path / "label.tif"
+    assert cv2.imwrite(str(path), label.astype(kind))
+    assert read_label(path).tolist() == label.tolist()
+
+
+@pytest.mark.parametrize("wrong", [-1, 0.5, 65536, np.inf])
+def test_numbers_that_are_no_ids_are_counted(tmp_path: Path, wrong: float) -> None:
+    path = write(tmp_path / "label.tif", np.array([[0, wrong, wrong], [1, 2, 3]], np.float32))
+    with pytest.raises(DataError, match=rf"label\.tif holds numbers that are no class ids: {wrong:g} \(2 px\)\."):
+        read_label(path)
+
+
+def test_nan_in_a_label_map_counts_nowhere(tmp_path: Path) -> None:
+    stored = decode_label(write(tmp_path / "label.tif", np.array([[np.nan, 2], [1, 255]], np.float32)))
+    assert stored.ids.tolist() == [[0, 2], [1, 255]]
+    assert stored.transparent is not None
+    assert stored.transparent.tolist() == [[True, False], [False, False]]
+
+
+def test_three_equal_channels_are_ids(tmp_path: Path) -> None:
+    label = ids()
+    rgb = np.repeat(label[..., None], 3, axis=2)
+    assert np.array_equal(read_label(write(tmp_path / "rgb.png", rgb)), label)
+    alpha = np.full_like(label, 255)
+    alpha[0, :4] = 0
+    stored = decode_label(write(tmp_path / "rgba.png", np.dstack([rgb, alpha])))
+    assert np.array_equal(stored.ids, label)
+    assert stored.transparent is not None
+    assert stored.transparent.sum() == 4
+
+
+def test_gif_label_maps_keep_the_values_that_were_saved(tmp_path: Path) -> None:
+    for values in ([0, 255], [2, 0], [3, 7]):
+        label = np.array([values, values[::-1]], np.uint8)
+        assert read_label(write(tmp_path / "label.gif", label)).tolist() == label.tolist()
+    colored = Image.fromarray(np.array([[0, 1], [1, 2]], np.uint8))
+    colored.putpalette([10, 0, 0, 0, 20, 0, 0, 0, 30])
+    colored.save(tmp_path / "colored.gif")
+    stored = decode_label(tmp_path / "colored.gif")
+    assert stored.palette is not None
+    assert stored.palette[stored.ids][0, 1].tolist() == [0, 20, 0]
+
+
+def test_jfif_is_jpeg(tmp_path: Path) -> None:
+    Image.fromarray(picture()).save(tmp_path / "a.jfif", format="JPEG")
+    assert [path.name for path in images_below(tmp_path)] == ["a.jfif"]
+    assert read_image(tmp_path / "a.jfif").shape == picture().shape
 
 
 def test_images_of_every_kind_become_rgb(tmp_path: Path) -> None:

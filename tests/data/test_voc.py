@@ -100,7 +100,8 @@ def test_missing_lists_are_reported_with_the_folder_content(tmp_path: Path) -> N
     shutil.rmtree(tmp_path / "ImageSets")
     with pytest.raises(DataError, match=r"train\.txt cannot be read: No such file") as caught:
         load("voc", tmp_path)
-    assert caught.value.fix == f"{tmp_path} has JPEGImages, SegmentationClass."
+    assert caught.value.fix.startswith(f"{tmp_path} has JPEGImages, SegmentationClass. ")
+    assert f"segdistill data init {tmp_path} --out data.toml" in caught.value.fix
 
 
 def test_images_outside_the_lists_are_passed_over(tmp_path: Path) -> None:

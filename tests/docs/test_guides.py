@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from helpers.annotated import pairs
 from helpers.commands import segdistill
 from helpers.documents import GUIDES, ROOT, SMALLER, shown, snippet
 from segdistill.checkpoints.model_file import read_info
 from segdistill.data import load_data
 
+DESCRIBE = ROOT / "docs/how-to/describe-your-data.md"
 GUIDE = ROOT / "docs/how-to/distill-without-labels.md"
 DATA = """name = "yard"
 classes = ["sky", "ground"]
@@ -39,7 +41,19 @@ def write_frames(folder: Path, count: int) -> None:
 
 
 def test_every_guide_is_followed() -> None:
-    assert [GUIDE] == GUIDES
+    assert [DESCRIBE, GUIDE] == GUIDES
+
+
+def test_describing_data_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pairs(Path("photos"), "images/{}.jpg", "masks/{}_mask.png")
+    for line in shown(DESCRIBE):
+        words = shlex.split(line)[1:]
+        if words[0] == "distill":
+            words += shlex.split(SMALLER)
+        result = segdistill("", *words)
+        assert result.code == 0, f"{line}\n{result.err}"
+    assert 'label_pattern = "*_mask"' in Path("data.toml").read_text()
 
 
 @pytest.mark.slow

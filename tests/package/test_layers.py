@@ -16,6 +16,7 @@ ONE_HOME = {
     "matplotlib": {"reports/curves.py"},
     "onnx": {"deployment/onnx.py", "deployment/graph_file.py", "deployment/graph_limits.py", "deployment/opset.py"},
     "onnxruntime": {"commands/doctor.py", "deployment/session.py"},
+    "pycocotools": {"data/discovery/drawing.py"},
     "timm": {"networks/_timm.py"},
     "transformers": {"teachers/external/hf.py"},
 }

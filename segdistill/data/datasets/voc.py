@@ -10,8 +10,9 @@ from pathlib import Path
 
 from segdistill.data.base import DataSource
 from segdistill.data.folder import id_table, pair_files
-from segdistill.data.layout import data_source, layout_root
+from segdistill.data.layout import data_source, layout_root, other_layout_advice
 from segdistill.data.listing import FileIndex, files_in, read_lists
+from segdistill.errors import DataError
 from segdistill.types import IGNORE
 from segdistill.wording import counted
 
@@ -59,7 +60,10 @@ def load(path: str) -> DataSource:
     val_labels = files_in(root, LABELS)
     train_list, train_labels, warning = _training_labels(root, val_labels)
     warnings = [warning]
-    lists = read_lists(root, {"train": train_list, "val": f"{LISTS}/val.txt"})
+    try:
+        lists = read_lists(root, {"train": train_list, "val": f"{LISTS}/val.txt"})
+    except DataError as error:
+        raise DataError(error.what, f"{error.fix} {other_layout_advice(root)}".strip()) from None
     if lists.keys() == {"train", "val"}:
         leaked = lists["train"].files.keys() & lists["val"].files.keys()
         if leaked:

@@ -18,6 +18,9 @@
     26 = "tool"
     0 = "ignore"
 
+Where names of images and label maps differ, `label_pattern = "*_mask"` says how; `list = "train.txt"` names the images
+that count; `[val]` with `share = 0.2` takes a fifth of the training pairs; `[ids]` takes ranges, "128-255" = "tool".
+
 Further keys are `palette`, a list of colors for those who give no tables, and `ignore`, a list of the ids that count
 nowhere, which is [255] unless said otherwise. A class without a pixel in the training split is taken for a mistake,
 unless it is in the list `absent`. For label maps in colors, `[colors]` with entries such as
@@ -32,19 +35,25 @@ from pathlib import Path
 
 from segdistill.config.checking import validated
 from segdistill.config.toml import read_toml
-from segdistill.data.base import DataSource
+from segdistill.data.base import DataSource, Split
 from segdistill.data.datasets._toml.color_map import ColorMap, color_code
 from segdistill.data.datasets._toml.mistakes import find_mistakes
-from segdistill.data.datasets._toml.schema import Color, DataFile, PairsEntry, Paths
+from segdistill.data.datasets._toml.pairs import FoundPairs, find_pairs
+from segdistill.data.datasets._toml.schema import Color, DataFile
+from segdistill.data.datasets._toml.shares import draw_shares
 from segdistill.data.datasets.voc import colors
-from segdistill.data.folder import FolderSplit, id_table, pair_files
-from segdistill.data.listing import FileIndex, FoundFile, files_in
-from segdistill.errors import DataError, UsageError
+from segdistill.data.folder import FolderSplit, id_table, split_of_files, split_without_labels
+from segdistill.errors import UsageError
 from segdistill.types import IGNORE
-from segdistill.wording import MAX_LISTED, counted, listed
+from segdistill.wording import MAX_LISTED, counted
 
 MAX_BYTES = 1 << 23
 """Bytes of a data.toml: enough for lists of fifty thousand pairs."""
+NO_SPLIT_ADVICE = {
+    "train": "Only `evaluate` and `export` can use it.",
+    "val": "Give it images of its own, or a share of the training pairs: [val] with share = 0.2",
+}
+"""What follows where a split is not there, or what to do."""
 ID_ADVICE = 'Others belong under [ids], with a class or "ignore", or in the list `ignore`.'
 
 
@@ -62,20 +71,38 @@ def load(path: str) -> DataSource:
     mistakes = list(find_mistakes(data_file))
     if mistakes:
         raise _mistakes_error(file, mistakes)
-    splits = {}
-    for name, pairs in data_file.pairs.items():
-        splits[name] = _split(file.parent, pairs, data_file)
+    found = _find_splits(file.parent, data_file)
+    splits = {name: _split(file.parent, pairs, data_file) for name, pairs in found.items()}
     missing_splits = [name for name in ("train", "val") if name not in splits]
     says_nothing_of_ids = data_file.ids is None and data_file.colors is None
+    warnings = [f"{data_file.name} has no {name} split. {NO_SPLIT_ADVICE[name]}" for name in missing_splits]
+    warnings += [note for pairs in found.values() for note in pairs.notes]
     return DataSource(
         data_file.name,
         data_file.class_names,
         _palette(data_file),
         splits=splits,
-        warnings=tuple(f"{data_file.name} has no {name} split." for name in missing_splits),
+        warnings=tuple(warnings),
         ignores_by_default=says_nothing_of_ids and data_file.ignore is None,
         expected=frozenset(data_file.class_names) - frozenset(data_file.absent),
+        without_labels=_without_labels(file.parent, data_file, found.get("train")),
     )
+
+
+def _find_splits(root: Path, data_file: DataFile) -> dict[str, FoundPairs]:
+    """Find the pairs of all splits, those that are a share of the training pairs among them."""
+    shares = {name: entry.share for name, entry in data_file.pairs.items() if entry.share is not None}
+    found = {name: find_pairs(root, name, data_file.pairs[name]) for name in data_file.pairs if name not in shares}
+    if shares:
+        found |= draw_shares(found["train"], shares)
+    return {name: found[name] for name in data_file.pairs}
+
+
+def _without_labels(root: Path, data_file: DataFile, train: FoundPairs | None) -> Split | None:
+    """Return the training images without a label map, where the data file has them used."""
+    if train is None or data_file.train is None or data_file.train.unlabeled != "use" or not train.unlabeled:
+        return None
+    return split_without_labels(root, train.unlabeled)
 
 
 def _mistakes_error(file: Path, mistakes: list[str]) -> UsageError:
@@ -86,21 +113,19 @@ def _mistakes_error(file: Path, mistakes: list[str]) -> UsageError:
     return UsageError(f"{counted(len(mistakes), 'mistake')} in {file}:{text}")
 
 
-def _split(root: Path, pairs: PairsEntry, data_file: DataFile) -> FolderSplit:
-    """Pair the files and bring what label maps hold to classes."""
-    images = _files(root, pairs.images)
-    labels = _files(root, pairs.labels)
+def _split(root: Path, pairs: FoundPairs, data_file: DataFile) -> FolderSplit:
+    """Bring what label maps hold to classes."""
     if data_file.colors is None:
         table = _classes_by_id(data_file)
-        split = pair_files(root, images, labels, classes_by_id=id_table(table))
-        split = replace(split, advice=ID_ADVICE)
+        split = split_of_files(root, pairs.images, pairs.labels, classes_by_id=id_table(table))
+        split = replace(split, advice=ID_ADVICE, class_names=data_file.class_names)
     else:
         table = _classes_by_color(data_file, data_file.colors)
         classes = set(table.values())  # the color map gives classes already, so that each of them stands for itself
-        split = pair_files(
+        split = split_of_files(
             root,
-            images,
-            labels,
+            pairs.images,
+            pairs.labels,
             classes_by_id=id_table({index: index for index in classes}),
             decode=ColorMap.from_table(table),
         )
@@ -124,26 +149,6 @@ def _class_indices(data_file: DataFile, names: Mapping[int, str]) -> dict[int, i
     """Return the table with each name's class index, or IGNORE for "ignore"."""
     indices = {name: index for index, name in enumerate(data_file.class_names)}
     return {value: indices.get(name, IGNORE) for value, name in names.items()}
-
-
-def _files(root: Path, paths: Paths) -> FileIndex:
-    """Find the files of a folder, or those of a list, which are paired by their places in it.
-
-    Raises:
-        DataError: if one of the list is not there.
-    """
-    if isinstance(paths, str):
-        return files_in(root, paths)
-    missing = [str(root / name) for name in paths if not (root / name).is_file()]
-    if missing:
-        raise DataError(
-            f"Listed files not found ({len(missing)}): {listed(missing)}.", f"Paths are relative to {root}."
-        )
-    files = {}
-    for number, name in enumerate(paths):
-        # Keys are sorted as texts later: six digits keep the order of a million pairs.
-        files[f"{number:06}"] = FoundFile(name, (root / name).stat().st_size)
-    return FileIndex("the list", files)
 
 
 def _palette(data_file: DataFile) -> tuple[Color, ...]:

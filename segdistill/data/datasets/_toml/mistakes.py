@@ -1,10 +1,12 @@
 """Mistakes of a data.toml whose values are all right on their own: one small check for each part of the file."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from segdistill.config.registry import components
-from segdistill.data.datasets._toml.schema import Color, DataFile
+from segdistill.data.datasets._toml.schema import Color, DataFile, PairsEntry, Paths
+from segdistill.data.file_names import STAR, NamePattern
 from segdistill.errors import nearest
 from segdistill.types import MAX_CLASSES
 from segdistill.wording import MAX_LISTED, counted
@@ -20,7 +22,7 @@ def find_mistakes(data_file: DataFile) -> Iterator[str]:
         yield f"name: {data_file.name!r} is a built-in data set. Choose another."
     count = len(data_file.classes)
     if not MIN_CLASSES <= count <= MAX_CLASSES:
-        yield f"classes: found {count}, expected {MIN_CLASSES} to {MAX_CLASSES}"
+        yield f"classes: found {count}, expected {MIN_CLASSES} to {MAX_CLASSES}{_one_class_advice(data_file)}"
         return  # of thousands of classes nothing else is worth the time
     for check in CHECKS:
         yield from check(data_file)
@@ -62,20 +64,77 @@ def _absent_classes(data_file: DataFile) -> Iterator[str]:
     yield from _with_nearest(sentences, known_names)
 
 
+def _one_class_advice(data_file: DataFile) -> str:
+    """Return what to do about a single class: what is none of it is a class, too."""
+    if len(data_file.classes) != 1:
+        return ""
+    name = data_file.class_names[0]
+    other = "background" if name.casefold() != "background" else "foreground"
+    names = [other, name] if other == "background" else [name, other]
+    return f". What is not {name!r} is a class, too: classes = {json.dumps(names, ensure_ascii=False)}"
+
+
 def _splits(data_file: DataFile) -> Iterator[str]:
     if not data_file.pairs:
         yield "no images found: write tables [train] and [val], each with images and labels"
+    shares = [entry.share for entry in data_file.pairs.values() if entry.share is not None]
+    if shares and data_file.train is None:
+        yield "share: there is no [train] to take it from"
+    if sum(shares) >= 1:
+        yield f"share: the shares are {sum(shares):g} together, which leaves nothing to train on"
     for split, pairs in data_file.pairs.items():
-        images, labels = pairs.images, pairs.labels
-        if isinstance(images, str) != isinstance(labels, str):
-            yield f"{split}: images and labels must both be folders, or both lists of files"
-        elif images == labels:
-            yield (
-                f"{split}: images and labels are the same. Give each a folder of its own, or list the files: "
-                'images = ["a.jpg"], labels = ["a.png"]'
-            )
-        elif not isinstance(images, str) and len(images) != len(labels):
-            yield f"{split}: {counted(len(images), 'image')} and {counted(len(labels), 'label')}"
+        for sentence in _pairs_mistakes(split, pairs):
+            yield f"{split}: {sentence}"
+
+
+def _pairs_mistakes(split: str, pairs: PairsEntry) -> Iterator[str]:
+    """Yield what is wrong with the table of one split."""
+    if pairs.share is not None:
+        if split == "train":
+            yield "share is for [val] and [test]: what they leave is trained on"
+        elif len(pairs.model_fields_set) > 1:
+            yield "share stands alone: its pairs are those of [train]"
+        return
+    if pairs.unlabeled == "use" and split != "train":
+        yield 'unlabeled = "use" is for [train]. Here "leave-out" is possible'
+    if pairs.list_file is None:
+        yield from _missing_folders(pairs)
+    if not _is_folder(pairs.images) or not _is_folder(pairs.labels):
+        yield from _file_list_mistakes(pairs)
+    elif pairs.images is not None and pairs.images == pairs.labels and not pairs.has_pattern:
+        yield (
+            'images and labels are the same. Say which files are labels, as in label_pattern = "*_mask", give each a '
+            'folder of its own, or list the files: images = ["a.jpg"], labels = ["a.png"]'
+        )
+    if NamePattern(pairs.image_pattern or STAR).stars != NamePattern(pairs.label_pattern or STAR).stars:
+        yield "image_pattern and label_pattern must have equally many *; one that is left out has one"
+
+
+def _missing_folders(pairs: PairsEntry) -> Iterator[str]:
+    missing = [key for key in ("images", "labels") if getattr(pairs, key) is None]
+    if missing:
+        yield f'{" and ".join(missing)} missing: a folder, or a list of files; or list = "FILE" with their names'
+
+
+def _file_list_mistakes(pairs: PairsEntry) -> Iterator[str]:
+    """Yield what is wrong where images or labels are a list of files."""
+    images, labels = pairs.images, pairs.labels
+    if pairs.list_file is not None:
+        yield "list names files below folders: images and labels cannot be lists of files as well"
+    elif images is None or labels is None:
+        return
+    elif isinstance(images, str) or isinstance(labels, str):
+        yield "images and labels must both be folders, or both lists of files"
+    elif images == labels:
+        yield "images and labels are the same files"
+    elif len(images) != len(labels):
+        yield f"{counted(len(images), 'image')} and {counted(len(labels), 'label')}"
+    elif pairs.has_pattern:
+        yield "image_pattern and label_pattern are for folders"
+
+
+def _is_folder(paths: Paths | None) -> bool:
+    return paths is None or isinstance(paths, str)
 
 
 def _ids(data_file: DataFile) -> Iterator[str]:
@@ -107,8 +166,14 @@ CHECKS = (_class_names, _class_colors, _absent_classes, _splits, _ids, _colors, 
 def _table(key: str, table: Mapping[Any, str], class_names: tuple[str, ...]) -> Iterator[str]:
     """Yield what is wrong with a table from ids or colors to classes: unknown classes, and classes it never names."""
     known_names = {*class_names, IGNORED_NAME}
-    unknown = [(value, name) for value, name in table.items() if name not in known_names]
-    sentences = [(f"{key}: {value} has the unknown class {name!r}.", name) for value, name in unknown]
+    unknown: dict[str, list[Any]] = {}  # a range of ids is many, and one mistake
+    for value, name in table.items():
+        if name not in known_names:
+            unknown.setdefault(name, []).append(value)
+    sentences = []
+    for name, values in unknown.items():
+        values_text = str(values[0]) if len(values) == 1 else f"{values[0]} and {len(values) - 1} more"
+        sentences.append((f"{key}: {values_text} has the unknown class {name!r}.", name))
     yield from _with_nearest(sentences, known_names)
     named = set(table.values())
     for name in class_names:

@@ -4,22 +4,26 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from segdistill.config.schema import Strict
 from segdistill.data.base import SPLITS
+from segdistill.data.file_names import STAR
 from segdistill.errors import nearest
 
 MAX_ENTRIES = 1 << 16
 """Classes, colors or ids: of a longer list no more is looked at than that it is one."""
+ID_RANGE = r"(\d{1,9}) *[-–] *(\d{1,9})"
+"""Keys of [ids] for several ids at once."""
 COLOR_KEY = r"\d+, *\d+, *\d+"
 """Keys of [colors]: TOML has no lists for keys."""
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Color = tuple[Byte, Byte, Byte]
 Id = Annotated[int, Field(ge=0, le=65535)]
+Pattern = Annotated[str, Field(max_length=200)]
 Paths = str | tuple[str, ...]
 """A folder, or files."""
 
@@ -48,11 +52,31 @@ class ClassEntry(Strict):
 class PairsEntry(Strict):
     """The images and label maps of one split."""
 
-    images: Paths
-    """Folder of the images, or a list of files; relative to the data file."""
-    labels: Paths
-    """Folder of the label maps, paired with the images by the files' names without endings; or a list, in the same
-    order."""
+    images: Paths | None = None
+    """Folder of the images, or a list of files; relative to the data file. Where it has no images itself, all below it
+    count, and so do those of its sub-folders whose label maps lie in the same sub-folders below `labels`."""
+    labels: Paths | None = None
+    """Folder of the label maps, paired with the images by the files' names without endings, or with them (a.jpg and
+    a.jpg.png); or a list, in the same order. Names that only look the same, as in another letter case, are paired where
+    no other file looks like that."""
+    image_pattern: Pattern | None = None
+    """Names of the images, such as `"*_leftImg8bit"`: what `*` stands for is shared with the label map. A pattern with
+    folders, `"images/*"`, is compared with the end of the path."""
+    label_pattern: Pattern | None = None
+    """Names of the label maps, such as `"*_mask"`; then they may lie in the folder of the images."""
+    list_file: Annotated[str | None, Field(alias="list")] = None
+    """File with the names of the images that count, one per line, with or without folders and endings; a label map may
+    stand behind each, after a blank, a comma or a tab. With those, `images` and `labels` may be left out."""
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """In [val] and [test], alone: share of the pairs of [train] that are taken from there. A hash of its name decides
+    on each image, so that further images move none of the others."""
+    unlabeled: Literal["refuse", "leave-out", "use"] = "refuse"
+    """What becomes of images without a label map: `"leave-out"`, or, in [train], `"use"` as unlabeled images."""
+
+    @property
+    def has_pattern(self) -> bool:
+        """Whether a pattern tells images from label maps."""
+        return self.image_pattern is not None or self.label_pattern is not None
 
     @field_validator("images", "labels", mode="before")
     @classmethod
@@ -60,8 +84,22 @@ class PairsEntry(Strict):
         items = value if isinstance(value, list) else [value]
         if not items or not all(map(_is_path, items)):
             raise ValueError("expected a folder, or a list of files")
-        paths = [str(Path(os.path.expanduser(item.replace("\\", "/")))) for item in items]
+        paths = [_local_path(item) for item in items]
         return paths if isinstance(value, list) else paths[0]
+
+    @field_validator("list_file", mode="before")
+    @classmethod
+    def _file(cls, value: Any) -> Any:
+        if not _is_path(value):
+            raise ValueError("expected a file with names")
+        return _local_path(value)
+
+    @field_validator("image_pattern", "label_pattern", mode="before")
+    @classmethod
+    def _with_star(cls, value: Any) -> Any:
+        if not _is_path(value) or STAR not in value:
+            raise ValueError('expected a name with * for what image and label map share, such as "*_mask"')
+        return value.replace("\\", "/")
 
 
 class DataFile(Strict):
@@ -85,7 +123,7 @@ class DataFile(Strict):
     """Images and label maps for `evaluate --split test`."""
     ids: dict[Id, str] | None = None
     """Class of each id in the label maps, `"ignore"` for none; 0, 1, 2, ... in the order of the classes where left out.
-    Several ids may be one class."""
+    Several ids may be one class, and `"128-255"` is a range."""
     colors: dict[Color, str] | None = None
     """Class of each color, `"128,64,128" = "road"`, for label maps in colors, in the place of `ids`."""
 
@@ -111,7 +149,7 @@ class DataFile(Strict):
     def _ids_as_numbers(cls, table: Any) -> Any:
         if not isinstance(table, dict):
             return table
-        return _without_contradiction((int(key) if key.isdecimal() else key, name) for key, name in table.items())
+        return _without_contradiction((id_, name) for key, name in table.items() for id_ in _ids_of(key))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -130,6 +168,23 @@ class DataFile(Strict):
         """Images and label maps of each split that the file has."""
         entries = {split: getattr(self, split) for split in SPLITS}
         return {split: entry for split, entry in entries.items() if entry is not None}
+
+
+def _ids_of(key: str) -> Iterable[Any]:
+    """Return the ids that a key of [ids] means: one, or a range such as "128-255"."""
+    if key.isdecimal():
+        return [int(key)]
+    match = re.fullmatch(ID_RANGE, key)
+    if match is None:
+        raise ValueError(f'{key!r} is no id. Write a whole number, or a range as in "128-255".')
+    first, last = map(int, match.groups())
+    if not first <= last < MAX_ENTRIES:
+        raise ValueError(f"{key!r} is no range of ids: expected the smaller id first, and at most {MAX_ENTRIES - 1}")
+    return range(first, last + 1)
+
+
+def _local_path(text: str) -> str:
+    return str(Path(os.path.expanduser(text.replace("\\", "/"))))
 
 
 def _is_path(item: Any) -> bool:
