@@ -69,7 +69,7 @@ class DataInit:
         preview = shlex.quote(str(self.out.with_name("look.png")))
         return (
             f"segdistill data check {data} --preview {preview}",
-            f"segdistill distill --teacher pspnet50 --student resnet18 --data {data} --dry-run",
+            f"segdistill distill --teacher pspnet50 --student resnet18 --data {data} --baseline steps --seeds 3",
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -717,10 +717,13 @@ def test_output_names_pairs_classes_and_the_next_commands() -> None:
     assert "Wrote data.toml" in told.out
     commands = [line.strip() for line in told.err.splitlines() if line.strip().startswith("segdistill ")]
     assert len(commands) == 2
+    assert commands[1].endswith("--baseline steps --seeds 3")
     for command in commands:
         succeeds(
             command.removeprefix("segdistill ")
-            .replace("--dry-run", "--dry-run --steps 2 --set data.crop=[32,48] --set data.batch_size=2 --workers 0")
+            .replace(
+                "--seeds 3", "--seeds 3 --dry-run --steps 2 --set data.crop=[32,48] --set data.batch_size=2 --workers 0"
+            )
             .replace("pspnet50", "pspnet18")
             .replace("resnet18 ", "resnet18-half ")
         )

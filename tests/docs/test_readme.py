@@ -4,7 +4,9 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from helpers.commands import segdistill, write_camvid
 from helpers.documents import PAGES, README, SMALLER, shown
@@ -25,7 +27,8 @@ def test_readme_has_the_test_command_that_ci_runs() -> None:
 def test_readme_is_short_and_keeps_its_order() -> None:
     text = README.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= MOST_LINES
-    parts = ["# segdistill", "![", "## Quick start", "## Tour", "## Presets", "## What is in it", "## Read on"]
+    sections = ("Quick start", "Your own images", "Tour", "Presets", "What is in it", "Read on")
+    parts = ["# segdistill", "![", *(f"## {section}" for section in sections)]
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
     assert (README.parent / "docs" / "quickstart.png").stat().st_size > 10_000
@@ -37,14 +40,28 @@ def test_readme_links_every_page() -> None:
     assert [page for page in pages if f"({page})" not in text] == []
 
 
+def write_pairs(folder: Path) -> None:
+    """Write six images of noise, and a mask of three classes beside each."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for index in range(6):
+        Image.fromarray(generator.integers(0, 256, (48, 64, 3), np.uint8)).save(folder / f"{index}.jpg")
+        Image.fromarray(generator.integers(0, 3, (48, 64), np.uint8)).save(folder / f"{index}_mask.png")
+
+
 @pytest.mark.slow
 def test_readme_tour_runs_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_camvid(tmp_path / "PATH/TO/CamVid")
     tour = [shlex.split(line)[1:] for line in shown(README) if line.startswith("segdistill ")]
-    assert [words[0] for words in tour] == ["train-teacher", "distill", "export", "infer", "evaluate"]
+    write_pairs(tmp_path / "PATH/TO/photos")
+    assert [words[0] for words in tour] == [
+        *("data", "distill", "train-teacher", "distill", "export", "infer", "evaluate"),
+    ]
     for words in tour:
         smaller = shlex.split(SMALLER) if words[0] in ("train-teacher", "distill") else []
+        if "photos.toml" in words and smaller:
+            smaller.append("--accept-teacher")  # of two steps, on noise
         result = segdistill("", *words, *smaller)
         assert result.code == 0, f"{words}\n{result.err}"
     assert (tmp_path / "runs/camvid-student/model.onnx").exists()
