@@ -163,7 +163,7 @@ def test_json_results_have_the_documented_keys(workshop: Workshop, student: Path
                 "pretraining_seconds",
             )
         }
-    keys = {"file", "sha256", "opset", "size", "size_from", "check", "latency_ms", "fps", "gate"}
+    keys = {"file", "sha256", "opset", "size", "size_from", "check", "latency_ms", "fps", "gate", "form"}
     assert workshop.exported.keys() == keys
     assert workshop.exported["check"].keys() == {
         *("max_abs_diff", "max_relative_diff", "label_agreement", "min_label_agreement", "unlike_images"),
@@ -171,7 +171,7 @@ def test_json_results_have_the_documented_keys(workshop: Workshop, student: Path
         *("classes_scored", "classes_declared"),
     }
     for latency in workshop.exported["latency_ms"].values():
-        assert latency.keys() == {"first", "p50", "p90", "p99", "n", "threads", "provider"}
+        assert latency.keys() == {"first", "p50", "p90", "p99", "n", "threads", "provider", "images"}
     evaluated = segdistill(f"evaluate {student} --json --workers 0 --quiet")
     assert json.loads(evaluated.out).keys() == scores | {"model", "data", "split", "size", "precision", "device"}
     assert evaluated.err == ""
@@ -237,7 +237,7 @@ def test_too_slow_graph_is_kept_and_fails_by_exit_code(workshop: Workshop, stude
 def test_a_graph_that_differs_from_its_network_is_rejected(
     student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def harm(network: object, info: object, path: Path) -> None:
+    def harm(network: object, info: object, path: Path, form: object) -> None:
         model = onnx.load(student / "model.onnx")
         largest = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
         values = onnx.numpy_helper.to_array(largest) * np.float32(1.01)
