@@ -137,8 +137,8 @@ ModelDataFlag = Annotated[
     typer.Option(
         "--data",
         metavar="DATA",
-        help="Data set: NAME, NAME:PATH (camvid:CamVid) or the path of a data.toml. Default: that of the run, if it "
-        "is found by its name.",
+        help="Data set: NAME, NAME:PATH (camvid:CamVid) or the path of a data.toml. Default: that of the run, where "
+        "its folder says that it lies.",
         rich_help_panel=DATA,
     ),
 ]

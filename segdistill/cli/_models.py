@@ -262,8 +262,14 @@ def export(
 def infer(
     model: ModelArgument,
     source: Annotated[
-        str, typer.Argument(parser=with_home, metavar="INPUT", help="Image, folder, or pattern in quotes.")
-    ],
+        str | None,
+        typer.Argument(
+            parser=with_home,
+            metavar="[INPUT]",
+            help="Image, folder, or pattern in quotes. Default: the validation images of a run, where its folder says "
+            "where they lie.",
+        ),
+    ] = None,
     *,
     out: Annotated[
         Path,

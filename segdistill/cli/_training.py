@@ -134,6 +134,7 @@ def train_teacher(
         return _print_config(config)
     from segdistill.commands import train_teacher as command
     from segdistill.commands._context import Options
+    from segdistill.commands._repeat import repeated_teacher
 
     options = Options(
         out=out,
@@ -148,7 +149,7 @@ def train_teacher(
         files=flags.files,
         command=command_line(),
     )
-    outcome = command.train_teacher(config, options, terminal)
+    outcome = command.train_teacher(config, repeated_teacher(flags, options), terminal)
     next_command = (
         f"distill --preset {quoted(preset)} --teacher {quoted(outcome.folder)} --student {config.student.network}"
         f"{data_option(data, config.data.name)}"
@@ -165,7 +166,7 @@ def train_teacher(
 def distill(
     *,
     teacher: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--teacher",
             parser=typed_teacher,
@@ -174,16 +175,16 @@ def distill(
             "first. From other libraries: tv:NAME, hf:ID, hf:FOLDER, onnx:FILE, py:MODULE:FUNCTION.",
             rich_help_panel=MODEL,
         ),
-    ],
+    ] = None,
     student: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--student",
             metavar="NET",
             help="Student network, from `segdistill networks`.",
             rich_help_panel=MODEL,
         ),
-    ],
+    ] = None,
     preset: PresetFlag = DEFAULT_PRESET,
     data: DataFlag = None,
     out: OutFlag = None,
@@ -266,11 +267,8 @@ def distill(
         teacher=teacher,
         student=student,
     )
-    config = resolve_config(flags, terminal, takes_pretrained=True)
-    if print_config:
-        return _print_config(config)
-    from segdistill.commands import distill as command
     from segdistill.commands._context import Options
+    from segdistill.commands._repeat import repeated
 
     options = Options(
         out=out,
@@ -288,12 +286,14 @@ def distill(
         seeds=seeds,
         command=command_line(),
     )
-    outcome = command.distill(config, teacher, options, terminal)
-    checked_on = data_option(data, config.data.name)
-    if images and data is None:
-        checked_on = "".join(f" --images {quoted(folder)}" for folder in images)
-    next_command = f"export {quoted(outcome.folder)}{checked_on}"
-    return show_outcome(terminal, outcome, as_json=json_, next_command=next_command)
+    flags, options = repeated(flags, options, terminal)
+    config = resolve_config(flags, terminal, takes_pretrained=True)
+    if print_config:
+        return _print_config(config)
+    from segdistill.commands import distill as command
+
+    outcome = command.distill(config, flags.teacher or "", options, terminal)
+    return show_outcome(terminal, outcome, as_json=json_, next_command=f"export {quoted(outcome.folder)}")
 
 
 def command_line() -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from segdistill.commands._find_teacher import TeacherRun, find_teacher, runs_bes
 from segdistill.commands._inputs import Input, model_inputs, refuse_run_over
 from segdistill.commands._load_teacher import in_data_classes, load_teacher
 from segdistill.commands._networks import model_info
-from segdistill.commands._run_record import record, resume_or_begin_again
+from segdistill.commands._run_record import record, resume_or_restart
 from segdistill.commands._teacher_record import refuse_other_teacher
 from segdistill.commands._teacher_run import run_teacher_training, teacher_stem
 from segdistill.config.schema import RunConfig
@@ -259,9 +259,11 @@ def _training_context(context: RunContext, path: Path, student_folder: RunFolder
         baseline=None,
         seeds=1,
         init_weights=None,
+        teacher="",
+        lengthened_from=None,
     )
     if student_folder.writes:  # a signal ends both, and the command that continues them is the student's
-        command = resume_or_begin_again(student_folder, command)
+        command = resume_or_restart(student_folder, context)
     if begun:
         begun_config = RunConfig.model_validate(read_toml(path / "config.toml"))
         config = begun_config.changed(**{"data.name": config.data.name})

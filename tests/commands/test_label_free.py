@@ -112,7 +112,7 @@ def test_student_without_labels_is_scored_by_agreement(frames: Path) -> None:
         "11 images without labels, 1 held back, 4 classes",
         "agreement with the teacher: mIoU",
         "this is no accuracy",
-        f"Next: segdistill export run --images {frames}",
+        "Next: segdistill export run\n",
     ):
         assert part in done.err, part
     assert "agreement, mIoU %" in done.out.replace("\n", " ")
