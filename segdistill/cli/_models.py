@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segdistill.cli._app import Command, app, examples
+from segdistill.cli._completion import complete_model, complete_split, complete_teacher
 from segdistill.cli._flags import (
     DATA,
     MODEL,
@@ -47,6 +48,7 @@ def evaluate(
         str,
         typer.Argument(
             parser=typed_teacher,
+            autocompletion=complete_teacher,
             metavar="MODEL",
             help="Folder of a run, .safetensors model file or .onnx file. From other libraries: tv:NAME, hf:ID, "
             "hf:FOLDER, onnx:FILE, py:MODULE:FUNCTION.",
@@ -61,6 +63,7 @@ def evaluate(
         typer.Option(
             "--teacher",
             parser=typed_teacher,
+            autocompletion=complete_teacher,
             metavar="TEACHER",
             help="Teacher to compare with on --images, which have no labels; --class-map, --scales, --flip and --set "
             "are then this one's.",
@@ -100,7 +103,14 @@ def evaluate(
         ),
     ] = None,
     split: Annotated[
-        str, typer.Option("--split", metavar="SPLIT", help="Split: train, val or test.", rich_help_panel=DATA)
+        str,
+        typer.Option(
+            "--split",
+            autocompletion=complete_split,
+            metavar="SPLIT",
+            help="Split: train, val or test.",
+            rich_help_panel=DATA,
+        ),
     ] = "val",
     submission: Annotated[
         Path | None,
@@ -175,7 +185,12 @@ def evaluate(
 def export(
     model: Annotated[
         Path,
-        typer.Argument(parser=typed_path, metavar="MODEL", help="Folder of a run, or .safetensors model file."),
+        typer.Argument(
+            parser=typed_path,
+            autocompletion=complete_model,
+            metavar="MODEL",
+            help="Folder of a run, or .safetensors model file.",
+        ),
     ],
     *,
     output: Annotated[

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segdistill.cli._app import app, examples
+from segdistill.cli._completion import complete_data, complete_device, complete_run, complete_teacher
 from segdistill.cli._flags import (
     DATA,
     LOSS,
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 @app.command(**examples("segdistill resume runs/camvid-student", "segdistill resume runs/camvid-student --steps 40000"))
 def resume(
-    run: Annotated[Path, typer.Argument(parser=named_path, metavar="RUN", help="Folder of a run.")],
+    run: Annotated[
+        Path, typer.Argument(parser=named_path, autocompletion=complete_run, metavar="RUN", help="Folder of a run.")
+    ],
     *,
     steps: Annotated[
         int | None,
@@ -45,6 +48,7 @@ def resume(
         str | None,
         typer.Option(
             "--data",
+            autocompletion=complete_data,
             metavar="DATA",
             help="Data set, NAME, NAME:PATH or a data.toml, where it lies elsewhere by now.",
             rich_help_panel=DATA,
@@ -55,6 +59,7 @@ def resume(
         typer.Option(
             "--teacher",
             parser=typed_teacher,
+            autocompletion=complete_teacher,
             metavar="TEACHER",
             help="Teacher, where it lies elsewhere by now, or is code (py:MODULE:FUNCTION), which no file may name.",
             rich_help_panel=MODEL,
@@ -79,6 +84,7 @@ def resume(
         str | None,
         typer.Option(
             "--device",
+            autocompletion=complete_device,
             metavar="DEVICE",
             help="Device: auto, cpu, cuda or cuda:N. Default: as it was asked for.",
             rich_help_panel=RUN,
@@ -89,7 +95,7 @@ def resume(
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
 ) -> None:
-    """Continue a run where it stopped, as the command did that began it; or train a finished one for longer."""
+    """Continue a run where it stopped. Nothing else need be typed; --steps trains a finished one for longer."""
     from segdistill.commands.resume import ResumeOptions
     from segdistill.commands.resume import resume as resume_run
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segdistill.cli._app import app, examples
+from segdistill.cli._completion import complete_network, complete_teacher
 from segdistill.cli._flags import (
     DATA,
     DEFAULT_PRESET,
@@ -92,6 +93,7 @@ def train_teacher(
         str | None,
         typer.Option(
             "--teacher",
+            autocompletion=complete_network,
             metavar="NET",
             help="Teacher network, from `segdistill networks`. Default: the preset's.",
             rich_help_panel=MODEL,
@@ -170,6 +172,7 @@ def distill(
         typer.Option(
             "--teacher",
             parser=typed_teacher,
+            autocompletion=complete_teacher,
             metavar="TEACHER",
             help="Teacher: the folder of a run, a model file, or a network, which is taken from runs/ or trained "
             "first. From other libraries: tv:NAME, hf:ID, hf:FOLDER, onnx:FILE, py:MODULE:FUNCTION.",
@@ -180,6 +183,7 @@ def distill(
         str | None,
         typer.Option(
             "--student",
+            autocompletion=complete_network,
             metavar="NET",
             help="Student network, from `segdistill networks`.",
             rich_help_panel=MODEL,
