@@ -49,7 +49,10 @@ def find_network(
         )
     (prefix,) = fitting
     outside = [name for name in tensors if not name.startswith(prefix)]
-    return within(tensors, prefix), _beside(outside, prefix)
+    reasons: dict[str, str] = {}
+    for key_map in key_maps_of(config.network):
+        reasons |= key_map.left_out
+    return within(tensors, prefix), _beside(outside, prefix, reasons)
 
 
 def needed_names(skeleton: SegNetwork, key_map: KeyMap) -> set[str]:
@@ -91,13 +94,14 @@ def _has_all(weights: Mapping[str, Tensor], config: NetworkConfig) -> bool:
     )
 
 
-def _beside(names: Iterable[str], prefix: str) -> list[str]:
-    """Return what is beside a network, in words, by the first part of its names."""
+def _beside(names: Iterable[str], prefix: str, reasons: Mapping[str, str]) -> list[str]:
+    """Return what is beside a network, in words, by the first part of its names; `reasons` are those that are known."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
         groups[name.partition(".")[0]].append(name)
     notes = []
     for first, members in groups.items():
         shown = members[0] if len(members) == 1 else f"{first}.* ({counted(len(members), 'tensor')})"
-        notes.append(f"{shown}: beside the network, whose names begin with {prefix}")
+        known = next((reason for beginning, reason in reasons.items() if members[0].startswith(beginning)), "")
+        notes.append(f"{shown}: {known or f'beside the network, whose names begin with {prefix}'}")
     return notes
