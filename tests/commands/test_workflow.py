@@ -152,6 +152,7 @@ def test_json_results_have_the_documented_keys(workshop: Workshop, student: Path
     assert workshop.distilled.keys() == {"run", "results", "spread", "gain", "weak_teacher"}
     assert list(workshop.distilled["results"]) == ["teacher", "baseline", "distilled"]
     scores = {"images", "miou", "classes_scored", "classes_declared", "pixel_accuracy", "iou", "ignored_pixels"}
+    scores |= {"class_precision", "class_recall", "class_dice", "confusion_matrix"}
     for result in workshop.distilled["results"].values():
         assert result.keys() == scores | {
             *(
