@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from segdistill.commands._teacher_run import run_teacher_training, teacher_stem
 from segdistill.config.schema import RunConfig
 from segdistill.config.toml import read_toml
 from segdistill.data import AUXILIARY, load_data, with_auxiliary_split
+from segdistill.data.unlabeled import NAME
 from segdistill.errors import BusyError, UsageError
 from segdistill.runtime import distributed
 from segdistill.runtime.reporter import Reporter
@@ -98,6 +100,8 @@ class PretrainedTeacher:
         if self.teacher.is_external:
             info = _with_size(info, config, reporter)
         architecture = {f"teacher.{key}": value for key, value in info.network.model_dump().items()}
+        if class_map is not None and config.data.name == NAME:  # it names the classes, in the order of their mention
+            class_map = dict(sorted(class_map.items(), key=lambda entry: _place(entry[1], data.classes)))
         embedding = None if info.label_embedding is None else info.label_embedding.model_dump()
         config = config.changed(
             **architecture, **{"teacher.label_embedding": embedding, "teacher.class_map": class_map}
@@ -111,6 +115,11 @@ class PretrainedTeacher:
     def obtain(self, context: RunContext, folder: RunFolder) -> Teacher:
         """Return the teacher."""
         return self.teacher
+
+
+def _place(name: str, classes: Sequence[str]) -> int:
+    """Return the place of a class; what is none of them comes last."""
+    return classes.index(name) if name in classes else len(classes)
 
 
 def _with_size(info: ModelInfo, config: RunConfig, reporter: Reporter) -> ModelInfo:
