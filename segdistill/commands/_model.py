@@ -88,10 +88,18 @@ def data_of(model: Path, info: ModelInfo, *, spec: str | None, reporter: Reporte
         DataError: if the data set cannot be used.
     """
     data = find_data_of(model, info, spec=spec, reporter=reporter)
-    # Also in another order: scores would be of other classes than their names say.
+    check_classes(info, data, spec)
+    return data
+
+
+def check_classes(info: ModelInfo, data: DataSource, spec: str | None) -> None:
+    """Refuse data of other classes than a model's.
+
+    Raises:
+        UsageError: also where they are the same in another order: scores would be of other classes than names say.
+    """
     if data.classes != info.classes:
         raise _other_classes(info, data, spec)
-    return data
 
 
 def find_data_of(model: Path, info: ModelInfo, *, spec: str | None, reporter: Reporter) -> DataSource:

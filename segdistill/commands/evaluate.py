@@ -12,7 +12,7 @@ from segdistill.commands._inputs import data_inputs, model_inputs, refuse_files_
 from segdistill.commands._model import (
     MAX_BATCH_IMAGES,
     LoadedModel,
-    data_of,
+    check_classes,
     find_data_of,
     open_model,
     refuse_label_assisted,
@@ -203,23 +203,32 @@ def _open(
     path, spec = Path(model), options.data
     if options.images:
         return _open_with_teacher(path, options, images, reporter)
-    if is_teacher(model, options.teacher):
+    loaded, found = None, None
+    if not is_teacher(model, options.teacher):
+        loaded = open_model(path, options.device, options.precision, options.weights)
+        found = find_data_of(path, loaded.info, spec=spec, reporter=reporter)
+    if loaded is None or found is None or _is_reordered(loaded, found):
         if options.weights is not None and parse_external(model) is not None:
             raise UsageError(f"--weights chooses among those of a run, and {model} is none.", "Leave --weights out.")
         loaded, data = open_teacher(
             model if options.weights is None else str(weights_path(path, options.weights)),
             options.teacher,
-            lambda info: find_data_of(path, info, spec=spec, reporter=reporter),
+            lambda info: found or find_data_of(path, info, spec=spec, reporter=reporter),
             device=options.device,
             precision=options.precision,
             reporter=reporter,
         )
     else:
-        loaded = open_model(path, options.device, options.precision, options.weights)
-        data = data_of(path, loaded.info, spec=spec, reporter=reporter)
+        data = found
+        check_classes(loaded.info, data, spec)
     if options.size is not None:
         loaded = replace(loaded, info=loaded.info.model_copy(update={"size": options.size}))
     return loaded, data
+
+
+def _is_reordered(loaded: LoadedModel, data: DataSource) -> bool:
+    """Whether data has a model's classes in another order: then it is asked as a teacher of other classes is."""
+    return data.classes != loaded.info.classes and sorted(data.classes) == sorted(loaded.info.classes)
 
 
 def _open_with_teacher(
