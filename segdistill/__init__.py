@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segdistill import errors, losses
     from segdistill.api import metrics
-    from segdistill.api.commands import distill, evaluate, export, infer, train_teacher
+    from segdistill.api.commands import distill, evaluate, export, infer, resume, train_teacher
     from segdistill.api.distiller import Distiller
     from segdistill.api.model import Model, load
     from segdistill.api.networks import create_network, list_networks
@@ -38,6 +38,7 @@ __all__ = [
     "load",
     "losses",
     "metrics",
+    "resume",
     "train_teacher",
 ]
 _MODULES = {"errors": "errors", "losses": "losses", "metrics": "api.metrics"}
@@ -53,6 +54,7 @@ _HOMES = {
     "infer": "api.commands",
     "list_networks": "api.networks",
     "load": "api.model",
+    "resume": "api.commands",
     "train_teacher": "api.commands",
 }
 """Modules of the other names."""

@@ -10,12 +10,15 @@ from segdistill.api._state import unchanged_process
 from segdistill.api.reporter import LibraryReporter
 from segdistill.commands._configuration import ConfigFlags, resolve_settings
 from segdistill.commands._context import Options
+from segdistill.commands._repeat import repeated, repeated_teacher
 from segdistill.commands._results import Outcome
 from segdistill.commands._scored_teacher import teacher_options
 from segdistill.commands.distill import distill as distill_by_options
 from segdistill.commands.evaluate import EvaluateOptions, Evaluation, evaluate_model
 from segdistill.commands.export import ExportOptions, export_model, split_output
 from segdistill.commands.infer import Inference, InferOptions, infer_images
+from segdistill.commands.resume import ResumeOptions
+from segdistill.commands.resume import resume as resume_by_options
 from segdistill.commands.train_teacher import train_teacher as train_teacher_by_options
 from segdistill.config.schema import Weights
 from segdistill.deployment.form import Takes
@@ -109,18 +112,19 @@ def train_teacher(
         backbone_weights=_path(backbone_weights),
         init_weights=_named(init_weights),
         files=flags.files,
-        resume_command=_how_to_resume(out),
+        resume_command=_same_call(out, "resume"),
+        restart_command=_same_call(out, "overwrite"),
     )
     with unchanged_process():
         settings = resolve_settings(flags, reporter, takes_pretrained=False)
-        options = replace(options, derivation=settings.derivation)
+        options = replace(repeated_teacher(flags, options), derivation=settings.derivation)
         return train_teacher_by_options(settings.config, options, reporter)
 
 
 def distill(
     *,
-    teacher: PathLike,
-    student: str,
+    teacher: PathLike | None = None,
+    student: str | None = None,
     preset: PathLike = DEFAULT_PRESET,
     data: str | None = None,
     out: PathLike | None = None,
@@ -153,7 +157,8 @@ def distill(
     """Distill a teacher into a student, as `segdistill distill` does with the flags of these names.
 
     Args:
-        teacher: folder of a run, model file, network, or SCHEME:WHERE of another library's.
+        teacher: folder of a run, model file, network, or SCHEME:WHERE of another library's; with `student`, left out to
+            repeat the run whose config.toml is the preset.
         student: network.
         preset: name of a preset, or a .toml file.
         data: data set, NAME, NAME:PATH or a data.toml.
@@ -189,8 +194,8 @@ def distill(
         SegdistillError: as the command ends with.
     """
     reporter = reporter or LibraryReporter()
-    teacher_spec = str(teacher)
-    _checked(Path(teacher_spec))
+    if teacher is not None:
+        _checked(Path(teacher))
     flags = ConfigFlags(
         preset=str(preset),
         data=data,
@@ -207,7 +212,7 @@ def distill(
         unlabeled=tuple(_checked(Path(folder)) for folder in unlabeled or ()),
         class_map=_path(class_map),
         keep_weights=keep_weights,
-        teacher=teacher_spec,
+        teacher=None if teacher is None else str(teacher),
         student=student,
     )
     options = Options(
@@ -224,12 +229,62 @@ def distill(
         accept_teacher=accept_teacher,
         files=flags.files,
         seeds=seeds,
-        resume_command=_how_to_resume(out),
+        resume_command=_same_call(out, "resume"),
+        restart_command=_same_call(out, "overwrite"),
     )
     with unchanged_process():
+        flags, options = repeated(flags, options, reporter)
         settings = resolve_settings(flags, reporter, takes_pretrained=True)
         options = replace(options, derivation=settings.derivation)
-        return distill_by_options(settings.config, teacher_spec, options, reporter)
+        return distill_by_options(settings.config, flags.teacher or "", options, reporter)
+
+
+def resume(
+    run: PathLike,
+    *,
+    steps: int | None = None,
+    data: str | None = None,
+    teacher: PathLike | None = None,
+    baseline: Literal["steps", "time"] | None = None,
+    seeds: int | None = None,
+    set: Overrides | None = None,  # noqa: A002  # as the flag
+    accept_teacher: bool = False,
+    device: str | None = None,
+    workers: int | None = None,
+    reporter: Reporter | None = None,
+) -> Outcome:
+    """Continue a run, or train a finished one for longer, as `segdistill resume` does with the flags of these names.
+
+    Args:
+        run: its folder.
+        steps: of the schedule, a new one, that a finished run is to have; default: its own.
+        data: data set, NAME, NAME:PATH or a data.toml, where it lies elsewhere by now.
+        teacher: where that lies elsewhere by now, or is code.
+        baseline: add a baseline to a run without one.
+        seeds: add seeds, up to as many students.
+        set: keys that are no part of a run, such as validate.batch_size.
+        accept_teacher: distill even if the teacher check fails.
+        device: auto, cpu, cuda or cuda:N; default: as it was asked for.
+        workers: loader processes; 0 loads in this one.
+        reporter: takes what the command would print on the way; default: Python's logging.
+
+    Raises:
+        SegdistillError: as the command ends with.
+    """
+    options = ResumeOptions(
+        steps=steps,
+        data=data,
+        teacher=None if teacher is None else str(teacher),
+        baseline=baseline,
+        seeds=seeds,
+        overrides=_overrides(set),
+        accept_teacher=accept_teacher,
+        device=device,
+        workers=workers,
+        resume_command=f"the call segdistill.resume({str(run)!r})",
+    )
+    with unchanged_process():
+        return resume_by_options(_checked(Path(run)), options, reporter or LibraryReporter()).outcome
 
 
 def evaluate(
@@ -371,7 +426,7 @@ def export(
 
 def infer(
     model: PathLike,
-    source: PathLike,
+    source: PathLike | None = None,
     *,
     weights: Weights | None = None,
     out: PathLike,
@@ -385,7 +440,8 @@ def infer(
 
     Args:
         model: folder of a run, model file or exported graph.
-        source: an image, a folder, or a pattern such as "frames/*.png".
+        source: an image, a folder, or a pattern such as "frames/*.png"; default: the validation images of a run, where
+            its folder says that they lie.
         weights: of a run: last, ema or best; default: those that it ships.
         out: folder of the label maps, which mirrors the sub-folders of `source`.
         overlay: write also each image under the classes' colors.
@@ -402,7 +458,8 @@ def infer(
         out=Path(out), device=device, precision=precision, weights=weights, overlay=overlay, overwrite=overwrite
     )
     with unchanged_process():
-        inference = infer_images(Path(model), str(source), options, reporter or LibraryReporter())
+        pattern = None if source is None else str(source)
+        inference = infer_images(Path(model), pattern, options, reporter or LibraryReporter())
     inference.refuse_failures()
     return inference
 
@@ -417,10 +474,10 @@ def _overrides(values: Overrides | None) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _how_to_resume(out: PathLike | None) -> str:
-    """Return what continues a run, in the place of a command line."""
+def _same_call(out: PathLike | None, argument: str) -> str:
+    """Return what continues a run or begins it again, in the place of a command line."""
     folder = "that run's folder" if out is None else repr(str(out))
-    return f"the same call with out={folder} and resume=True"
+    return f"the same call with out={folder} and {argument}=True"
 
 
 def _path(path: PathLike | None) -> Path | None:

@@ -12,6 +12,8 @@
     PIDNet       github.com/XuJiacong/PIDNet                        the same (configs/default.py)
     OCRNet       github.com/HRNet/HRNet-Semantic-Segmentation       the same, branch HRNet-OCR
     DDRNet       github.com/ydhongHIT/DDRNet                        ImageNet's RGB
+    mmseg        github.com/open-mmlab/mmsegmentation, 1.x          ImageNet's RGB
+    smp          github.com/qubvel-org/segmentation_models.pytorch  what its user chose
 
 Where our own names are the published ones, nothing is to be renamed. A key map whose checkpoints do not all have the
 same preprocessing, or of which that is not known, has no `preprocessing`: then flags must give it, or the number of
@@ -26,6 +28,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from segdistill.checkpoints import mmsegmentation_names
 from segdistill.config.schema import InputConfig
 
 
@@ -89,6 +92,10 @@ class KeyMap:
     """Convolution, by its name here, that sees the label too in checkpoints of the same code by Qiu et al. 2024."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Reasons why tensors are left out, by the beginnings of their names there."""
+    unlike: Mapping[str, str] = field(default_factory=dict)
+    """Differences between its network and ours that no tensor shows, by the ending of our network's full name."""
+    zeros: tuple[str, ...] = ()
+    """Biases of ours, by their names here, that the publication's network does not have."""
 
     def preprocessing_of(self, outputs: int) -> Preprocessing | None:
         """Return the preprocessing of a checkpoint of so many outputs; None where that is not known."""
@@ -319,19 +326,67 @@ OCRNET = KeyMap(
 )
 DDRNET = KeyMap("DDRNet's authors", preprocessing=Preprocessing("DDRNet's authors", IMAGENET), left_out=_LOSS_TENSORS)
 
+_MMSEGMENTATION = Preprocessing("mmsegmentation", IMAGENET)
+_MMSEGMENTATION_ALIGNED = Preprocessing("mmsegmentation", IMAGENET, align_corners=True)
+_UNDILATED = "the second convolution of a block does not dilate there, and does here, as in torchvision"
+MMSEG_PSPNET = KeyMap(
+    "mmsegmentation's PSPNet",
+    mmsegmentation_names.PSPNET,
+    _MMSEGMENTATION,
+    unlike={"resnet18": _UNDILATED, "resnet18-half": _UNDILATED, "resnet34": _UNDILATED},
+)
+MMSEG_DDRNET = KeyMap(
+    "mmsegmentation's DDRNet",
+    mmsegmentation_names.DDRNET,
+    _MMSEGMENTATION,
+    left_out={"decode_head.aux_": "the auxiliary head, in training only"},
+    zeros=mmsegmentation_names.DUAL_BIASES,
+)
+MMSEG_PIDNET = KeyMap(
+    "mmsegmentation's PIDNet",
+    mmsegmentation_names.PIDNET,
+    _MMSEGMENTATION_ALIGNED,
+    left_out={f"decode_head.{letter}_": "a head in training only" for letter in "pd"},
+    zeros=mmsegmentation_names.DUAL_BIASES,
+)
+_MMSEG_STDC_LEFT_OUT = {"auxiliary_head.": "heads in training only"}
+MMSEG_STDC1 = KeyMap(
+    "mmsegmentation's STDC",
+    mmsegmentation_names.STDC1,
+    _MMSEGMENTATION_ALIGNED,
+    options={"classifier_bias": True},
+    left_out=_MMSEG_STDC_LEFT_OUT,
+)
+MMSEG_STDC2 = KeyMap(
+    "mmsegmentation's STDC",
+    mmsegmentation_names.STDC2,
+    _MMSEGMENTATION_ALIGNED,
+    options={"classifier_bias": True},
+    left_out=_MMSEG_STDC_LEFT_OUT,
+)
+_SMP_UNET = {"encoder.": "backbone.", "segmentation_head.0.": "classifier."} | {
+    f"decoder.blocks.{block}.conv{part + 1}.{place}.": f"decoder.{block}.{part}.{place}."
+    for block in range(5)
+    for part in (0, 1)
+    for place in (0, 1)
+}
+SMP_UNET = KeyMap("segmentation_models.pytorch's Unet", _SMP_UNET)
+
 KEY_MAPS = {
     "deeplabv3": (NATIVE, CIRKD_DEEPLABV3, TORCHVISION_DEEPLABV3),
-    "pspnet": (NATIVE, CIRKD_PSPNET, SKD_PSPNET),
+    "pspnet": (NATIVE, CIRKD_PSPNET, SKD_PSPNET, MMSEG_PSPNET),
     "fcn": (NATIVE, TORCHVISION_FCN),
     "espnet": (ESPNET, SKD_ESPNET),
     "espnet-c": (ESPNET_C,),
     "espnet-c-q3": (ESPNET,),
     "espnet-c-q5": (ESPNET,),
     "espnetv2": (NATIVE, ESPNETV2),
-    "stdcseg": (STDCSEG,),
-    "pidnet": (PIDNET,),
+    "stdcseg-stdc1": (STDCSEG, MMSEG_STDC1),
+    "stdcseg-stdc2": (STDCSEG, MMSEG_STDC2),
+    "pidnet": (PIDNET, MMSEG_PIDNET),
     "ocrnet": (OCRNET,),
-    "ddrnet": (DDRNET,),
+    "ddrnet": (DDRNET, MMSEG_DDRNET),
+    "unet": (NATIVE, SMP_UNET),
 }
 """Key maps by network, or by architecture where its networks do not differ. The first counts of those that fit equally
 well."""

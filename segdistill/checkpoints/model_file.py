@@ -271,7 +271,9 @@ def model_path(model: Path) -> Path:
         raise UsageError(f"{model} is neither a file nor a folder.", "Give a run's folder or a model file.")
     file = model / "model.safetensors"
     if not file.is_file():  # it is the last that a training writes
-        raise UsageError(f"{model} holds no model.safetensors.", "The run is not finished: continue it with --resume.")
+        raise UsageError(
+            f"{model} holds no model.safetensors.", f"The run is not finished. Continue it: segdistill resume {model}"
+        )
     verify_file(model, "model.safetensors")
     return file
 

@@ -16,7 +16,7 @@ from segdistill.runtime.telemetry import switch_off
 
 # They register the commands, which `--help` lists in this order.
 # isort: off
-from segdistill.cli import _training, _models, _import_weights, _listing, _presets, _data  # noqa: F401
+from segdistill.cli import _training, _resume, _models, _import_weights, _listing, _presets, _data  # noqa: F401
 # isort: on
 
 

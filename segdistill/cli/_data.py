@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segdistill.cli._app import data_app, examples
+from segdistill.cli._completion import complete_data
 from segdistill.cli._flags import OUTPUT, JsonFlag, OverwriteFlag, QuietFlag
 from segdistill.cli._parsers import typed_path
 from segdistill.cli._show import open_terminal, print_json
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
     ),
 )
 def data_check(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Data set: NAME, NAME:PATH or the path of a data.toml.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            autocompletion=complete_data, metavar="DATA", help="Data set: NAME, NAME:PATH or the path of a data.toml."
+        ),
+    ],
     *,
     preview: Annotated[
         Path | None,

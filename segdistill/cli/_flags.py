@@ -6,6 +6,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from segdistill.cli._completion import (
+    complete_data,
+    complete_device,
+    complete_model,
+    complete_preset,
+    complete_preset_name,
+)
 from segdistill.cli._parsers import named_path, parse_batch_size, parse_size, typed_path, with_home
 
 MODEL, LOSS, DATA, RUN, OUTPUT = "Model", "Loss", "Data", "Run", "Output"
@@ -44,7 +51,10 @@ class ShippedWeights(StrEnum):
 ModelArgument = Annotated[
     Path,
     typer.Argument(
-        parser=typed_path, metavar="MODEL", help="Folder of a run, .safetensors model file or exported .onnx file."
+        parser=typed_path,
+        autocompletion=complete_model,
+        metavar="MODEL",
+        help="Folder of a run, .safetensors model file or exported .onnx file.",
     ),
 ]
 WeightsFlag = Annotated[
@@ -91,6 +101,7 @@ InitFlag = Annotated[
     typer.Option(
         "--init-weights",
         parser=named_path,
+        autocompletion=complete_model,
         metavar="FILE",
         help="Start from a run, a model file, a published checkpoint of this network, or tv:NAME[:FILE]; of other "
         "classes, outputs are kept by name.",
@@ -105,6 +116,7 @@ PresetFlag = Annotated[
     typer.Option(
         "--preset",
         parser=with_home,
+        autocompletion=complete_preset,
         metavar="PRESET",
         help="Recipe of loss terms and schedule: a name from `segdistill presets list`, or a .toml file.",
         rich_help_panel=LOSS,
@@ -135,6 +147,7 @@ DataFlag = Annotated[
     str | None,
     typer.Option(
         "--data",
+        autocompletion=complete_data,
         metavar="DATA",
         help="Data set: NAME, NAME:PATH (camvid:CamVid) or the path of a data.toml. Default: the preset's if it is "
         "found, else the built-in streets.",
@@ -145,9 +158,10 @@ ModelDataFlag = Annotated[
     str | None,
     typer.Option(
         "--data",
+        autocompletion=complete_data,
         metavar="DATA",
-        help="Data set: NAME, NAME:PATH (camvid:CamVid) or the path of a data.toml. Default: that of the run, if it "
-        "is found by its name.",
+        help="Data set: NAME, NAME:PATH (camvid:CamVid) or the path of a data.toml. Default: that of the run, where "
+        "its folder says that it lies.",
         rich_help_panel=DATA,
     ),
 ]
@@ -209,7 +223,14 @@ LearningRateFlag = Annotated[
     typer.Option("--lr", metavar="RATE", help="Learning rate of the schedule's start.", rich_help_panel=RUN),
 ]
 DeviceFlag = Annotated[
-    str, typer.Option("--device", metavar="DEVICE", help="Device: auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)
+    str,
+    typer.Option(
+        "--device",
+        autocompletion=complete_device,
+        metavar="DEVICE",
+        help="Device: auto, cpu, cuda or cuda:N.",
+        rich_help_panel=RUN,
+    ),
 ]
 PrecisionFlag = Annotated[
     Precision | None,
@@ -281,7 +302,10 @@ VerboseFlag = Annotated[
     typer.Option("--verbose", "-v", help="Print a line per step instead of a progress bar.", rich_help_panel=OUTPUT),
 ]
 PresetArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="Name of a preset, from `segdistill presets list`.")
+    str,
+    typer.Argument(
+        autocompletion=complete_preset_name, metavar="NAME", help="Name of a preset, from `segdistill presets list`."
+    ),
 ]
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from segdistill.cli._app import app, examples
+from segdistill.cli._completion import complete_data, complete_network
 from segdistill.cli._flags import DATA, MODEL, OUTPUT, OverwriteFlag, QuietFlag
 from segdistill.cli._parsers import named_path, parse_channels, parse_optional_size, typed_path
 from segdistill.cli._show import open_terminal
@@ -34,6 +35,7 @@ def import_weights(
         str | None,
         typer.Option(
             "--network",
+            autocompletion=complete_network,
             metavar="NET",
             help="Network of the checkpoint, from `segdistill networks`. Default: what a published file's name tells.",
             rich_help_panel=MODEL,
@@ -43,6 +45,7 @@ def import_weights(
         str | None,
         typer.Option(
             "--data",
+            autocompletion=complete_data,
             metavar="DATA",
             help="Data set that names the classes and their colors.",
             rich_help_panel=DATA,

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from segdistill.cli._app import app, examples
+from segdistill.cli._completion import complete_network
 from segdistill.cli._flags import DATA, RUN, DeviceFlag, JsonFlag
 from segdistill.cli._parsers import parse_size
 from segdistill.cli._show import open_terminal, print_json
@@ -20,7 +21,11 @@ from segdistill.wording import counted
 def networks(
     part: Annotated[
         str,
-        typer.Argument(metavar="PART", help="List only names that contain PART; timm:NAME takes a backbone of timm."),
+        typer.Argument(
+            autocompletion=complete_network,
+            metavar="PART",
+            help="List only names that contain PART; timm:NAME takes a backbone of timm.",
+        ),
     ] = "",
     *,
     size: Annotated[

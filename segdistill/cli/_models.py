@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from segdistill.cli._app import Command, app, examples
+from segdistill.cli._completion import complete_model, complete_split, complete_teacher
 from segdistill.cli._flags import (
     DATA,
     MODEL,
@@ -53,6 +54,7 @@ def evaluate(
         str,
         typer.Argument(
             parser=typed_teacher,
+            autocompletion=complete_teacher,
             metavar="MODEL",
             help="Folder of a run, .safetensors model file or .onnx file. From other libraries: tv:NAME, hf:ID, "
             "hf:FOLDER, onnx:FILE, py:MODULE:FUNCTION.",
@@ -67,6 +69,7 @@ def evaluate(
         typer.Option(
             "--teacher",
             parser=typed_teacher,
+            autocompletion=complete_teacher,
             metavar="TEACHER",
             help="Teacher to compare with on --images, which have no labels; --class-map, --scales, --flip and --set "
             "are then this one's.",
@@ -106,7 +109,14 @@ def evaluate(
         ),
     ] = None,
     split: Annotated[
-        str, typer.Option("--split", metavar="SPLIT", help="Split: train, val or test.", rich_help_panel=DATA)
+        str,
+        typer.Option(
+            "--split",
+            autocompletion=complete_split,
+            metavar="SPLIT",
+            help="Split: train, val or test.",
+            rich_help_panel=DATA,
+        ),
     ] = "val",
     submission: Annotated[
         Path | None,
@@ -181,7 +191,12 @@ def evaluate(
 def export(
     model: Annotated[
         Path,
-        typer.Argument(parser=typed_path, metavar="MODEL", help="Folder of a run, or .safetensors model file."),
+        typer.Argument(
+            parser=typed_path,
+            autocompletion=complete_model,
+            metavar="MODEL",
+            help="Folder of a run, or .safetensors model file.",
+        ),
     ],
     *,
     output: Annotated[
@@ -303,8 +318,14 @@ def export(
 def infer(
     model: ModelArgument,
     source: Annotated[
-        str, typer.Argument(parser=with_home, metavar="INPUT", help="Image, folder, or pattern in quotes.")
-    ],
+        str | None,
+        typer.Argument(
+            parser=with_home,
+            metavar="[INPUT]",
+            help="Image, folder, or pattern in quotes. Default: the validation images of a run, where its folder says "
+            "where they lie.",
+        ),
+    ] = None,
     *,
     out: Annotated[
         Path,

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from segdistill.cli._app import examples, presets_app
+from segdistill.cli._completion import complete_data, complete_network
 from segdistill.cli._flags import JsonFlag, OverwriteFlag, PresetArgument
 from segdistill.cli._parsers import typed_path
 from segdistill.cli._show import open_terminal, print_json
@@ -29,13 +30,25 @@ def presets_list(json_: JsonFlag = False) -> None:
 def presets_show(
     name: PresetArgument,
     student: Annotated[
-        str | None, typer.Option("--student", metavar="NET", help="Print what holds for this student.")
+        str | None,
+        typer.Option(
+            "--student", autocompletion=complete_network, metavar="NET", help="Print what holds for this student."
+        ),
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option("--teacher", metavar="NET", help="Print what holds for this teacher, trained first.")
+        str | None,
+        typer.Option(
+            "--teacher",
+            autocompletion=complete_network,
+            metavar="NET",
+            help="Print what holds for this teacher, trained first.",
+        ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", metavar="DATA", help="Print what holds for this data set.")
+        str | None,
+        typer.Option(
+            "--data", autocompletion=complete_data, metavar="DATA", help="Print what holds for this data set."
+        ),
     ] = None,
 ) -> None:
     """Print a preset. With the source of every number of the method, or, for a network, of every value."""

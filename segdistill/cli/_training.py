@@ -1,12 +1,14 @@
 """The commands that train: quickstart, train-teacher, distill."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from segdistill.cli._app import app, examples
+from segdistill.cli._completion import complete_network, complete_teacher
 from segdistill.cli._flags import (
     DATA,
     DEFAULT_PRESET,
@@ -99,6 +101,7 @@ def train_teacher(
         str | None,
         typer.Option(
             "--teacher",
+            autocompletion=complete_network,
             metavar="NET",
             help="Teacher network, from `segdistill networks`. Default: the preset's.",
             rich_help_panel=MODEL,
@@ -152,6 +155,7 @@ def train_teacher(
     config = settings.config
     from segdistill.commands import train_teacher as command
     from segdistill.commands._context import Options
+    from segdistill.commands._repeat import repeated_teacher
 
     options = Options(
         out=out,
@@ -167,7 +171,7 @@ def train_teacher(
         derivation=settings.derivation,
         command=command_line(),
     )
-    outcome = command.train_teacher(config, options, terminal)
+    outcome = command.train_teacher(config, repeated_teacher(flags, options), terminal)
     next_command = (
         f"distill --preset {quoted(preset)} --teacher {quoted(outcome.folder)} --student {config.student.network}"
         f"{data_option(data, config.data.name)}"
@@ -184,25 +188,27 @@ def train_teacher(
 def distill(
     *,
     teacher: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--teacher",
             parser=typed_teacher,
+            autocompletion=complete_teacher,
             metavar="TEACHER",
             help="Teacher: the folder of a run, a model file, or a network, which is taken from runs/ or trained "
             "first. From other libraries: tv:NAME, hf:ID, hf:FOLDER, onnx:FILE, py:MODULE:FUNCTION.",
             rich_help_panel=MODEL,
         ),
-    ],
+    ] = None,
     student: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--student",
+            autocompletion=complete_network,
             metavar="NET",
             help="Student network, from `segdistill networks`.",
             rich_help_panel=MODEL,
         ),
-    ],
+    ] = None,
     preset: PresetFlag = DEFAULT_PRESET,
     data: DataFlag = None,
     out: OutFlag = None,
@@ -297,12 +303,8 @@ def distill(
         teacher=teacher,
         student=student,
     )
-    settings = resolve_settings(flags, terminal, takes_pretrained=True)
-    if print_config:
-        return _print_config(settings, terminal, device)
-    config = settings.config
-    from segdistill.commands import distill as command
     from segdistill.commands._context import Options
+    from segdistill.commands._repeat import repeated
 
     options = Options(
         out=out,
@@ -317,16 +319,18 @@ def distill(
         baseline=None if baseline is None else baseline.value,
         accept_teacher=accept_teacher,
         files=flags.files,
-        derivation=settings.derivation,
         seeds=seeds,
         command=command_line(),
     )
-    outcome = command.distill(config, teacher, options, terminal)
-    checked_on = data_option(data, config.data.name)
-    if images and data is None:
-        checked_on = "".join(f" --images {quoted(folder)}" for folder in images)
-    next_command = f"export {quoted(outcome.folder)}{checked_on}"
-    return show_outcome(terminal, outcome, as_json=json_, next_command=next_command)
+    flags, options = repeated(flags, options, terminal)
+    settings = resolve_settings(flags, terminal, takes_pretrained=True)
+    if print_config:
+        return _print_config(settings, terminal, device)
+    options = replace(options, derivation=settings.derivation)
+    from segdistill.commands import distill as command
+
+    outcome = command.distill(settings.config, flags.teacher or "", options, terminal)
+    return show_outcome(terminal, outcome, as_json=json_, next_command=f"export {quoted(outcome.folder)}")
 
 
 def command_line() -> tuple[str, ...]:

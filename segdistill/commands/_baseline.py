@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segdistill.commands._context import RunContext
+from segdistill.commands._lengthening import lengthenings
 from segdistill.commands._networks import build_initialized, supervision
 from segdistill.commands._results import NetworkResult
 from segdistill.commands._step_time import seconds_per_step
@@ -38,13 +39,17 @@ def _steps_in_the_time(context: RunContext, distilled: NetworkResult | None) -> 
     stalls), and a step of the baseline as the median of a few real ones beforehand.
     """
     begun = context.out / "baseline" / "config.toml"
-    if context.options.resume and begun.exists():  # measured again, it would be another number
-        return _steps_of(begun)
+    least = 1
+    if context.options.resume and begun.exists():
+        known = lengthenings(begun.parent)
+        if len(known) >= len(lengthenings(context.out)):  # measured again, it would be another number
+            return known[-1].after if known else _steps_of(begun)
+        least = _steps_of(begun)
     if distilled is None:
         return context.config.optim.steps
     if distilled.training_seconds is None:
         raise ModelError(f"{context.out} does not say how long its student was trained.", "Start a new run.")
-    steps: int = distributed.broadcast_object(max(1, round(distilled.seconds / _seconds_per_step(context))))
+    steps: int = distributed.broadcast_object(max(least, round(distilled.seconds / _seconds_per_step(context))))
     return steps
 
 

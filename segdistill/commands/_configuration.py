@@ -3,20 +3,22 @@
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from segdistill.commands._local_record import read_local
 from segdistill.commands._teacher import is_pretrained
 from segdistill.config.derivation import DERIVED_KEYS, Derivation
 from segdistill.config.network_recipes import RequestedNetworks
 from segdistill.config.presets import ResolvedPreset, load_preset, read_class_map, resolve_preset
-from segdistill.config.registry import BUILT_IN, components, find_data
+from segdistill.config.registry import BUILT_IN, components, data_example, find_data
 from segdistill.config.schema import NetworkConfig, RunConfig
 from segdistill.data.unlabeled import NAME
 from segdistill.errors import UsageError
 from segdistill.networks import missing_options, resolve, resolve_name
 from segdistill.runtime.reporter import Reporter
+from segdistill.storage.run_files import LOCAL
 from segdistill.teachers.external import is_external
 from segdistill.terms import cap_stages, check_terms, stage_tables
 
@@ -102,6 +104,7 @@ def resolve_settings(flags: ConfigFlags, reporter: Reporter, *, takes_pretrained
         UsageError: for anything unknown or contradictory in the preset, the overrides or the flags.
     """
     _check_numbers(flags)
+    flags = with_recorded_paths(flags)
     # A pretrained teacher brings its own network.
     has_pretrained = takes_pretrained and flags.teacher is not None and is_pretrained(flags.teacher)
     # a command that takes none trains a teacher and no student
@@ -122,6 +125,23 @@ def resolve_settings(flags: ConfigFlags, reporter: Reporter, *, takes_pretrained
         steps = {"optim.steps": resolved.config.optim.steps, "teacher.steps": resolved.config.teacher.steps}
         origins |= {path: "--steps" for path, before in steps.items() if before is not None and before > flags.steps}
     return Settings(config, _derivation(flags, resolved, config, set(stated)), origins)
+
+
+def with_recorded_paths(flags: ConfigFlags) -> ConfigFlags:
+    """Return flags with the paths of the data of a run whose config.toml is the preset, where they name none."""
+    path = Path(flags.preset)
+    is_other = flags.data is not None or flags.images or "data.name" in flags.override_keys
+    record = read_local(path.parent) if path.name == "config.toml" and path.is_file() and not is_other else None
+    if record is None:
+        return flags
+    data = None if record.data == NAME else record.data
+    if data is not None and not record.data_is_there():
+        raise UsageError(
+            f"The data set of {path.parent} is gone from where {path.with_name(LOCAL)} has it: {data}",
+            f"Say where it lies now: --data {data_example(data.partition(':')[0])}",
+        )
+    unlabeled = flags.unlabeled or tuple(map(Path, record.unlabeled))
+    return replace(flags, data=data, images=tuple(map(Path, record.images)), unlabeled=unlabeled)
 
 
 def _load(

@@ -44,12 +44,20 @@ class Options:
     """Other files that the command line names, such as a preset, each with its flag."""
     seeds: int = 1
     """Number of students, from the configuration's seed upwards."""
+    teacher: str = ""
+    """Teacher as `--teacher` takes it; empty of a command that trains one."""
     command: tuple[str, ...] = ()
     """Words of the command line, without the program's name."""
-    resume_command: str = ""
-    """Command that continues the run; empty where it follows from `command`."""
     derivation: Derivation = field(default_factory=Derivation)
     """What of the configuration is left to be decided once the images are known: nothing, unless it says so."""
+    resume_command: str = ""
+    """What continues the run; empty where that is `segdistill resume`."""
+    restart_command: str = ""
+    """What begins it again, in the place of what it has done; empty where that is `command` with --overwrite."""
+    is_recorded: bool = False
+    """The configuration is that of the run's own folder: all that was derived is in it."""
+    lengthened_from: int | None = None
+    """Steps of the schedule that the run had come to the end of before it got its present one; None of most runs."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,8 @@ class RunContext:
     """Folder of the run, the same in all processes."""
     resume_command: str
     """Command that continues the run."""
+    restart_command: str
+    """Command that begins it again, in the place of what it has done."""
     further_seed: int | None = None
     """Seed of a student beyond the first one."""
     derived: Mapping[str, str] = field(default_factory=dict)
@@ -125,10 +135,22 @@ def default_workers() -> int:
 
 
 def command_to_resume(options: Options, out: Path) -> str:
-    """Return the command that continues a run, as it was typed but for --overwrite."""
+    """Return the command that continues a run: its folder knows all else."""
+    more = []
+    if options.teacher.startswith("py:"):  # code runs only where a command line names it
+        more = ["--teacher", options.teacher]
+    return shlex.join([*program(), "resume", str(out), *more])
+
+
+def command_again(options: Options, out: Path, flag: str) -> str:
+    """Return a command as it was typed, with --resume or --overwrite, and with the folder of the run."""
     words = [word for word in options.command if word not in ("--resume", "--overwrite")]
     if not any(word == "--out" or word.startswith("--out=") for word in words):
         words += ["--out", str(out)]
+    return shlex.join([*program(), *words, flag])
+
+
+def program() -> list[str]:
+    """Return the words that start this program, in as many processes as there are now."""
     world = distributed.world_size()
-    program = ["segdistill"] if world == 1 else ["torchrun", f"--nproc-per-node={world}", "-m", "segdistill"]
-    return shlex.join([*program, *words, "--resume"])
+    return ["segdistill"] if world == 1 else ["torchrun", f"--nproc-per-node={world}", "-m", "segdistill"]

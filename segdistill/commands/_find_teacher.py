@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segdistill.commands._context import RUNS, Options, RunContext
+from segdistill.commands._lengthening import KEY
 from segdistill.commands._settings import backbone_weights_used, describe_data
 from segdistill.config.schema import RunConfig
 from segdistill.config.toml import read_toml
@@ -76,7 +77,9 @@ def _trains(
     run_recipe = teacher_recipe(table, options, sees_auxiliary=sees_auxiliary) | {"weights": environment["weights"]}
     # one that started from another model is not what a network's name means
     is_from_scratch = environment.get("init_weights", "none") == "none"
-    if environment["kind"] != "teacher" or run_recipe != recipe or not is_from_scratch:
+    # nor is one that was lengthened, whose steps are those of two schedules
+    is_lengthened = KEY in environment
+    if environment["kind"] != "teacher" or run_recipe != recipe or not is_from_scratch or is_lengthened:
         return False
     run_data: dict[str, Any] = json.loads(read_file(folder / "data.json"))
     return run_data == data

@@ -100,12 +100,20 @@ def _parts(skeleton: SegNetwork, weights: Mapping[str, Tensor]) -> dict[str, Any
     """Return the choices that tell themselves by parts which are there, or are not."""
     choices: dict[str, Any] = {}
     if "backbone.conv3.weight" in weights:
-        choices["stem"] = "deep"
+        # the output of one is as wide as the first stage, that of the other twice as wide
+        is_narrow = weights["backbone.conv3.weight"].shape[0] == _stage_width(weights)
+        choices["stem"] = "deep-narrow" if is_narrow else "deep"
     if not _has_prefix(weights, "aspp.branches.1."):
         choices["aspp"] = False
     if _has_prefix(skeleton.state_dict(), skeleton.training_only) and not _has_prefix(weights, skeleton.training_only):
         choices["aux"] = False
     return choices
+
+
+def _stage_width(weights: Mapping[str, Tensor]) -> int | None:
+    """Return the channels that a ResNet's first block computes in."""
+    norm = weights.get("backbone.layer1.0.bn1.weight")
+    return None if norm is None else norm.numel()
 
 
 def _widths(skeleton: SegNetwork, weights: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from segdistill.runtime.reporter import Rows
 from segdistill.storage.weights import BATCH_COUNTER
 from segdistill.wording import counted
 
-CHOICES = ("stem", "dilation", "stem_pool", "head_width", "head_slope", "aspp", "skip", "conv_last")
+CHOICES = ("stem", "dilation", "stem_pool", "head_width", "head_slope", "aspp", "skip", "conv_last", "classifier_bias")
 """Choices about a network that a checkpoint, its publication or the user makes."""
 
 

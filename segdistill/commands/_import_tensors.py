@@ -9,13 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from segdistill.checkpoints.key_maps import KeyMap, as_published, key_maps_of, renamed
 from segdistill.checkpoints.tensors import widest_type
-from segdistill.commands._import_advice import network_advice
+from segdistill.commands._import_advice import TEACH, network_advice
 from segdistill.commands._import_choices import PROBE_CLASSES, count_outputs, with_shapes_of, with_variant_of
+from segdistill.commands._import_prefix import find_network
 from segdistill.config.schema import NetworkConfig
 from segdistill.errors import ModelError, UsageError
 from segdistill.networks import SegNetwork, build_network, meta_network
@@ -57,13 +59,14 @@ def load_published(file: Path, config: NetworkConfig, *, drop_label_channel: boo
         UsageError: if there is no such file, it is a model file of ours, or leaves a choice open that was not made.
         ModelError: if it is damaged, or its tensors are not this network's.
     """
-    weights, left_out = _read_tensors(file)
+    weights, left_out = _read_tensors(file, config)
     # What follows renames and removes tensors; advice is by what the file holds.
     published = dict(weights)
     config = with_variant_of(config, weights)
     skeleton = meta_network(config, PROBE_CLASSES)
     key_map = _best_key_map(config, skeleton, weights)
     _check_questions(file, config, key_map=key_map, weights=weights)
+    _check_alike(file, config, key_map)
 
     left_out += _remove(weights, _unused_reasons(key_map, skeleton))
     weights = renamed(weights, key_map)
@@ -76,10 +79,11 @@ def load_published(file: Path, config: NetworkConfig, *, drop_label_channel: boo
     # Numbers stay as they are: a checkpoint in float64 is kept so.
     network = build_network(config, outputs).to(widest_type(weights))
     num_tensors = len(network.state_dict())
+    added = _add_zeros(weights, network, key_map)
     problem = mismatch(as_published(network.state_dict(), key_map), as_published(weights, key_map))
     if problem:
         raise _other_network(file, config, key_map=key_map, problem=problem, published=published)
-    converted = _convert(weights, key_map)
+    converted = (*_convert(weights, key_map), *added)
     # Not strict, for the counts of batches alone: `mismatch` has refused all else that is missing.
     network.load_state_dict(weights, strict=False)
     return LoadedCheckpoint(
@@ -93,8 +97,8 @@ def load_published(file: Path, config: NetworkConfig, *, drop_label_channel: boo
     )
 
 
-def _read_tensors(file: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """Return a checkpoint's tensors without prefixes of their names, and what else is in the file, in words."""
+def _read_tensors(file: Path, config: NetworkConfig) -> tuple[dict[str, Tensor], list[str]]:
+    """Return a network's tensors without prefixes of their names, and what else is in the file, in words."""
     tensors, other_entries = read_weights(file)
     _refuse_model_file(file)
     # NaN would spread over the whole output, and no score would say why.
@@ -104,7 +108,11 @@ def _read_tensors(file: Path) -> tuple[dict[str, Tensor], list[str]]:
             f"{file} holds {counted(len(not_finite), 'tensor')} with NaN or infinity, {not_finite[0]} among them.",
             "Its training had failed when it was written. Take an earlier one.",
         )
-    return _without_prefixes(file, tensors), _describe_others(other_entries)
+    plain = _without_prefixes(file, tensors)
+    found = find_network(file, tensors, config)
+    if found is None:  # by the names without the usual beginnings it is told what the file holds
+        return plain, _describe_others(other_entries)
+    return found[0], [*found[1], *_describe_others(other_entries)]
 
 
 def _refuse_model_file(file: Path) -> None:
@@ -166,6 +174,21 @@ def _check_questions(file: Path, config: NetworkConfig, *, key_map: KeyMap, weig
             raise UsageError(f"{file} holds {question.tensors}*, {question.problem}.", question.answers)
 
 
+def _check_alike(file: Path, config: NetworkConfig, key_map: KeyMap) -> None:
+    """Refuse a checkpoint whose tensors fit, and whose network computes something else with them.
+
+    Raises:
+        ModelError: with the difference.
+    """
+    for ending, difference in key_map.unlike.items():
+        if config.network.endswith(f"-{ending}"):
+            raise ModelError(
+                f"{file} has the tensors of {config.network} by the names of {key_map.source}, which is another "
+                f"network: {difference}.",
+                TEACH,
+            )
+
+
 def _unused_reasons(key_map: KeyMap, skeleton: SegNetwork) -> dict[str, str]:
     """Return the beginnings of published names that have no place here, and why.
 
@@ -220,6 +243,17 @@ def _has_label_channel(convolution: Tensor) -> bool:
     return convolution.dim() == 4 and convolution.shape[1] == IMAGE_CHANNELS + 1
 
 
+def _add_zeros(weights: dict[str, Tensor], network: SegNetwork, key_map: KeyMap) -> tuple[str, ...]:
+    """Add the biases that a publication's network does not have, in place; return which, in words."""
+    skeleton = network.state_dict()
+    missing = [name for name in key_map.zeros if name not in weights]
+    for name in missing:
+        weights[name] = torch.zeros_like(skeleton[name])
+    if not missing:
+        return ()
+    return (f"{', '.join(missing)}, to 0: {key_map.source} has no such biases",)
+
+
 def _convert(weights: dict[str, Tensor], key_map: KeyMap) -> tuple[str, ...]:
     """Bring tensors to what our networks compute with, in place; return which and to what, in words."""
     notes = []
@@ -239,6 +273,5 @@ def _other_network(
     naming = f" (by the names of {key_map.source})" if key_map.names else ""
     return ModelError(
         f"{file} does not hold the tensors of {config.network}: {problem}{naming}.",
-        f"{network_advice(published, config.network)} --set KEY=VALUE makes the choices that a network has, such as "
-        "stem=deep or head_width=512.",
+        network_advice(published, config.network),
     )

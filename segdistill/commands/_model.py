@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from segdistill.checkpoints.model_file import ModelInfo, load_model, weights_path
+from segdistill.commands._run_data import recorded_data
 from segdistill.config.registry import components, data_example
 from segdistill.config.schema import Weights
 from segdistill.data import DataSource, load_data
@@ -89,10 +90,18 @@ def data_of(model: Path, info: ModelInfo, *, spec: str | None, reporter: Reporte
         DataError: if the data set cannot be used.
     """
     data = find_data_of(model, info, spec=spec, reporter=reporter)
-    # Also in another order: scores would be of other classes than their names say.
+    check_classes(info, data, spec)
+    return data
+
+
+def check_classes(info: ModelInfo, data: DataSource, spec: str | None) -> None:
+    """Refuse data of other classes than a model's.
+
+    Raises:
+        UsageError: also where they are the same in another order: scores would be of other classes than names say.
+    """
     if data.classes != info.classes:
         raise _other_classes(info, data, spec)
-    return data
 
 
 def in_classes_of(data: DataSource, loaded: LoadedModel, spec: str | None, reporter: Reporter) -> LoadedModel:
@@ -132,14 +141,17 @@ def find_data_of(model: Path, info: ModelInfo, *, spec: str | None, reporter: Re
     Args:
         model: as it was named on the command line.
         info: the model's header.
-        spec: as `--data` takes it; None stands for the data that a run's folder was trained on, found by its name.
+        spec: as `--data` takes it; None stands for the data that a run was trained on, where its folder says that it
+            lies, or found by its name.
         reporter: takes the data set's warnings.
 
     Raises:
         UsageError: for a bare file without data.
         DataError: if the data set cannot be used.
     """
-    # A run's folder keeps the name of its data, but no path: it may be given away. A bare file may come from anywhere.
+    if spec is None:
+        spec = recorded_data(model, reporter)
+    # A folder that was given away keeps the name of its data, but no path. A bare file may come from anywhere.
     if spec is None and (model.is_file() or info.data not in components("data.datasets")):
         data_name = f" ({info.data})" if info.data else ""
         if info.data == NAME:

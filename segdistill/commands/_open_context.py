@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from segdistill.commands._context import RUNS, Options, RunContext, command_to_resume, default_workers
+from segdistill.commands._context import RUNS, Options, RunContext, command_again, command_to_resume, default_workers
 from segdistill.commands._label_free import TeacherClasses, load_images
 from segdistill.commands._process_checks import check_batch, check_processes
 from segdistill.commands._recorded_settings import with_recorded_settings
@@ -59,8 +59,9 @@ def open_context(
             check_class_weights(loss, data.classes)
         # the folder's number is looked up by one process: another could find one more folder a moment later
         out = options.out or distributed.broadcast_object(next_folder(RUNS, stem))
-        command = options.resume_command or command_to_resume(options, out)
-        context = RunContext(config, options, data, runtime, out, command)
+        resume_command = options.resume_command or command_to_resume(options, out)
+        restart_command = options.restart_command or command_again(options, out, "--overwrite")
+        context = RunContext(config, options, data, runtime, out, resume_command, restart_command)
         check_processes(context)
         check_batch(config, device)
         yield context

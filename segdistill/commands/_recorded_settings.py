@@ -1,5 +1,6 @@
 """What a run that goes on has derived at its start: taken from its folder, never derived again."""
 
+from pathlib import Path
 from typing import Any
 
 from segdistill.commands._context import Options
@@ -20,7 +21,7 @@ def with_recorded_settings(config: RunConfig, options: Options) -> RunConfig:
         UsageError: if a flag that decides on the schedule is another than at the start.
     """
     record = recorded_settings(options)
-    if not record or options.out is None:
+    if not record or options.out is None or options.is_recorded:
         return config
     before = read_table(options.out / "environment.json").get(SCHEDULE_FLAGS)
     now = schedule_flags(options.derivation)
@@ -36,6 +37,15 @@ def with_recorded_settings(config: RunConfig, options: Options) -> RunConfig:
         )
     table = read_toml(options.out / "config.toml")
     return config.changed(**{key: _value(table, key) for key in record if _may_be_taken(key, options.derivation)})
+
+
+def recorded_flags(run: Path) -> Derivation:
+    """Return the flags that decided on a run's schedule at its start; nothing else is left to be derived."""
+    table = read_table(run / "environment.json").get(SCHEDULE_FLAGS)
+    flags = table if isinstance(table, dict) else {}
+    return Derivation(
+        epochs=flags.get("--epochs"), max_steps=flags.get("--steps"), max_minutes=flags.get("--max-minutes")
+    )
 
 
 def recorded_settings(options: Options) -> dict[str, str] | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from segdistill.commands._context import RunContext
 from segdistill.commands._json_file import read_table
+from segdistill.commands._lengthening import STEPS_KEYS, optim_of
 from segdistill.commands._results import Outcome, gain_to_json, is_entry, with_present_roles
 from segdistill.commands._settings import describe_data, environment, folder_config
 from segdistill.config.checking import validated
@@ -29,6 +30,8 @@ def finished(context: RunContext, kind: str) -> Outcome | None:
     if not context.options.resume or not all((part / "manifest.json").exists() for part in _parts(context)):
         return None
     run = context.out
+    if _is_to_be_lengthened(run, context, kind):
+        return None
     refuse_changes(run, context, kind)
     for seed in context.seeds[1:]:
         part = context.for_seed(seed)
@@ -39,8 +42,16 @@ def finished(context: RunContext, kind: str) -> Outcome | None:
         raise ModelError(f"{run / 'scores.json'} is gone or holds no results.", "Restore the file, or train again.")
     if gain is not None:
         gain = _present_gain(run / "gain.json", gain)
-    context.reporter.info(f"Already finished: {run}")
+    context.reporter.info(f"Already finished: {run}. For more steps: segdistill resume {run} --steps N")
     return Outcome(run, with_present_roles(entries), gain)
+
+
+def _is_to_be_lengthened(run: Path, context: RunContext, kind: str) -> bool:
+    """Whether a finished run has a shorter schedule than it is to have from now on."""
+    if context.options.lengthened_from is None:
+        return False
+    recorded = validated(RunConfig, read_toml(run / "config.toml"), str(run))
+    return optim_of(recorded, kind).steps < optim_of(context.config, kind).steps
 
 
 def _parts(context: RunContext) -> list[Path]:
@@ -79,6 +90,10 @@ def refuse_changes(folder: Path, context: RunContext, kind: str) -> None:
         )
     before = _settings_of(folder)
     now = _settings(validated(RunConfig, folder_config(context), str(folder)))
+    if context.options.lengthened_from is not None and before["optim.steps"] <= now["optim.steps"]:
+        for settings in (before, now):
+            for key in STEPS_KEYS:
+                settings.pop(key, None)
     flags_before, flags_now = _flags(recorded, environment(context))
     before |= flags_before
     now |= flags_now
@@ -86,13 +101,26 @@ def refuse_changes(folder: Path, context: RunContext, kind: str) -> None:
     if changed:
         lines = "\n".join(f"  {key}: {before.get(key)} -> {now.get(key)}" for key in changed)
         raise UsageError(
-            f"--resume continues the same run, but these settings differ:\n{lines}",
-            f"Start a new run with another --out, or give the run's own: --preset {folder / 'config.toml'}",
+            f"--resume continues the same run, but these settings differ:\n{lines}", _advice(folder, changed, now)
         )
     if read_table(folder / "data.json") != describe_data(context.verified_data):
         raise UsageError(
             "The data set has changed since this run began.", "Restore it, or start a new run with another --out."
         )
+
+
+def _advice(folder: Path, changed: list[str], now: dict[str, Any]) -> str:
+    """Return what helps where settings differ: a finished run may be lengthened, and any other one begun."""
+    if all(key.endswith("steps") for key in changed) and (folder / "manifest.json").exists():
+        steps = now[changed[0]]
+        return (
+            f"A finished run is lengthened by: segdistill resume {folder} --steps {steps}. A new one starts from its "
+            f"weights with --init-weights {folder} and another --out."
+        )
+    return (
+        f"`segdistill resume {folder}` continues it with its own. Or start a new run with another --out; "
+        f"--init-weights {folder} has it start from these weights."
+    )
 
 
 def _flags(recorded: dict[str, Any], present: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

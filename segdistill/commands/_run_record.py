@@ -9,12 +9,17 @@ import tomli_w
 
 from segdistill.checkpoints.model_file import read_info
 from segdistill.commands._context import RunContext
+from segdistill.commands._data_commit import data_commit
 from segdistill.commands._json_file import read_table
+from segdistill.commands._lengthening import lengthenings, optim_of, record_lengthening, sentence
+from segdistill.commands._local_record import write_local
 from segdistill.commands._results import NetworkResult, Outcome, gain_to_json
 from segdistill.commands._resume import refuse_changes
 from segdistill.commands._run_log import ENDED, log_writer, logged_ending
 from segdistill.commands._settings import describe_data, environment, folder_config
 from segdistill.commands._teacher_record import read_teacher
+from segdistill.config.schema import RunConfig
+from segdistill.config.toml import read_toml
 from segdistill.errors import UsageError
 from segdistill.evaluation.significance import GainEstimate
 from segdistill.reports.curves import draw_curves
@@ -80,7 +85,7 @@ def _open_in_first_process(context: RunContext, kind: str) -> Iterator[RunFolder
             _record_start(folder, context, kind)
 
         def continued() -> str:
-            return resume_or_begin_again(folder, context.resume_command)
+            return resume_or_restart(folder, context)
 
         with exit_on_signal(continued_by=continued), logged_ending(folder):
             yield folder
@@ -89,8 +94,14 @@ def _open_in_first_process(context: RunContext, kind: str) -> Iterator[RunFolder
 def _record_start(folder: RunFolder, context: RunContext, kind: str) -> None:
     """Write what the run is, in the order of `run_files.WRITTEN_FIRST`: without the last file it has not begun."""
     write_json(folder / "data.json", describe_data(context.verified_data))
-    write_json(folder / "environment.json", {"kind": kind, **environment(context)})
+    write_json(folder / "environment.json", {"kind": kind, **environment(context), **_commit(context)})
+    write_local(folder, context, begins=True)
     write_atomic(folder / "config.toml", tomli_w.dumps(folder_config(context)))
+
+
+def _commit(context: RunContext) -> dict[str, str]:
+    commit = data_commit(context)
+    return {} if commit is None else {"data_commit": commit}
 
 
 def _record_resumption(folder: RunFolder, context: RunContext) -> None:
@@ -111,10 +122,21 @@ def _record_resumption(folder: RunFolder, context: RunContext) -> None:
         )
     # a baseline and seeds may be added
     updates: dict[str, Any] = {"baseline": context.options.baseline, "seeds": context.options.seeds}
+    write_local(folder, context, begins=False)
     if differences(parts[-1], present):
         moment = {"time": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
         updates["resumed_with"] = [*parts[1:], moment | {name: present[name] for name in PARTS}]
     write_json(folder / "environment.json", recorded | updates)
+    _record_new_schedule(folder, context, str(recorded.get("kind")))
+
+
+def _record_new_schedule(folder: RunFolder, context: RunContext, kind: str) -> None:
+    """Write the longer schedule of a run that is lengthened; environment.json first, which says that it is one."""
+    before = optim_of(RunConfig.model_validate(read_toml(folder / "config.toml")), kind).steps
+    after = optim_of(context.config, kind).steps
+    if after > before:
+        record_lengthening(folder.path, before, after)
+        write_atomic(folder / "config.toml", tomli_w.dumps(folder_config(context)))
 
 
 def record(folder: RunFolder, **values: Any) -> None:
@@ -123,9 +145,9 @@ def record(folder: RunFolder, **values: Any) -> None:
         write_json(folder / "environment.json", read_table(folder / "environment.json") | values)
 
 
-def resume_or_begin_again(folder: RunFolder, command: str) -> str:
+def resume_or_restart(folder: RunFolder, context: RunContext) -> str:
     """Return the command that goes on with a run: one that is to replace another and has saved nothing begins again."""
-    return command if folder.is_resumable else f"{command.removesuffix('--resume')}--overwrite"
+    return context.resume_command if folder.is_resumable else context.restart_command
 
 
 def finish(
@@ -147,14 +169,19 @@ def finish(
     else:
         write_json(folder / "gain.json", gain_entry)
     draw_curves(folder / "metrics.jsonl", folder / "curves.png")
-    write_atomic(folder / "README.md", _model_card(folder, results, gain, warning=outcome.weak_teacher))
+    write_atomic(folder / "README.md", _model_card(folder, context.config, results, gain, warning=outcome.weak_teacher))
     log_writer(folder)(f"{ENDED} (exit 0): finished")  # before the manifest, which has the log's digest
     write_manifest(folder.path)
     return outcome
 
 
 def _model_card(
-    folder: RunFolder, results: Sequence[NetworkResult], gain: GainEstimate | None, *, warning: str | None
+    folder: RunFolder,
+    config: RunConfig,
+    results: Sequence[NetworkResult],
+    gain: GainEstimate | None,
+    *,
+    warning: str | None,
 ) -> str:
     # a run's model is its distilled student; a teacher's run and a baseline's have one network
     model = next((result for result in results if result.name == "distilled"), results[-1])
@@ -165,6 +192,8 @@ def _model_card(
     remarks = [] if gain is None else [gain.sentence()]
     skipping = [result for result in results if result.skipped_steps]
     remarks += [f"{result.name}: {skipped_steps(result.skipped_steps)}." for result in skipping]
+    optim = optim_of(config, "teacher" if model.name == "teacher" else "student")
+    remarks += [sentence(lengthening, optim) for lengthening in lengthenings(folder.path)]
     info = read_info(folder / "model.safetensors")
     return model_card(info, rows, model.scores, warning=warning, remarks=remarks, origins=_origins(folder))
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from segdistill.commands._find_teacher import TeacherRun, find_teacher, runs_bes
 from segdistill.commands._inputs import Input, model_inputs, refuse_run_over
 from segdistill.commands._load_teacher import in_data_classes, load_teacher
 from segdistill.commands._networks import model_info
-from segdistill.commands._run_record import record, resume_or_begin_again
+from segdistill.commands._run_record import record, resume_or_restart
 from segdistill.commands._teacher_record import refuse_other_teacher
 from segdistill.commands._teacher_run import run_teacher_training, teacher_stem
 from segdistill.config.schema import RunConfig, Size
 from segdistill.config.toml import read_toml
 from segdistill.data import AUXILIARY, load_data, with_auxiliary_split
+from segdistill.data.unlabeled import NAME
 from segdistill.errors import BusyError, UsageError
 from segdistill.runtime import distributed
 from segdistill.runtime.reporter import Reporter
@@ -98,6 +100,8 @@ class PretrainedTeacher:
         if self.teacher.is_external:
             info = _with_size(info, config, reporter)
         architecture = {f"teacher.{key}": value for key, value in info.network.model_dump().items()}
+        if class_map is not None and config.data.name == NAME:  # it names the classes, in the order of their mention
+            class_map = dict(sorted(class_map.items(), key=lambda entry: _place(entry[1], data.classes)))
         embedding = None if info.label_embedding is None else info.label_embedding.model_dump()
         config = config.changed(
             **architecture, **{"teacher.label_embedding": embedding, "teacher.class_map": class_map}
@@ -121,6 +125,11 @@ class PretrainedTeacher:
         if not self.teacher.is_external or info.size != before:
             return self
         return replace(self, teacher=replace(self.teacher, info=info.model_copy(update={"size": now})))
+
+
+def _place(name: str, classes: Sequence[str]) -> int:
+    """Return the place of a class; what is none of them comes last."""
+    return classes.index(name) if name in classes else len(classes)
 
 
 def _with_size(info: ModelInfo, config: RunConfig, reporter: Reporter) -> ModelInfo:
@@ -277,9 +286,11 @@ def _training_context(context: RunContext, path: Path, student_folder: RunFolder
         baseline=None,
         seeds=1,
         init_weights=None,
+        teacher="",
+        lengthened_from=None,
     )
     if student_folder.writes:  # a signal ends both, and the command that continues them is the student's
-        command = resume_or_begin_again(student_folder, command)
+        command = resume_or_restart(student_folder, context)
     if begun:
         begun_config = RunConfig.model_validate(read_toml(path / "config.toml"))
         config = begun_config.changed(**{"data.name": config.data.name})

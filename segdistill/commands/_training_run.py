@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from segdistill.checkpoints.model_file import ModelInfo, load_model, read_info
 from segdistill.commands._context import RunContext
+from segdistill.commands._lengthening import is_trained
 from segdistill.commands._networks import exact_scores
 from segdistill.commands._pretraining import pretraining_seconds
 from segdistill.commands._results import NetworkResult, Role
@@ -31,7 +32,7 @@ def logging_context(context: RunContext, folder: RunFolder) -> RunContext:
 def result_if_trained(context: RunContext, folder: RunFolder, job: TrainingJob, role: Role) -> NetworkResult | None:
     """Load the network that a resumed run has trained already and return its result; None if it has not."""
     model = context.out / MODEL
-    if not distributed.broadcast_object(context.options.resume and model.exists()):
+    if not distributed.broadcast_object(context.options.resume and is_trained(context.out)):
         return None
     network, info = load_model(model)
     job.network.load_state_dict(network.state_dict())

@@ -62,6 +62,7 @@ def distill(config: RunConfig, teacher_spec: str, options: Options, reporter: Re
         SegdistillError: whatever is wrong with settings, data, teacher or the run's folder, before anything is written.
         CheckError: if the teacher fails its check, or the first step is not finite.
     """
+    options = replace(options, teacher=teacher_spec)
     source = teacher_source(teacher_spec, config, options, reporter)
     classes = None
     if config.data.images:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from segdistill.checkpoints.model_file import weights_path
+from segdistill.checkpoints.model_file import read_info, weights_path
 from segdistill.commands._agreement import images_of, labeled_by_teacher
 from segdistill.commands._context import default_workers
 from segdistill.commands._inputs import data_inputs, model_inputs, refuse_files_over
@@ -17,6 +17,7 @@ from segdistill.commands._model import (
     open_model,
     refuse_label_assisted,
 )
+from segdistill.commands._run_images import recorded_images, recorded_teacher
 from segdistill.commands._scored_teacher import TeacherOptions, is_teacher, open_teacher
 from segdistill.config.schema import Size, Weights
 from segdistill.data import DataSource, Split, evaluation_batches
@@ -141,8 +142,9 @@ def evaluate_model(model: str, options: EvaluateOptions, reporter: Reporter) -> 
         UsageError: if the model, the data and the options do not belong together.
         DataError: if there are no labels to score by, or an image cannot be used.
     """
+    options, held_back = _with_recorded_images(model, options, reporter)
     _check_options(options)
-    loaded, data = _open(model, options, reporter)
+    loaded, data = _open(model, options, held_back, reporter)
     images = data.split(options.split)
     targets: dict[str, Path] = {}
     if options.submission is not None:
@@ -174,11 +176,33 @@ def evaluate_model(model: str, options: EvaluateOptions, reporter: Reporter) -> 
     return Evaluation(loaded, data, options, scores=scores, tiled=tiled)
 
 
-def _open(model: str, options: EvaluateOptions, reporter: Reporter) -> tuple[LoadedModel, DataSource]:
+def _with_recorded_images(
+    model: str, options: EvaluateOptions, reporter: Reporter
+) -> tuple[EvaluateOptions, DataSource | None]:
+    """Return the options and images by which a run without labels was scored, where nothing else is named.
+
+    Returns:
+        The options, with the teacher that answers, and the images; unchanged and None where it is another model.
+    """
+    path = Path(model)
+    if options.data is not None or options.images or not path.is_dir():
+        return options, None
+    images = recorded_images(path, read_info(weights_path(path, options.weights)), reporter)
+    if images is None:
+        return options, None
+    teacher = recorded_teacher(images, path, named=options.against)
+    asked = images.options if options.teacher == TeacherOptions() else options.teacher
+    options = replace(options, images=images.folders, against=teacher, teacher=asked)
+    return options, images.data
+
+
+def _open(
+    model: str, options: EvaluateOptions, images: DataSource | None, reporter: Reporter
+) -> tuple[LoadedModel, DataSource]:
     """Open a model of any kind, and the data that it is scored on."""
     path, spec = Path(model), options.data
     if options.images:
-        return _open_with_teacher(path, options, reporter)
+        return _open_with_teacher(path, options, images, reporter)
     if is_teacher(model, options.teacher):
         if options.weights is not None and parse_external(model) is not None:
             raise UsageError(f"--weights chooses among those of a run, and {model} is none.", "Leave --weights out.")
@@ -199,8 +223,10 @@ def _open(model: str, options: EvaluateOptions, reporter: Reporter) -> tuple[Loa
     return loaded, data
 
 
-def _open_with_teacher(path: Path, options: EvaluateOptions, reporter: Reporter) -> tuple[LoadedModel, DataSource]:
-    """Open a model, and images whose labels are the answers of a teacher."""
+def _open_with_teacher(
+    path: Path, options: EvaluateOptions, images: DataSource | None, reporter: Reporter
+) -> tuple[LoadedModel, DataSource]:
+    """Open a model, and images whose labels are the answers of a teacher: all of the folders, or those given."""
     # With none of a teacher's options, which are those of --teacher here.
     if is_teacher(str(path), TeacherOptions()):
         raise UsageError(
@@ -212,7 +238,7 @@ def _open_with_teacher(path: Path, options: EvaluateOptions, reporter: Reporter)
     if options.size is not None:
         loaded = replace(loaded, info=loaded.info.model_copy(update={"size": options.size}))
     data = labeled_by_teacher(
-        images_of(loaded.info, options.images),
+        images or images_of(loaded.info, options.images),
         options.against,
         options.teacher,
         size=loaded.info.size,

@@ -18,6 +18,7 @@ from segdistill.commands._agreement import images_of
 from segdistill.commands._context import default_workers
 from segdistill.commands._inputs import Input, data_inputs, refuse_files_over
 from segdistill.commands._model import MAX_BATCH_IMAGES, data_of, refuse_label_assisted
+from segdistill.commands._run_images import recorded_images
 from segdistill.config.schema import Weights
 from segdistill.data import Split, evaluation_batches
 from segdistill.deployment.form import IR_VERSIONS, OLDEST_OPSET, OPSET, GraphForm, Returns, Takes
@@ -289,8 +290,13 @@ def _open_subject(model: Path, paths: _Paths, options: ExportOptions, reporter: 
     network, info = load_model(paths.model)
     refuse_label_assisted(paths.model, info)
     teacher = teacher_to_measure(paths.model, info, reporter)
+    recorded = None
+    if options.data is None and not options.images:
+        recorded = recorded_images(model, info, reporter)
     if options.images:
         data = images_of(info, options.images)
+    elif recorded is not None:
+        data = recorded.data
     else:
         data = data_of(model, info, spec=options.data, reporter=reporter)
     images = data.split("val")

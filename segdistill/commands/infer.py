@@ -5,11 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segdistill.checkpoints.model_file import ModelInfo
 from segdistill.commands._inputs import model_inputs, refuse_files_over
 from segdistill.commands._model import open_model, refuse_label_assisted
+from segdistill.commands._run_data import recorded_data
+from segdistill.commands._run_images import recorded_images
 from segdistill.config.schema import Weights
-from segdistill.errors import DataError
-from segdistill.evaluation.input_images import find_inputs
+from segdistill.data import load_data
+from segdistill.data.source_files import image_files
+from segdistill.errors import DataError, UsageError
+from segdistill.evaluation.input_images import InputImage, find_inputs
 from segdistill.evaluation.label_maps import InferenceSummary, infer
 from segdistill.runtime.precision import exact_float32
 from segdistill.runtime.reporter import Reporter
@@ -80,12 +85,13 @@ class Inference:
 
 
 @exact_float32()
-def infer_images(model: Path, source: str, options: InferOptions, reporter: Reporter) -> Inference:
+def infer_images(model: Path, source: str | None, options: InferOptions, reporter: Reporter) -> Inference:
     """Write a label map for each image of a file, a folder or a pattern.
 
     Args:
         model: a run's folder, a model file or an exported graph.
-        source: an image, a folder, or a pattern such as "frames/*.png".
+        source: an image, a folder, or a pattern such as "frames/*.png"; None stands for the validation images of a run
+            whose folder says where they lie.
         options: how, and where to.
         reporter: shows the progress.
 
@@ -95,7 +101,7 @@ def infer_images(model: Path, source: str, options: InferOptions, reporter: Repo
     # The model is opened first: that takes a moment, listing a large folder may take minutes.
     loaded = open_model(model, options.device, options.precision, options.weights)
     refuse_label_assisted(loaded.path, loaded.info)
-    inputs = find_inputs(source, options.out)
+    inputs = _validation_images(model, loaded.info, reporter) if source is None else find_inputs(source, options.out)
 
     # Which files are written is known once the images are: two of them may share a name.
     def check_targets(targets: Iterable[Path]) -> None:
@@ -113,3 +119,29 @@ def infer_images(model: Path, source: str, options: InferOptions, reporter: Repo
             on_image=lambda count: advance(count, ""),
         )
     return Inference(options.out, summary)
+
+
+def _validation_images(model: Path, info: ModelInfo, reporter: Reporter) -> list[InputImage]:
+    """Return the validation images of the data that a run's folder knows.
+
+    Raises:
+        UsageError: if it knows none, or they are rendered and no files.
+    """
+    recorded = recorded_images(model, info, reporter)
+    if recorded is not None:
+        data = recorded.data
+    else:
+        spec = recorded_data(model, reporter)
+        if spec is None:
+            raise UsageError(
+                f"No INPUT given, and {model} does not say where its data lies.",
+                f"Give an image, a folder, or a pattern in quotes: segdistill infer {model} IMAGES --out DIR",
+            )
+        data = load_data(spec)
+    inputs = [InputImage(root / name, Path(name)) for root, name in image_files(data.split("val"))]
+    if not inputs:
+        raise UsageError(
+            f"No INPUT given, and the images of {data.name} are no files.",
+            f"Give an image, a folder, or a pattern in quotes: segdistill infer {model} IMAGES --out DIR",
+        )
+    return inputs

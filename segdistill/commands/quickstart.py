@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segdistill.commands import export, infer
-from segdistill.commands._context import Options, command_to_resume
+from segdistill.commands._context import Options, command_again
 from segdistill.commands._results import Outcome
 from segdistill.commands.distill import distill
 from segdistill.commands.export import ExportOptions
@@ -74,7 +74,11 @@ def quickstart(out: Path, options: Options, steps: int | None, reporter: Reporte
 
     # What is quick to make is made again, whether the trainings before it went on or began again.
     replaces = options.overwrite or options.resume
-    options = replace(options, resume_command=options.resume_command or command_to_resume(options, out))
+    options = replace(
+        options,
+        resume_command=options.resume_command or command_again(options, out, "--resume"),
+        restart_command=options.restart_command or command_again(options, out, "--overwrite"),
+    )
     with exit_on_signal(continued_by=options.resume_command):
         train_teacher(config, _options_of(folders.teacher, options), reporter)
         student_options = _options_of(folders.student, options)

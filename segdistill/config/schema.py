@@ -146,8 +146,9 @@ class NetworkConfig(Strict):
     """Auxiliary head, in training only, of a network that has one."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Probability of dropout before the classifier."""
-    stem: Literal["plain", "deep"] | None = None
-    """First layer of a ResNet: one 7x7 convolution, which is the default, or three 3x3."""
+    stem: Literal["plain", "deep", "deep-narrow"] | None = None
+    """First layer of a ResNet: one 7x7 convolution, which is the default, or three 3x3; `deep-narrow` has half their
+    channels, as ResNet-C and mmsegmentation's ResNetV1c."""
     dilation: Literal["late", "early"] | None = None
     """Beginning of the dilation in a ResNet's stage that lost its stride: after the convolution that lost it, as
     torchvision and CIRKD have it, which is the default; or from its first convolution on, as Liu et al. 2019 and
@@ -166,6 +167,8 @@ class NetworkConfig(Strict):
     default, or its output alone, as the authors' Cityscapes networks have it."""
     conv_last: bool | None = None
     """Whether an STDC's map at 1/32 passes the classifier's 1x1 convolution (use_conv_last); the default is no."""
+    classifier_bias: bool | None = None
+    """Whether an STDC's classifiers have a bias, as mmsegmentation's; the default is no, as its authors'."""
     align_corners: bool | None = None
     """Whether maps are enlarged, in the network and at its end, with corners aligned; the default is areas. Both are
     bilinear."""

@@ -14,6 +14,20 @@ def files_of(data: DataSource) -> Iterator[tuple[Path, Iterable[str]]]:
         yield from _files_of_split(split)
 
 
+def image_files(split: Split) -> list[tuple[Path, str]]:
+    """Return folder and name of each image of a split, in its order; none where they are rendered."""
+    if isinstance(split, ConcatSplit):
+        return [file for part in split.splits for file in image_files(part)]
+    if isinstance(split, PredictedSplit):
+        return image_files(split.split)
+    if isinstance(split, SubsetSplit):
+        files = image_files(split.split)
+        return [files[index] for index in split.indices] if files else []
+    if isinstance(split, FolderSplit | ImageFolder):
+        return [(split.root, name) for name in split.names]
+    return []
+
+
 def _files_of_split(split: Split) -> Iterator[tuple[Path, Iterable[str]]]:
     if isinstance(split, ConcatSplit):
         for part in split.splits:

@@ -76,6 +76,24 @@ def class_iou(counts: Tensor) -> Tensor:
     return intersection / (target + prediction - intersection)
 
 
+def class_precision(counts: Tensor) -> Tensor:
+    """Return the share of each class's predictions that is right, (..., C) from counts (..., C, 3); NaN without any."""
+    intersection, _, prediction = counts.double().unbind(-1)
+    return intersection / prediction
+
+
+def class_recall(counts: Tensor) -> Tensor:
+    """Return the share of each class's pixels that is found, (..., C) from counts (..., C, 3); NaN without any."""
+    intersection, target, _ = counts.double().unbind(-1)
+    return intersection / target
+
+
+def class_dice(counts: Tensor) -> Tensor:
+    """Return each class's Dice, which is its F1, (..., C) from counts (..., C, 3); NaN where it is nowhere."""
+    intersection, target, prediction = counts.double().unbind(-1)
+    return 2 * intersection / (target + prediction)
+
+
 def mean_iou(counts: Tensor) -> Tensor:
     """Return the mean of `class_iou` over the classes that have one, (...,); 0 where no class has."""
     return class_iou(counts).nanmean(-1).nan_to_num()
@@ -93,6 +111,10 @@ def coverage(scored: int | None, declared: int | None) -> str:
     Results of earlier versions name neither number.
     """
     return "" if scored == declared else f" (over {scored} of {declared} classes)"
+
+
+def _or_none(values: Tensor) -> tuple[float | None, ...]:
+    return tuple(None if math.isnan(value) else value for value in values.tolist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +161,27 @@ class Scores:
     @property
     def iou(self) -> tuple[float | None, ...]:
         """Intersection over union of each class; None where it is neither in the ground truth nor predicted."""
-        values = class_iou(class_counts(self.pixels)).tolist()
-        return tuple(None if math.isnan(value) else value for value in values)
+        return _or_none(class_iou(class_counts(self.pixels)))
+
+    @property
+    def precision(self) -> tuple[float | None, ...]:
+        """Share of each class's predictions that are right; None where it is not predicted."""
+        return _or_none(class_precision(class_counts(self.pixels)))
+
+    @property
+    def recall(self) -> tuple[float | None, ...]:
+        """Share of each class's pixels that are found; None where it is not in the ground truth."""
+        return _or_none(class_recall(class_counts(self.pixels)))
+
+    @property
+    def dice(self) -> tuple[float | None, ...]:
+        """Dice of each class, which is its F1; None where it is neither in the ground truth nor predicted."""
+        return _or_none(class_dice(class_counts(self.pixels)))
+
+    @property
+    def predicted_none(self) -> tuple[int, ...]:
+        """Pixels of each class by the ground truth that are predicted to be none of the classes."""
+        return tuple(self.pixels[:-1, -1].tolist())
 
     @property
     def miou(self) -> float:

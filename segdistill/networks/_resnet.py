@@ -5,7 +5,8 @@ al. 2017, as Liu et al. 2019 and CIRKD have it: its tensors are called as in the
 torchvision.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -94,6 +95,13 @@ VARIANTS = {
 STRIDES = (8, 16, 32)
 OPTIONS = ("stem", "dilation", "stem_pool")
 """Options of every network with a ResNet."""
+STEM_WIDTHS: dict[str, Callable[[int], tuple[int, int]]] = {
+    "plain": lambda width: (width, width),
+    "deep": lambda width: (width, 2 * width),
+    "deep-narrow": lambda width: (width // 2, width),
+}
+"""Channels of a stem's first convolutions and of its output, by the width of the first stage: the output is twice as
+wide as a plain stem's in Zhao et al. 2017, and as wide in ResNet-C (He et al. 2019), mmsegmentation's ResNetV1c."""
 STRIDES_AND_DILATIONS = {
     8: ((1, 2, 1, 1), (1, 1, 2, 4)),
     16: ((1, 2, 2, 1), (1, 1, 1, 2)),
@@ -110,7 +118,7 @@ def resnet(config: NetworkConfig, in_channels: int) -> "ResNet":
         config.network.partition("-")[2],
         config.output_stride,
         in_channels,
-        deep_stem=config.stem == "deep",
+        stem=config.stem or "plain",
         early_dilation=config.dilation == "early",
         ceil_pool=config.stem_pool == "ceil",
     )
@@ -125,29 +133,30 @@ class ResNet(Backbone):
         output_stride: int,
         in_channels: int = 3,
         *,
-        deep_stem: bool = False,
+        stem: Literal["plain", "deep", "deep-narrow"] = "plain",
         early_dilation: bool = False,
         ceil_pool: bool = False,
     ) -> None:
         super().__init__()
         variant = VARIANTS[name]
         width = variant.width
-        self.name = f"{name} with a deep stem" if deep_stem else name
+        deep_stem = stem != "plain"
+        self.name = f"{name} with a {stem} stem" if deep_stem else name
         # torchvision has no weights of a network with a deep stem.
         self.imagenet = None if deep_stem else variant.imagenet
         self.channels = tuple(width * factor * variant.block.expansion for factor in (1, 2, 4, 8))
         self.deep_stem = deep_stem
+        first, self.stem_channels = STEM_WIDTHS[stem](width)
         if deep_stem:
-            self.conv1 = _conv3x3(in_channels, width, stride=2)
-            self.conv2 = _conv3x3(width, width)
-            self.bn2 = nn.BatchNorm2d(width)
-            self.conv3 = _conv3x3(width, 2 * width)
-            self.bn3 = nn.BatchNorm2d(2 * width)  # twice the width of the plain stem
+            self.conv1 = _conv3x3(in_channels, first, stride=2)
+            self.conv2 = _conv3x3(first, first)
+            self.bn2 = nn.BatchNorm2d(first)
+            self.conv3 = _conv3x3(first, self.stem_channels)
+            self.bn3 = nn.BatchNorm2d(self.stem_channels)
         else:
-            self.conv1 = nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+            self.conv1 = nn.Conv2d(in_channels, first, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=ceil_pool)
-        self.stem_channels = 2 * width if deep_stem else width
         self.layer1, self.layer2, self.layer3, self.layer4 = _stages(
             variant, self.stem_channels, output_stride, early_dilation=early_dilation
         )

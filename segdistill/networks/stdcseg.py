@@ -30,7 +30,7 @@ BLOCKS = {"stdc1": (2, 2, 2), "stdc2": (4, 5, 3)}
 """Number of blocks at 1/8, 1/16 and 1/32; the first of each halves the size."""
 BACKBONES = tuple(BLOCKS)
 STRIDES = (8,)
-OPTIONS = ("conv_last",)
+OPTIONS = ("conv_last", "classifier_bias")
 STAGE_WIDTHS = (64, 256, 512, 1024)
 """Channels at 1/4, 1/8, 1/16 and 1/32."""
 CONTEXT_WIDTH = 128
@@ -41,7 +41,7 @@ def build(config: NetworkConfig, num_classes: int, in_channels: int) -> SegNetwo
     """Build the network that `config.network` names in full, such as stdcseg-stdc1."""
     blocks = BLOCKS[config.network.removeprefix("stdcseg-")]
     backbone = STDC(blocks, in_channels, conv_last=bool(config.conv_last))
-    return STDCSeg(backbone, num_classes, in_channels, aux=config.aux)
+    return STDCSeg(backbone, num_classes, in_channels, aux=config.aux, bias=bool(config.classifier_bias))
 
 
 class STDCSeg(SegNetwork):
@@ -49,13 +49,13 @@ class STDCSeg(SegNetwork):
 
     training_only = ("conv_out16.",)
 
-    def __init__(self, backbone: "STDC", num_classes: int, in_channels: int, *, aux: bool) -> None:
+    def __init__(self, backbone: "STDC", num_classes: int, in_channels: int, *, aux: bool, bias: bool) -> None:
         super().__init__(num_classes, in_channels)
         _, at8, _, _ = STAGE_WIDTHS
         self.cp = ContextPath(backbone)
         self.ffm = FeatureFusion(at8 + CONTEXT_WIDTH, 256)
-        self.conv_out = Head(256, 256, num_classes)
-        self.conv_out16 = Head(CONTEXT_WIDTH, 64, num_classes) if aux else None
+        self.conv_out = Head(256, 256, num_classes, bias=bias)
+        self.conv_out16 = Head(CONTEXT_WIDTH, 64, num_classes, bias=bias) if aux else None
         initialize_convolutions(self)
 
     def segment(self, image: Tensor) -> SegOutput:
@@ -187,10 +187,10 @@ class FeatureFusion(nn.Module):
 class Head(nn.Module):
     """A 3x3 convolution and the 1x1 classifier."""
 
-    def __init__(self, inputs: int, width: int, num_classes: int) -> None:
+    def __init__(self, inputs: int, width: int, num_classes: int, *, bias: bool) -> None:
         super().__init__()
         self.conv = _conv(inputs, width, 3)
-        self.conv_out = nn.Conv2d(width, num_classes, 1, bias=False)
+        self.conv_out = nn.Conv2d(width, num_classes, 1, bias=bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return what feeds the classifier, (B, width, h, w), and the logits."""

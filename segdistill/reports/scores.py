@@ -64,6 +64,15 @@ def scores_table(
         "classes_declared": scores.classes_declared,
         "pixel_accuracy": scores.pixel_accuracy,
         "iou": dict(zip(classes, scores.iou, strict=True)),
+        "class_precision": dict(zip(classes, scores.precision, strict=True)),
+        "class_recall": dict(zip(classes, scores.recall, strict=True)),
+        "class_dice": dict(zip(classes, scores.dice, strict=True)),
+        "confusion_matrix": {
+            "classes": list(classes),
+            "rows": "ground truth",
+            "pixels": scores.confusion.tolist(),
+            "predicted_none": list(scores.predicted_none),
+        },
         "ignored_pixels": scores.ignored_pixels,
     }
 

@@ -68,7 +68,7 @@ def stop_signals(*, alone: bool = True) -> Iterator[Callable[[], int | None]]:
 
     def catch(number: int, frame: FrameType | None) -> None:
         if caught and alone:
-            exit_at_once(number, "Stopped at once. --resume goes on from the last checkpoint.")
+            exit_at_once(number, "Stopped at once. `segdistill resume` goes on from the last checkpoint.")
         caught.append(number)
 
     _caught.append(caught)

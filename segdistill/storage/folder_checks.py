@@ -92,7 +92,8 @@ def _check_replaceable(path: Path, *, is_run: bool, overwrite: bool) -> None:
     if not overwrite:
         raise UsageError(
             f"{path} is not empty.",
-            "Add --resume to continue that run, --overwrite to replace it, or choose another --out.",
+            f"Continue the run in it with `segdistill resume {path}`, replace it with --overwrite, or choose another "
+            "--out.",
         )
     if is_run:
         return

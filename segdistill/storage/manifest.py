@@ -7,16 +7,18 @@ from typing import Any
 from segdistill.errors import ModelError
 from segdistill.storage.atomic import write_json
 from segdistill.storage.files import read_file, sha256_of
-from segdistill.storage.run_files import run_file_names
+from segdistill.storage.run_files import LOCAL, run_file_names
 
 MANIFEST = "manifest.json"
+UNLISTED = (MANIFEST, LOCAL)
+"""Files of a run that its manifest leaves out: itself, and what is of this machine and may be deleted or changed."""
 SCHEMA = 1
 """Version of the manifest's layout."""
 
 
 def write_manifest(folder: Path) -> None:
     """Write the manifest of the files that the run wrote. A folder with a manifest is finished."""
-    names = [name for name in run_file_names(folder) if name != MANIFEST and (folder / name).is_file()]
+    names = [name for name in run_file_names(folder) if name not in UNLISTED and (folder / name).is_file()]
     files = {name: _entry(folder / name) for name in names}
     write_json(folder / MANIFEST, {"schema": SCHEMA, "files": files})
 

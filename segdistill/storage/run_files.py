@@ -9,10 +9,13 @@ from segdistill.storage.atomic import name_of_target
 
 WEIGHT_FILES = {"last": "checkpoints/final", "ema": "checkpoints/average", "best": "checkpoints/best"}
 """Model files of weights beside those that a run ships: of the last step, averaged, and of the best validation."""
+LOCAL = "local.json"
+"""File of what holds on this machine alone: paths and the command line. It is in no manifest, and nothing copies it."""
 RUN_FILES = (
     "config.toml",
     "environment.json",
     "data.json",
+    LOCAL,
     "teacher.json",
     "train.log",
     "metrics.jsonl",
@@ -51,7 +54,7 @@ NEXT, READY, MOVING = ".next", ".next-ready", ".next-moving"
 """Folders in a run's folder for the run that replaces it, by how far that is: see `replacement`."""
 DELETED_FIRST = ("manifest.json", "model.safetensors")
 """Files that an old run loses first, so that what is left of it is never taken for a finished run."""
-WRITTEN_FIRST = ("data.json", "environment.json", "config.toml")
+WRITTEN_FIRST = ("data.json", "environment.json", LOCAL, "config.toml")
 """Files that a run writes first, in this order: without the last there is nothing to continue and nothing to lose."""
 
 

@@ -23,7 +23,8 @@ def disk_full(error: OSError, path: Path | None = None) -> ResourceError | None:
     where = f" while writing {path}" if path else ""
     return ResourceError(
         f"The disk is full (or a quota or size limit is reached){where}: {error.strerror}.",
-        "What was there before is untouched. Free some space, then give the command again; a training takes --resume.",
+        "What was there before is untouched. Free some space, then give the command again; a training goes on with "
+        "`segdistill resume RUN`.",
     )
 
 

@@ -119,6 +119,9 @@ def match_classes(
         warning = (
             f"The teacher's {len(info.classes)} outputs have no names: they are taken for the data's classes in order."
         )
+    elif _is_and_is_not(info.classes, data_classes):
+        object_class, other = sorted(data_classes, key=lambda name: _plain(name) != _plain(info.classes[1]))
+        resolved = {info.classes[0]: other, info.classes[1]: object_class}
     else:
         raise _other_classes_error(info.classes, data_classes)
     mapping = _mapping_of(info, resolved, data_classes)
@@ -150,6 +153,13 @@ def _mapping_of(info: ModelInfo, class_map: Mapping[str, str], data_classes: Seq
         outputs[meaning].append(output)
     groups = tuple(tuple(outputs[name]) for name in data_classes)
     return ClassMapping(groups, unmapped=tuple(outputs[IGNORED_CLASS]))
+
+
+def _is_and_is_not(teacher_classes: Sequence[str], data_classes: Sequence[str]) -> bool:
+    """Whether a teacher knows one of the data's two classes and what is not that: one with a single output does."""
+    if len(teacher_classes) != 2 or len(data_classes) != 2 or teacher_classes[0] != f"not {teacher_classes[1]}":
+        return False
+    return _plain(teacher_classes[1]) in map(_plain, data_classes)
 
 
 def _by_spelling(teacher_classes: Sequence[str], data_classes: Sequence[str]) -> dict[str, str]:

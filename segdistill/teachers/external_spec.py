@@ -3,6 +3,7 @@
 A scheme is a file in `segdistill/teachers/external` without a leading underscore.
 """
 
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,19 @@ class ExternalSpec(NamedTuple):
             if candidate and Path(candidate).exists():
                 return Path(candidate)
         return None
+
+    def absolute(self) -> str:
+        """Return SCHEME:LOCATION with the path in it, where it names one that exists, from the root of the file system.
+
+        What it names is then the same in any folder.
+        """
+        for candidate in self._candidates():
+            if candidate and Path(candidate).exists():
+                path = os.path.abspath(candidate)
+                if self.location.startswith(candidate):  # FILE:OUTPUT
+                    return f"{self.scheme}:{path}{self.location[len(candidate) :]}"
+                return f"{self.scheme}:{self.location.removesuffix(candidate)}{path}"
+        return f"{self.scheme}:{self.location}"
 
     def _candidates(self) -> tuple[str, ...]:
         """Return what may be a path in the location."""

@@ -7,11 +7,11 @@ from segdistill.errors import ResourceError, out_of_memory
 
 TRAINING_ADVICE = (
     "Use a smaller data.batch_size, data.crop or data.size, optim.accumulate=2, or a smaller network: in a new run, by "
-    "--overwrite or another --out. --resume continues this one with fewer --workers (0 reads in the main process), or "
-    "where there is more memory."
+    "--overwrite or another --out. `segdistill resume RUN` continues this one with fewer --workers (0 reads in the "
+    "main process), or where there is more memory."
 )
 VALIDATION_ADVICE = (
-    "--resume goes on with --set validate.batch_size=1 and fewer --workers (0 reads in the main process), and ends in "
+    "`segdistill resume RUN --set validate.batch_size=1 --workers 0` goes on, reads in the main process, and ends in "
     "the same weights. If that is not enough, a new run takes a smaller data.size."
 )
 

@@ -42,6 +42,10 @@ CONTRACT = {
     "quickstart": {"--out", "--device", "--workers", "--overwrite", "-q"},
     "train-teacher": TRAINING,
     "distill": TRAINING | {"--student", "--baseline", "--init-weights"},
+    "resume": {
+        *("--steps", "--data", "--teacher", "--baseline", "--seeds", "--set", "--accept-teacher", "--device"),
+        *("--workers", "--json", "-q", "-v"),
+    },
     "evaluate": {
         "--weights",
         "--data",

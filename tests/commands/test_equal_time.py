@@ -24,7 +24,7 @@ def test_steps_of_the_baseline_fill_training_and_pretraining(
 ) -> None:
     monkeypatch.setattr(_baseline, "_seconds_per_step", lambda context: 0.5)
     runtime = Runtime(torch.device("cpu"), CPU, 0, NullReporter(), 1)
-    context = RunContext(configuration(), Options(baseline="time"), source(2, 2), runtime, tmp_path, "")
+    context = RunContext(configuration(), Options(baseline="time"), source(2, 2), runtime, tmp_path, "", "")
     distilled = NetworkResult(
         "distilled",
         "tiny",

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from helpers.class_maps import info
 from helpers.commands import NETWORK, SMALL, UNTRAINED, refused, succeeds
-from helpers.own_data import SPLITS, own, write
+from helpers.own_data import CLASSES, LABEL, SPLITS, own, write
 from segdistill.checkpoints.model_file import save_model
 from segdistill.config.schema import NetworkConfig
 from segdistill.deployment.onnx import export_onnx
@@ -150,3 +150,21 @@ def test_views_are_refused_with_a_label_assisted_teacher() -> None:
     line = f"distill --preset lad --teacher pspnet18 --student resnet18-half --data streets {SMALL} --out run"
     refused(f"{line} --set teacher.scale=1.5", "label-assisted", "teacher.scale")
     assert not Path("run").exists()
+
+
+def test_same_classes_in_another_order_need_no_map() -> None:
+    yard = own()
+    line = "--set data.crop=[32,32] --set data.size=[32,32] --set data.batch_size=2 --steps 2 --workers 0"
+    succeeds(f"train-teacher --teacher resnet18-half --data {yard} {line} --out run")
+    succeeds(f"export run --data {yard} --workers 0")
+    exchanged = LABEL.copy()
+    exchanged[LABEL == 0], exchanged[LABEL == 1] = 1, 0
+    other = own(CLASSES.replace('"ground", "plant"', '"plant", "ground"') + SPLITS, exchanged, Path("other"))
+    for model in ("run", "run/model.safetensors", "run/model.onnx"):
+        plain, reordered = (
+            json.loads(succeeds(f"evaluate {model} --data {data} --json").out) for data in (yard, other)
+        )
+        assert reordered["iou"] == plain["iou"], model
+        assert list(reordered["iou"]) == ["plant", "ground", "tool"]
+    third = own(CLASSES.replace("plant", "tree") + SPLITS, LABEL, Path("third"))
+    refused(f"evaluate run --data {third}", "classes are not those of yard", "--class-map")

@@ -112,7 +112,7 @@ def test_student_without_labels_is_scored_by_agreement(frames: Path) -> None:
         "11 images without labels, 1 held back, 4 classes",
         "agreement with the teacher: mIoU",
         "this is no accuracy",
-        f"Next: segdistill export run --images {frames}",
+        "Next: segdistill export run\n",
     ):
         assert part in done.err, part
     assert "agreement, mIoU %" in done.out.replace("\n", " ")
@@ -179,9 +179,13 @@ def test_classes_are_those_of_the_map_in_order_of_mention(frames: Path) -> None:
     distill(frames, "--class-map map.toml")
     assert read_info(Path("run/model.safetensors")).classes == ("cold", "warm")
     assert load_preset("run/config.toml").data.images == (frames.name,)
-    # as a preset, it names no other data than these images, which lie elsewhere
+    # as a preset, it names no other data than these images, which lie elsewhere: local.json alone says where
     again = "distill --preset run/config.toml --teacher py:colors:Colors --student resnet18-half --out again"
-    refused(again, f"not found: {frames.name}", "--images takes a folder")
+    succeeds(f"{again} {SMALL}")
+    assert read_info(Path("again/model.safetensors")).classes == ("cold", "warm")
+    assert "Already finished" in succeeds("resume run --teacher py:colors:Colors").err
+    Path("run/local.json").unlink()
+    refused(f"{again} --overwrite", f"not found: {frames.name}", "--images takes a folder")
 
 
 def test_labeled_val_split_scores_where_it_is_given(frames: Path, camvid: Path) -> None:

@@ -14,13 +14,19 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from helpers.commands import NETWORK, SMALL, contents, refused, segdistill, succeeds, write_camvid
+from helpers.tiny import CPU
+from helpers.tiny import source as tiny_source
+from helpers.trainings import configuration
 from segdistill.checkpoints.model_file import identity, load_model, read_info, save_model
 from segdistill.checkpoints.training_state import save_state
 from segdistill.commands import _first_step
-from segdistill.commands._run_record import resume_or_begin_again
+from segdistill.commands._context import Options, RunContext
+from segdistill.commands._run_record import resume_or_restart
 from segdistill.errors import Stopped
+from segdistill.runtime.reporter import NullReporter
 from segdistill.storage.run_folder import open_run
 from segdistill.teachers.external import load_external, parse_external
+from segdistill.training.jobs import Runtime
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 TEACH = f"train-teacher --teacher resnet18-half {SMALL} --overwrite"
@@ -188,12 +194,14 @@ def test_refused_command_keeps_a_new_run_with_a_checkpoint(here: Path) -> None:
 
 @pytest.mark.promise("S8", "C6")
 def test_new_run_is_resumed_or_restarted_by_its_progress(here: Path) -> None:
+    runtime = Runtime(torch.device("cpu"), CPU, 0, NullReporter(), 1)
+    context = RunContext(configuration(), Options(), tiny_source(2, 2), runtime, Path("student"), "continue", "restart")
     with open_run(Path("student"), resume=False, overwrite=True) as folder:
-        assert resume_or_begin_again(folder, "segdistill distill --resume") == "segdistill distill --overwrite"
+        assert resume_or_restart(folder, context) == "restart"
         save_state(folder / "checkpoints/last", {"training": 1})
-        assert resume_or_begin_again(folder, "segdistill distill --resume") == "segdistill distill --resume"
+        assert resume_or_restart(folder, context) == "continue"
         folder.promote()
-        assert resume_or_begin_again(folder, "segdistill distill --resume") == "segdistill distill --resume"
+        assert resume_or_restart(folder, context) == "continue"
 
 
 # Which teacher, and which checks

@@ -110,7 +110,8 @@ def test_overwrite_replaces_a_run_and_keeps_foreign_files(camvid: Path, tmp_path
     assert files(run) == RUN_FILES | {"notes.txt"}
     config = load_preset(run / "config.toml")
     assert (config.seed, config.data.name) == (1, "camvid")
-    assert not any(bytes(camvid) in path.read_bytes() for path in run.rglob("*") if path.is_file()), "no data's path"
+    named = {path.name for path in run.rglob("*") if path.is_file() and bytes(camvid) in path.read_bytes()}
+    assert named == {"local.json"}, "no other file has the data's path"
 
 
 def test_a_training_that_is_interrupted_says_how_to_go_on(camvid: Path, tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_a_training_that_is_interrupted_says_how_to_go_on(camvid: Path, tmp_path
 
     threading.Thread(target=interrupt, daemon=True).start()
     line = words.replace("--steps 2", "--steps 100000") + " --out run"
-    refused(line, "everything is saved", "--out run --resume", code=130)
+    refused(line, "everything is saved", "segdistill resume run", code=130)
     assert (tmp_path / "run" / "checkpoints" / "last").exists()
     assert not (tmp_path / "run" / "manifest.json").exists()
 
@@ -174,11 +175,14 @@ def test_old_run_resumes_with_its_settings_and_no_difference(camvid: Path) -> No
         for name in ("cpu", "libraries", "flags", "switches"):
             del environment[name]
         (folder / "environment.json").write_text(json.dumps(environment))
-    reporter = succeeds(f"{line} --out run --resume").err
-    assert "bit-identical" not in reporter
+    for run in (Path("run"), *Path("runs").iterdir()):
+        (run / "local.json").unlink()
+    for resume in (f"{line} --out run --resume", "resume run --data camvid:{camvid} --accept-teacher --workers 0"):
+        reporter = succeeds(resume.format(camvid=camvid)).err
+        assert "bit-identical" not in reporter
+        Path("run/manifest.json").unlink()
     changed = f"{line} --out run --resume --set aux_weight=0.3"
-    Path("run/manifest.json").unlink()
-    refused(changed, "aux_weight: 0.4 -> 0.3", "--preset run/config.toml")
+    refused(changed, "aux_weight: 0.4 -> 0.3", "`segdistill resume run`")
 
 
 # Numbers

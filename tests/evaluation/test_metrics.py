@@ -8,7 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torchmetrics.classification import MulticlassConfusionMatrix
+from torchmetrics.classification import (
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+)
 
 from segdistill.errors import DataError, ShapeError
 from segdistill.evaluation.metrics import Scores, confusion_matrix, coverage, mean_iou
@@ -35,6 +40,31 @@ def test_a_toy_with_an_absent_class_scores_as_worked_out_by_hand() -> None:
     assert scores.miou == pytest.approx((2 / 3 + 1 / 2 + 0) / 3, abs=1e-12)
     assert scores.pixel_accuracy == pytest.approx(4 / 6, abs=1e-12)
     assert (scores.ignored_pixels, scores.images) == (2, 1)
+    # of 2 and 3 predictions; of 3 and 3 pixels; class 3 is predicted once and never right
+    assert scores.precision == pytest.approx((1.0, 2 / 3, None, 0.0), abs=1e-12)
+    assert scores.recall == pytest.approx((2 / 3, 2 / 3, None, None), abs=1e-12)
+    assert scores.dice == pytest.approx((4 / 5, 2 / 3, None, 0.0), abs=1e-12)
+
+
+@pytest.mark.promise("D7")
+def test_precision_recall_and_dice_equal_torchmetrics() -> None:
+    prediction, label = random_images(seed=3)
+    scores = Scores.of(prediction, label, CLASSES)
+    for values, oracle in (
+        (scores.precision, MulticlassPrecision(CLASSES, average=None, ignore_index=IGNORE)),
+        (scores.recall, MulticlassRecall(CLASSES, average=None, ignore_index=IGNORE)),
+        (scores.dice, MulticlassF1Score(CLASSES, average=None, ignore_index=IGNORE)),
+    ):
+        assert values == pytest.approx(oracle(prediction, label).tolist(), abs=1e-6)
+
+
+def test_pixels_predicted_to_be_no_class_are_missed() -> None:
+    label = torch.tensor([[[0, 0, 1, IGNORE]]])
+    prediction = torch.tensor([[[0, 2, 1, 2]]])  # 2 is none of the two classes
+    scores = Scores.of(prediction, label, num_classes=2)
+    assert (scores.recall, scores.precision, scores.dice) == ((0.5, 1.0), (1.0, 1.0), (2 / 3, 1.0))
+    assert scores.predicted_none == (1, 0)
+    assert Scores.empty(2).dice == (None, None)
 
 
 @pytest.mark.promise("D7")

@@ -94,7 +94,7 @@ def test_stages_dilate_late_or_early(stride: int, early: bool, dilations: list[i
     ("coarse", "fine"),
     [
         (lambda: ResNet("resnet18", 32), lambda: ResNet("resnet18", 8)),
-        (lambda: ResNet("resnet50", 32, deep_stem=True), lambda: ResNet("resnet50", 8, deep_stem=True)),
+        (lambda: ResNet("resnet50", 32, stem="deep"), lambda: ResNet("resnet50", 8, stem="deep")),
         (lambda: MobileNetV1(32), lambda: MobileNetV1(8)),
         (lambda: MobileNetV2(V2_STEPS[32], 1.4), lambda: MobileNetV2(V2_STEPS[8], 1.4)),
     ],
@@ -125,7 +125,7 @@ def test_backbone_strides_rise_to_the_output_stride(stride: int) -> None:
 
 
 def test_deep_stem_has_three_convolutions_with_published_names() -> None:
-    state = ResNet("resnet18", 8, deep_stem=True).state_dict()
+    state = ResNet("resnet18", 8, stem="deep").state_dict()
     shapes = [tuple(state[f"conv{i}.weight"].shape) for i in (1, 2, 3)]
     assert shapes == [(64, 3, 3, 3), (64, 64, 3, 3), (128, 64, 3, 3)]
     assert state["layer1.0.conv1.weight"].shape == (64, 128, 3, 3)

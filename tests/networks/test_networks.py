@@ -280,7 +280,7 @@ def test_every_option_changes_the_network(architecture: str) -> None:
     module = import_module(find("networks", architecture, "architecture"))
     name = next(name for name in network_names() if name.partition("-")[0] == architecture)
     other = {"stem": "deep", "dilation": "early", "stem_pool": "ceil", "dropout": 0.7, "head_width": 24, "aspp": False}
-    other |= {"head_slope": 0.01, "skip": "raw", "conv_last": True}
+    other |= {"head_slope": 0.01, "skip": "raw", "conv_last": True, "classifier_bias": True}
     with FakeTensorMode():
         plain = str(build_network(NetworkConfig(network=name), CLASSES))
         for option in module.OPTIONS:

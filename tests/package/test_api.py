@@ -20,7 +20,7 @@ from helpers.commands import NETWORK, process, segdistill
 from helpers.tiny import differing, model_info, source
 from segdistill.api.reporter import LOGGER, LibraryReporter
 from segdistill.checkpoints.model_file import save_model
-from segdistill.cli import _models, _training
+from segdistill.cli import _models, _resume, _training
 from segdistill.config.schema import LabelEmbedding
 from segdistill.data import read_image
 from segdistill.data.base import Pixels
@@ -98,9 +98,10 @@ PRINTING = {"print_config", "json_", "quiet", "verbose"}
 """Flags on what a command prints."""
 
 
-@pytest.mark.parametrize("name", ["train_teacher", "distill", "evaluate", "export", "infer"])
+@pytest.mark.parametrize("name", ["train_teacher", "distill", "resume", "evaluate", "export", "infer"])
 def test_functions_have_the_flags_and_defaults_of_commands(name: str) -> None:
-    command = getattr(_training if name in ("train_teacher", "distill") else _models, name)
+    module = {"train_teacher": _training, "distill": _training, "resume": _resume}.get(name, _models)
+    command = getattr(module, name)
     flags = {
         flag.removesuffix("_"): parameter.default
         for flag, parameter in inspect.signature(command).parameters.items()

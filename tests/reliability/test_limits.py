@@ -54,7 +54,7 @@ def test_quota_keeps_the_last_checkpoint_and_the_run_resumes(workshop: Workshop)
     process = course.begin_or_go_on(folder, 2, {resource.RLIMIT_FSIZE: 20_000_000})  # a state has more, a model less
     assert ended(process) == 1
     assert "disk is full (or a quota or size limit is reached) while writing run/checkpoints/" in said(folder)
-    assert "--resume" in said(folder)
+    assert "segdistill resume" in said(folder)
     assert "Traceback" not in said(folder)
     assert checkpoints(folder) == before
     assert not list(folder.rglob("*.tmp"))

@@ -424,12 +424,10 @@ def test_suggested_resume_command_works(before: int, tmp_path: Path, monkeypatch
     assert said.code == 1
     assert "Out of memory in the validation of pspnet-resnet18-half. RuntimeError: could not create" in said.err
     assert "Traceback" not in said.err
-    advice = "--resume --set validate.batch_size=1 --workers 0"
-    assert "--resume goes on with --set validate.batch_size=1 and fewer --workers (0 reads" in " ".join(
-        said.err.split()
-    )
+    advice = "--set validate.batch_size=1 --workers 0"
+    assert f"`segdistill resume RUN {advice}` goes on" in " ".join(said.err.split())
     refused(f"{train_teacher} --resume --set data.batch_size=4", "these settings differ", "data.batch_size: 2 -> 4")
-    succeeds(f"{train_teacher} {advice}")
+    succeeds(f"resume run {advice}")
     assert "batch_size = 1" not in Path("run/config.toml").read_text()
     succeeds(f"{train_teacher} --resume")  # which is finished, whatever was said of its validation
 

@@ -63,7 +63,7 @@ def test_distillation_stopped_by_signals_resumes_exactly(tmp_path: Path) -> None
             reporter = process.communicate(timeout=60)[1]
             assert process.returncode == code, reporter
         assert f"Stopped by {number.name} after step" in reporter
-        assert " --resume" in reporter.partition("Continue with: segdistill distill")[2]
+        assert "Continue with: segdistill resume cut" in reporter
         assert "Traceback" not in reporter
         resume = ("--resume",)
     with distilling(tmp_path, "--out", "cut", *resume) as process:

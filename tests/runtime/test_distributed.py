@@ -534,7 +534,7 @@ def test_killed_process_is_named_and_the_resume_command_given(tmp_path: Path) ->
     (code, err), _ = ended(ranks)
     assert code == 1, err
     assert "Process 0 has lost the others: process 1 is dead." in err
-    assert "Continue with: torchrun --nproc-per-node=2 -m segdistill train-teacher" in err
+    assert "Continue with: torchrun --nproc-per-node=2 -m segdistill resume run" in err
     assert "Traceback" not in err
     assert "ended (exit 1): Process 0 has lost the others" in (tmp_path / "run/train.log").read_text()
 

@@ -30,7 +30,7 @@ def test_first_signal_is_noted_and_the_second_ends_the_process(
         with pytest.raises(SystemExit) as end:
             send(signal.SIGINT)
         assert end.value.code == 130
-        assert "Stopped at once. --resume goes on from the last checkpoint." in capfd.readouterr().err
+        assert "Stopped at once. `segdistill resume` goes on from the last checkpoint." in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) is before
 
 

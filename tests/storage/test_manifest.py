@@ -18,7 +18,7 @@ def test_manifest_lists_every_file_and_finds_a_flipped_bit(tmp_path: Path) -> No
     (run / "notes.txt").write_text("mine")
     write_manifest(run)
     manifest = json.loads((run / "manifest.json").read_text())
-    assert set(manifest["files"]) == set(RUN_FILES) - {"manifest.json"}
+    assert set(manifest["files"]) == set(RUN_FILES) - {"manifest.json", "local.json"}
     assert manifest["files"]["config.toml"] == {"bytes": 14, "sha256": sha256_of(run / "config.toml")}
     verify_file(run, "config.toml")
     before = sha256_of(run / "config.toml")

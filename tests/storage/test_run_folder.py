@@ -57,7 +57,7 @@ def test_a_folder_with_files_needs_resume_or_overwrite(tmp_path: Path) -> None:
     run = run_in(tmp_path / "run", "config.toml")
     with pytest.raises(UsageError, match="not empty") as caught:
         check_folder(run, resume=False, overwrite=False)
-    assert "--resume" in caught.value.fix
+    assert f"segdistill resume {run}" in caught.value.fix
     assert "--overwrite" in caught.value.fix
     check_folder(run, resume=True, overwrite=False)
     check_folder(run, resume=False, overwrite=True)

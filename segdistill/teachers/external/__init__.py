@@ -14,6 +14,7 @@ import torch
 from segdistill.checkpoints.model_file import ModelInfo
 from segdistill.config.schema import InputConfig, NetworkConfig
 from segdistill.teachers.external._base import LoadedTeacher
+from segdistill.teachers.external._sigmoid import NOTE, SigmoidNetwork, classes_of_one
 from segdistill.teachers.external_spec import ExternalSpec, is_external, parse_external, scheme_module
 from segdistill.teachers.teacher import Teacher
 
@@ -35,14 +36,16 @@ def load_external(
         ModelError: if it cannot be used.
     """
     loaded: LoadedTeacher = scheme_module(spec.scheme).load(spec.location, wanted, device)
-    network = loaded.network.eval()
+    network, classes, notes = loaded.network.eval(), loaded.classes, loaded.notes
+    if len(classes) == 1:
+        network, classes, notes = SigmoidNetwork(network).eval(), classes_of_one(classes), (*notes, NOTE)
     # Its data has no name here, so nothing that a file says of its scores is compared with them.
     config = NetworkConfig(
         network=f"{spec.scheme}:{loaded.name}", input=network.images, align_corners=network.align_corners
     )
     info = ModelInfo(
         network=config,
-        classes=loaded.classes,
+        classes=classes,
         palette=(),
         role="teacher",
         void_output=loaded.void_output,
@@ -53,4 +56,4 @@ def load_external(
         sha256=loaded.sha256,
         details=dict(loaded.details),
     )
-    return Teacher(network, info), loaded.notes
+    return Teacher(network, info), notes

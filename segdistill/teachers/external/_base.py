@@ -17,6 +17,7 @@ PROBE_SIDE = 128
 GRAY = 127.0
 """Value of all pixels of that image, in 0..255."""
 EXPECTED_LOGITS = "Expected: logits (B, C, h, w), before softmax and not yet the labels."
+EXPECTED_LOGIT = "Expected: the output z (B, 1, h, w) before the sigmoid, or two logits (B, 2, h, w) before softmax."
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,19 @@ def dry_forward(network: SegNetwork, name: str, height: int = PROBE_SIDE, width:
     Raises:
         ModelError: if it fails, or that is not logits of at least two classes.
     """
-    image = torch.full((1, 3, height, width), GRAY)
+    output = _tried(network, name, torch.full((1, 3, height, width), GRAY))
+    _check_logits(output.logits, name)
+    if output.logits.shape[1] == 1:
+        _check_single_logit(_tried(network, name, _half_white(height, width)).logits, name)
+    return output
+
+
+def _tried(network: SegNetwork, name: str, image: Tensor) -> SegOutput:
+    """Return what a network makes of an image.
+
+    Raises:
+        ModelError: if it fails.
+    """
     try:
         with torch.no_grad():
             output: SegOutput = network.eval()(image)
@@ -88,12 +101,19 @@ def dry_forward(network: SegNetwork, name: str, height: int = PROBE_SIDE, width:
     except (Exception, SystemExit) as error:  # somebody else's code
         if out_of_memory(error):
             raise
+        height, width = image.shape[2:]
         raise ModelError(
             f"{name} fails on an image of {height}x{width}: {type(error).__name__}: {error}",
             "Expected: a network from images (B, 3, H, W) to logits (B, C, h, w).",
         ) from None
-    _check_logits(output.logits, name)
     return output
+
+
+def _half_white(height: int, width: int) -> Tensor:
+    """Return an image (1, 3, height, width) that is black on the left and white on the right."""
+    image = torch.zeros(1, 3, height, width)
+    image[..., width // 2 :] = 255
+    return image
 
 
 @contextmanager
@@ -134,9 +154,21 @@ def _check_logits(logits: Tensor, name: str) -> None:
         ModelError: naming what it is.
     """
     is_map = logits.dim() == 4 and len(logits) == 1 and logits.is_floating_point()
-    if not is_map or logits.shape[1] < 2:
+    if not is_map or logits.shape[1] < 1:
         dtype = str(logits.dtype).removeprefix("torch.")
         raise ModelError(f"{name} makes {dtype} of shape {tuple(logits.shape)} of an image.", EXPECTED_LOGITS)
+    if logits.shape[1] == 1:
+        return  # those of a gray image may all lie between 0 and 1
     # logits could be all positive, or sum to 1 somewhere; both at each pixel is what a softmax makes
     if (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones(()), atol=1e-3):
         raise ModelError(f"{name} makes probabilities of an image: they sum to 1.", EXPECTED_LOGITS)
+
+
+def _check_single_logit(logits: Tensor, name: str) -> None:
+    """Refuse what a sigmoid makes of an image with black and white in it: no logits are all between 0 and 1 there.
+
+    Raises:
+        ModelError: with what is expected.
+    """
+    if ((logits >= 0) & (logits <= 1)).all():
+        raise ModelError(f"{name} makes probabilities of an image: one output, between 0 and 1.", EXPECTED_LOGIT)
