@@ -31,7 +31,7 @@ def test_every_dependency_is_there_in_one_version_by_its_hashes() -> None:
         assert requirement.specifier.contains(version[1]), requirement
         assert requirement.url is None
     assert not re.search(r"://|--(extra-)?index|--find-links| @ ", text)
-    assert len(wanted) <= 16
+    assert len(wanted) <= 17
 
 
 HEAVY = re.compile(r"(torch|torchvision|triton|cuda-\S+|nvidia-\S+)==")
