@@ -382,7 +382,14 @@ def test_commit_of_the_data_is_recorded(here: Path) -> None:
     run("commit", "--quiet", "--message", "data")
     succeeds(f"{TEACH} --out tracked")
     recorded = json.loads(Path("tracked/environment.json").read_text())
-    assert recorded["data_commit"] == run("rev-parse", "HEAD")
+    head = run("rev-parse", "HEAD")
+    assert recorded["data_commit"] == head
+    run("pack-refs", "--all")
+    succeeds(f"{TEACH} --out packed")
+    assert json.loads(Path("packed/environment.json").read_text())["data_commit"] == head
+    run("worktree", "add", "--quiet", "--detach", "tree")
+    succeeds(f"{TEACH.replace('camvid:data', 'camvid:tree/data')} --out worktree")
+    assert json.loads(Path("worktree/environment.json").read_text())["data_commit"] == head
     assert recorded["versions"]["segdistill"]
     shutil.copytree("data", "frames/data")  # which that repository ignores
     succeeds(f"{TEACH.replace('camvid:data', 'camvid:frames/data')} --out ignored")

@@ -394,7 +394,7 @@ def test_validation_out_of_memory_resumes_with_fewer_images(tmp_path: Path, monk
     for _ in range(2):  # trying the same again ends alike
         with pytest.raises(ResourceError, match="Out of memory in the validation of pspnet-resnet18-half") as error:
             large(MANY, tmp_path / "cut")
-        assert "--resume goes on with --set validate.batch_size=1" in error.value.fix
+        assert "segdistill resume RUN --set validate.batch_size=1" in error.value.fix
         state = load_state(tmp_path / "cut/checkpoints/last")
         assert (state["training"]["step"], state["unvalidated"]) == (6, True)
     large(1, tmp_path / "cut")
