@@ -255,7 +255,7 @@ def test_output_folder_is_replaced_only_with_overwrite() -> None:
     assert files(Path("model")) == {".lock", "manifest.json", "model.safetensors"}
     before = contents(Path("model"))
     refused("import-weights file.pth --network espnet-c --out model", "model is not empty", "--overwrite")
-    torch.save(state_of("espnet", 20), "other.pth")
+    torch.save(state_of("enet", 20), "other.pth")
     refused("import-weights other.pth --network espnet-c --out model --overwrite", "does not hold", code=5)
     assert contents(Path("model")) == before
     Path("mine").mkdir()
