@@ -13,11 +13,11 @@ from segdistill.runtime.reporter import Reporter
 def repeated(flags: ConfigFlags, options: Options, reporter: Reporter) -> tuple[ConfigFlags, Options]:
     """Return the flags and options of a distillation that names no networks: those of the run whose config.toml it has.
 
-    Who names a teacher or a student wants the settings for another run, and gets its data alone, as `resolve_settings`
-    finds it.
+    Who names one of the two wants the settings for another run: the other network is the run's, the data is found by
+    `resolve_settings`, and no option is taken over.
 
     Raises:
-        UsageError: if a network is missing, and no run's folder names it.
+        UsageError: if a network is missing, and no run's folder names it; if a folder names a teacher that is code.
     """
     if flags.teacher is not None and flags.student is not None:
         return flags, options
@@ -29,10 +29,12 @@ def repeated(flags: ConfigFlags, options: Options, reporter: Reporter) -> tuple[
             "For example: segdistill distill --teacher pspnet50 --student resnet18. A run's config.toml with its "
             "local.json beside it names both: --preset runs/NAME/config.toml",
         )
-    if flags.teacher is not None or flags.student is not None:
-        return replace(flags, teacher=flags.teacher or record.teacher), options
+    if flags.teacher is not None:
+        return flags, options
     run = Path(flags.preset).parent
     refuse_recorded_code(record.teacher, run)
+    if flags.student is not None:
+        return replace(flags, teacher=record.teacher), options
     reporter.info(f"Repeats {run}: teacher {record.teacher}, data {', '.join(record.images) or record.data}.")
     return replace(flags, teacher=record.teacher), _with_recorded_options(options, record)
 
