@@ -5,7 +5,7 @@ from pathlib import Path
 
 from segdistill.commands._configuration import ConfigFlags
 from segdistill.commands._context import Options
-from segdistill.commands._local_record import LocalRecord, read_local, refuse_recorded_code
+from segdistill.commands._local_record import LocalRecord, read_local_beside, refuse_recorded_code
 from segdistill.errors import UsageError
 from segdistill.runtime.reporter import Reporter
 
@@ -21,7 +21,7 @@ def repeated(flags: ConfigFlags, options: Options, reporter: Reporter) -> tuple[
     """
     if flags.teacher is not None and flags.student is not None:
         return flags, options
-    record = _record_beside(flags.preset)
+    record = read_local_beside(flags.preset)
     if record is None or not record.teacher:
         missing = "--teacher" if flags.teacher is None else "--student"
         raise UsageError(
@@ -41,7 +41,7 @@ def repeated(flags: ConfigFlags, options: Options, reporter: Reporter) -> tuple[
 
 def repeated_teacher(flags: ConfigFlags, options: Options) -> Options:
     """Return the options of a teacher's training: those of the run whose config.toml it has, where that names none."""
-    record = _record_beside(flags.preset)
+    record = read_local_beside(flags.preset)
     if record is None or record.teacher or flags.teacher is not None:
         return options
     return _with_recorded_options(options, record)
@@ -59,8 +59,3 @@ def _with_recorded_options(options: Options, record: LocalRecord) -> Options:
         seeds=max(options.seeds, recorded.seeds),
         accept_teacher=options.accept_teacher or recorded.accept_teacher,
     )
-
-
-def _record_beside(preset: str) -> LocalRecord | None:
-    path = Path(preset)
-    return read_local(path.parent) if path.name == "config.toml" and path.is_file() else None
