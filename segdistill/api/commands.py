@@ -314,7 +314,8 @@ def evaluate(
     Args:
         model: folder of a run, model file, exported graph, or SCHEME:WHERE of another library's network.
         weights: of a run: last, ema or best; default: those that it ships.
-        data: data set, NAME, NAME:PATH or a data.toml; default: that of the run, if it is found by its name.
+        data: data set, NAME, NAME:PATH or a data.toml; default: that of the run, where its folder
+            says that it lies.
         images: folders of images without labels, in the place of `data`.
         teacher: what the model is compared with on `images`; the class map, scales, flip and set are then its own.
         split: train, val or test.
@@ -386,7 +387,8 @@ def export(
         batch: images at once.
         opset: version of ONNX's operators, 13 to 20; default: 20.
         size: height and width to export and measure at.
-        data: data set to check on; default: that of the run, if it is found by its name.
+        data: data set to check on; default: that of the run, where its folder
+            says that it lies.
         images: folders of images without labels to check on, in the place of `data`.
         min_fps: images per second that must be reached.
         max_ms: milliseconds per image that must not be exceeded.

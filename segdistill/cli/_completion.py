@@ -17,8 +17,6 @@ PART = re.compile(r"baseline|seed-\d+")
 """Names of runs that are parts of another, and go on with it."""
 DEVICES = ("auto", "cpu", "cuda")
 SPLITS = ("train", "val", "test")
-SCHEMES = ("tv:", "hf:", "onnx:", "py:")
-"""Beginnings of teachers from other libraries."""
 
 
 def complete_preset(incomplete: str) -> list[str]:
@@ -62,7 +60,10 @@ def complete_model(incomplete: str) -> list[str]:
 
 def complete_teacher(incomplete: str) -> list[str]:
     """Complete a teacher: a run's folder, a model file, a network, or the beginning of one from another library."""
-    return [*complete_model(incomplete), *_beginning(incomplete, [*SCHEMES, *_network_names()])]
+    from segdistill.config.registry import components
+
+    schemes = [f"{scheme}:" for scheme in _listed(lambda: components("teachers.external"))]
+    return [*complete_model(incomplete), *_beginning(incomplete, [*schemes, *_network_names()])]
 
 
 def complete_device(incomplete: str) -> list[str]:

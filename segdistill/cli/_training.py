@@ -151,7 +151,7 @@ def train_teacher(
     )
     settings = resolve_settings(flags, terminal, takes_pretrained=False)
     if print_config:
-        return _print_config(settings, terminal, device)
+        return _print_config(settings, terminal, device, trains_student=False)
     config = settings.config
     from segdistill.commands import train_teacher as command
     from segdistill.commands._context import Options
@@ -325,7 +325,7 @@ def distill(
     flags, options = repeated(flags, options, terminal)
     settings = resolve_settings(flags, terminal, takes_pretrained=True)
     if print_config:
-        return _print_config(settings, terminal, device)
+        return _print_config(settings, terminal, device, trains_student=True)
     options = replace(options, derivation=settings.derivation)
     from segdistill.commands import distill as command
 
@@ -342,8 +342,8 @@ def _text(precision: Precision | None) -> str | None:
     return None if precision is None else precision.value
 
 
-def _print_config(settings: "Settings", terminal: "Terminal", device: str) -> None:
+def _print_config(settings: "Settings", terminal: "Terminal", device: str, *, trains_student: bool) -> None:
     """Print a configuration, each value with its source: a preset again."""
     from segdistill.commands.print_config import settings_text
 
-    typer.echo(settings_text(settings, terminal, device))
+    typer.echo(settings_text(settings, terminal, device, trains_student=trains_student))

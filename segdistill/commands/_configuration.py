@@ -7,23 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from segdistill.commands._local_record import read_local
+from segdistill.commands._local_record import data_is_gone, read_local_beside
 from segdistill.commands._teacher import is_pretrained
 from segdistill.config.derivation import DERIVED_KEYS, Derivation
 from segdistill.config.network_recipes import RequestedNetworks
 from segdistill.config.presets import ResolvedPreset, load_preset, read_class_map, resolve_preset
-from segdistill.config.registry import BUILT_IN, components, data_example, find_data
+from segdistill.config.registry import BUILT_IN, components, find_data
 from segdistill.config.schema import NetworkConfig, RunConfig
+from segdistill.data.layout import DATA_VARIABLE
 from segdistill.data.unlabeled import NAME
 from segdistill.errors import UsageError
 from segdistill.networks import missing_options, resolve, resolve_name
 from segdistill.runtime.reporter import Reporter
-from segdistill.storage.run_files import LOCAL
 from segdistill.teachers.external import is_external
 from segdistill.terms import cap_stages, check_terms, stage_tables
-
-DATA_FOLDER_VARIABLE = "SEGDISTILL_DATA"
-"""Environment variable that names the folder of the data sets."""
 
 
 @dataclass(frozen=True)
@@ -129,17 +126,13 @@ def resolve_settings(flags: ConfigFlags, reporter: Reporter, *, takes_pretrained
 
 def with_recorded_paths(flags: ConfigFlags) -> ConfigFlags:
     """Return flags with the paths of the data of a run whose config.toml is the preset, where they name none."""
-    path = Path(flags.preset)
     is_other = flags.data is not None or flags.images or "data.name" in flags.override_keys
-    record = read_local(path.parent) if path.name == "config.toml" and path.is_file() and not is_other else None
+    record = None if is_other else read_local_beside(flags.preset)
     if record is None:
         return flags
     data = None if record.data == NAME else record.data
     if data is not None and not record.data_is_there():
-        raise UsageError(
-            f"The data set of {path.parent} is gone from where {path.with_name(LOCAL)} has it: {data}",
-            f"Say where it lies now: --data {data_example(data.partition(':')[0])}",
-        )
+        raise data_is_gone(Path(flags.preset).parent, data)
     unlabeled = flags.unlabeled or tuple(map(Path, record.unlabeled))
     return replace(flags, data=data, images=tuple(map(Path, record.images)), unlabeled=unlabeled)
 
@@ -289,7 +282,7 @@ def _available_data(name: str) -> str:
     """Return the preset's own data set where it has a path or lies in $SEGDISTILL_DATA, else the built-in one."""
     if ":" in name or name.endswith(".toml"):
         return name
-    folder = os.environ.get(DATA_FOLDER_VARIABLE)
+    folder = os.environ.get(DATA_VARIABLE)
     if not folder or name not in components("data.datasets"):
         return BUILT_IN
     # No shell replaces a ~ within a variable's value.

@@ -11,6 +11,7 @@ from segdistill.config.schema import RunConfig
 from segdistill.data import DataSource, VerifiedData, verify_data
 from segdistill.runtime import distributed
 from segdistill.runtime.reporter import LoggingReporter, Reporter
+from segdistill.teachers.external_spec import names_code
 from segdistill.training.jobs import Runtime
 
 RUNS = Path("runs")
@@ -137,7 +138,7 @@ def default_workers() -> int:
 def command_to_resume(options: Options, out: Path) -> str:
     """Return the command that continues a run: its folder knows all else."""
     more = []
-    if options.teacher.startswith("py:"):  # code runs only where a command line names it
+    if names_code(options.teacher):  # code runs only where a command line names it
         more = ["--teacher", options.teacher]
     return shlex.join([*program(), "resume", str(out), *more])
 

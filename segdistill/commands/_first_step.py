@@ -46,7 +46,7 @@ def check_first_step(context: RunContext, folder: RunFolder, job: TrainingJob, t
     stream = training_stream(job, replace(context.runtime, workers=0))
     batches = islice(stream, BATCHES if ratios else 1)
     gradients = mean_gradients(job.stage, batches, context.runtime.precision)
-    check_finite(gradients)
+    check_finite(gradients)  # before weights follow from them
     before = dict(objective.weights)
     balanced: dict[str, float] = distributed.broadcast_object(balanced_weights(objective, gradients, ratios))
     objective.weights |= balanced
@@ -77,23 +77,18 @@ def _subject(context: RunContext, teacher: Teacher) -> str:
 def show_first_step(
     context: RunContext,
     gradients: Mapping[str, TermGradient],
-    balanced: Mapping[str, TermGradient] | None = None,
-    weights: Mapping[str, float] | None = None,
+    balanced: Mapping[str, TermGradient],
+    weights: Mapping[str, float],
 ) -> None:
     """Print value and gradient of each term, and warn of those without effect and those that drown all others.
 
     Args:
         context: of the run.
         gradients: with the weights of the configuration.
-        balanced: with those that were scaled; default: the same.
+        balanced: with those that were scaled.
         weights: the scaled ones, by term.
-
-    Raises:
-        CheckError: if one is not finite.
     """
-    check_finite(gradients)
-    balanced, weights, terms = balanced or gradients, weights or {}, context.config.terms
-    rows = []
+    terms, rows = context.config.terms, []
     for name, term in gradients.items():
         now, compared = balanced[name], f": {term.compares}" if term.compares else ""
         text = f"{now.value:.3g}, gradient {now.gradient:.3g}"

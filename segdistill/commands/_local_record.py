@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 
 from segdistill.commands._context import Options, RunContext
 from segdistill.commands._json_file import read_table
-from segdistill.config.registry import BUILT_IN
+from segdistill.config.registry import BUILT_IN, data_example
 from segdistill.config.schema import RunConfig
 from segdistill.data.layout import DATA_VARIABLE
 from segdistill.data.unlabeled import NAME
@@ -21,10 +21,7 @@ from segdistill.errors import ModelError, UsageError
 from segdistill.storage.atomic import write_atomic
 from segdistill.storage.run_files import LOCAL
 from segdistill.storage.run_folder import RunFolder
-from segdistill.teachers.external_spec import parse_external
-
-CODE = "py"
-"""Scheme of teachers that are code of the user's: it runs because a command line names it, and for no file's sake."""
+from segdistill.teachers.external_spec import names_code, parse_external
 
 
 @dataclass(frozen=True)
@@ -140,6 +137,31 @@ def read_local(run: Path) -> LocalRecord | None:
     return LocalRecord(**values)
 
 
+def read_local_beside(preset: str) -> LocalRecord | None:
+    """Return what the folder says of this machine whose config.toml is the preset; None of any other preset.
+
+    Raises:
+        ModelError: if the file is damaged.
+    """
+    path = Path(preset)
+    return read_local(path.parent) if path.name == "config.toml" and path.is_file() else None
+
+
+def data_is_gone(run: Path, data: str, command: str = "") -> UsageError:
+    """Return the error about a data set that does not lie where a run's folder has it.
+
+    Args:
+        run: the folder.
+        data: the data set as `--data` takes it.
+        command: that takes a --data in its place; empty of the one that was typed.
+    """
+    flag = f"--data {data_example(data.partition(':')[0])}"
+    return UsageError(
+        f"The data set of {run} is gone from where {run / LOCAL} has it: {data}",
+        f"Say where it lies now: {f'{command} {flag}' if command else flag}",
+    )
+
+
 def _as_stored(value: Any) -> Any:
     """Return a value of a JSON file as a record has it: lists of texts are tuples there."""
     is_texts = isinstance(value, list) and all(isinstance(text, str) for text in value)
@@ -152,8 +174,7 @@ def refuse_recorded_code(teacher: str, run: Path) -> None:
     Raises:
         UsageError: with the flag that names it on the command line.
     """
-    external = parse_external(teacher) if teacher else None
-    if external is not None and external.scheme == CODE:
+    if names_code(teacher):
         raise UsageError(
             f"The teacher of {run} is code, {teacher}: it runs only where a command line names it.",
             f"Add --teacher {teacher}",

@@ -90,18 +90,9 @@ def data_of(model: Path, info: ModelInfo, *, spec: str | None, reporter: Reporte
         DataError: if the data set cannot be used.
     """
     data = find_data_of(model, info, spec=spec, reporter=reporter)
-    check_classes(info, data, spec)
+    if data.classes != info.classes:  # also in another order: scores would be of other classes than names say
+        raise _other_classes(info, data, spec, "Give the data set that the model was trained on.")
     return data
-
-
-def check_classes(info: ModelInfo, data: DataSource, spec: str | None) -> None:
-    """Refuse data of other classes than a model's.
-
-    Raises:
-        UsageError: also where they are the same in another order: scores would be of other classes than names say.
-    """
-    if data.classes != info.classes:
-        raise _other_classes(info, data, spec)
 
 
 def in_classes_of(data: DataSource, loaded: LoadedModel, spec: str | None, reporter: Reporter) -> LoadedModel:
@@ -120,7 +111,10 @@ def in_classes_of(data: DataSource, loaded: LoadedModel, spec: str | None, repor
     if data.classes == info.classes:
         return loaded
     if not same_classes(info.classes, data.classes) or info.label_assisted:
-        raise _other_classes(info, data, spec)
+        advice = "Give the data set that the model was trained on"
+        if not info.label_assisted:
+            advice += ", or say with --class-map FILE.toml what its classes mean here"
+        raise _other_classes(info, data, spec, f"{advice}.")
     mapping, _ = match_classes(info, None, data.classes)
     reporter.info(
         f"The classes of {data.name} are the model's in another order or spelling: outputs go by their names."
@@ -170,11 +164,8 @@ def find_data_of(model: Path, info: ModelInfo, *, spec: str | None, reporter: Re
     return data
 
 
-def _other_classes(info: ModelInfo, data: DataSource, spec: str | None) -> UsageError:
-    """Return the error for data whose classes the model does not know."""
-    advice = (
-        "Give the data set that the model was trained on, or say with --class-map FILE.toml what its classes mean here."
-    )
+def _other_classes(info: ModelInfo, data: DataSource, spec: str | None, advice: str) -> UsageError:
+    """Return the error for data whose classes the model does not know, with what helps a model that names its own."""
     if not info.data:
         advice = f"It was imported without --data: import it again with --data {spec}, which names its classes."
     return UsageError(

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from segdistill.commands._json_file import read_table
-from segdistill.commands._local_record import LocalRecord, read_local, refuse_recorded_code
+from segdistill.commands._local_record import LocalRecord, data_is_gone, read_local, refuse_recorded_code
 from segdistill.commands._run_record import PARTS_OF_A_RUN
-from segdistill.config.checking import validated
+from segdistill.commands._settings import part_folders, recorded_config
 from segdistill.config.registry import BUILT_IN, data_example
 from segdistill.config.schema import RunConfig
-from segdistill.config.toml import read_toml
 from segdistill.data.unlabeled import NAME
-from segdistill.errors import ModelError, UsageError
+from segdistill.errors import UsageError
 from segdistill.storage.run_files import LOCAL
 
 Kind = Literal["teacher", "student"]
@@ -37,9 +36,8 @@ class RecordedRun:
     @property
     def parts(self) -> list[Path]:
         """Folders of the run's seeds, and of their baselines."""
-        seeds = [self.path]
-        seeds += [self.path / f"seed-{self.config.seed + index}" for index in range(1, self.local.seeds)]
-        return [*seeds, *(part / "baseline" for part in seeds)] if self.local.baseline else seeds
+        seeds = range(self.config.seed, self.config.seed + self.local.seeds)
+        return part_folders(self.path, seeds, with_baselines=bool(self.local.baseline))
 
 
 def read_run(path: Path, said: Mapping[str, Any]) -> RecordedRun:
@@ -57,16 +55,13 @@ def read_run(path: Path, said: Mapping[str, Any]) -> RecordedRun:
     for name in OF_A_DISTILLATION:
         if kind == "teacher" and name in said:
             raise UsageError(f"--{name} is of a distillation, and {path} trains a teacher.", "Leave it out.")
-    config = _config_of(path)
+    config = recorded_config(path)
     local = read_local(path) or _without_record(path, kind, config, said)
     if "teacher" not in said:
         refuse_recorded_code(local.teacher, path)
     local = replace(local, **said)
     if local.data != NAME and not local.data_is_there():
-        raise UsageError(
-            f"The data set of {path} is gone from where {path / LOCAL} has it: {local.data}",
-            f"Say where it lies now: segdistill resume {path} --data {data_example(config.data.name)}",
-        )
+        raise data_is_gone(path, local.data, f"segdistill resume {path}")
     return RecordedRun(path, kind, local.in_config(config), local)
 
 
@@ -85,14 +80,6 @@ def _kind_of(run: Path) -> Kind:
     if kind not in ("teacher", "student"):
         raise UsageError(f"{run} holds no training that could be continued: its kind is {kind}.", "Give another run.")
     return "teacher" if kind == "teacher" else "student"
-
-
-def _config_of(run: Path) -> RunConfig:
-    path = run / "config.toml"
-    try:
-        return validated(RunConfig, read_toml(path), str(path))
-    except UsageError as error:
-        raise ModelError(f"The run in {run} cannot be continued: {error.what}", "Start a new one.") from None
 
 
 def _without_record(run: Path, kind: Kind, config: RunConfig, said: Mapping[str, Any]) -> LocalRecord:

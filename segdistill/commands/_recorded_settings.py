@@ -21,22 +21,31 @@ def with_recorded_settings(config: RunConfig, options: Options) -> RunConfig:
         UsageError: if a flag that decides on the schedule is another than at the start.
     """
     record = recorded_settings(options)
-    if not record or options.out is None or options.is_recorded:
+    if record is None or options.out is None or options.is_recorded:
         return config
-    before = read_table(options.out / "environment.json").get(SCHEDULE_FLAGS)
-    now = schedule_flags(options.derivation)
-    if "optim.steps" in record and isinstance(before, dict) and before != now:
+    _refuse_other_flags(options.out, options.derivation, has_derived_steps="optim.steps" in record)
+    table = read_toml(options.out / "config.toml")
+    return config.changed(**{key: _value(table, key) for key in record if _may_be_taken(key, options.derivation)})
+
+
+def _refuse_other_flags(run: Path, derivation: Derivation, *, has_derived_steps: bool) -> None:
+    """Refuse flags that say another length than the run has, as nothing would follow from them any more.
+
+    Where no steps were derived, --steps is in the configuration, which is compared as a whole, and a flag that is gone
+    has changed nothing.
+    """
+    recorded = read_table(run / "environment.json").get(SCHEDULE_FLAGS)
+    before, now = recorded if isinstance(recorded, dict) else {}, schedule_flags(derivation)
+    compared = before | now if has_derived_steps else now.keys() - {"--steps"}
+    changed = [flag for flag in sorted(compared) if before.get(flag) != now.get(flag)]
+    if changed:
         lines = "\n".join(
-            f"  {flag}: {before.get(flag, 'not given')} -> {now.get(flag, 'not given')}"
-            for flag in sorted(before | now)
-            if before.get(flag) != now.get(flag)
+            f"  {flag}: {before.get(flag, 'not given')} -> {now.get(flag, 'not given')}" for flag in changed
         )
         raise UsageError(
             f"--resume continues the same run, but these flags differ:\n{lines}",
             "Start a new run with another --out, or give the run's own flags.",
         )
-    table = read_toml(options.out / "config.toml")
-    return config.changed(**{key: _value(table, key) for key in record if _may_be_taken(key, options.derivation)})
 
 
 def recorded_flags(run: Path) -> Derivation:

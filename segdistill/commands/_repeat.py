@@ -5,7 +5,7 @@ from pathlib import Path
 
 from segdistill.commands._configuration import ConfigFlags
 from segdistill.commands._context import Options
-from segdistill.commands._local_record import LocalRecord, read_local, refuse_recorded_code
+from segdistill.commands._local_record import LocalRecord, read_local_beside, refuse_recorded_code
 from segdistill.errors import UsageError
 from segdistill.runtime.reporter import Reporter
 
@@ -13,15 +13,15 @@ from segdistill.runtime.reporter import Reporter
 def repeated(flags: ConfigFlags, options: Options, reporter: Reporter) -> tuple[ConfigFlags, Options]:
     """Return the flags and options of a distillation that names no networks: those of the run whose config.toml it has.
 
-    Who names a teacher or a student wants the settings for another run, and gets its data alone, as `resolve_settings`
-    finds it.
+    Who names one of the two wants the settings for another run: the other network is the run's, the data is found by
+    `resolve_settings`, and no option is taken over.
 
     Raises:
-        UsageError: if a network is missing, and no run's folder names it.
+        UsageError: if a network is missing, and no run's folder names it; if a folder names a teacher that is code.
     """
     if flags.teacher is not None and flags.student is not None:
         return flags, options
-    record = _record_beside(flags.preset)
+    record = read_local_beside(flags.preset)
     if record is None or not record.teacher:
         missing = "--teacher" if flags.teacher is None else "--student"
         raise UsageError(
@@ -29,17 +29,19 @@ def repeated(flags: ConfigFlags, options: Options, reporter: Reporter) -> tuple[
             "For example: segdistill distill --teacher pspnet50 --student resnet18. A run's config.toml with its "
             "local.json beside it names both: --preset runs/NAME/config.toml",
         )
-    if flags.teacher is not None or flags.student is not None:
-        return replace(flags, teacher=flags.teacher or record.teacher), options
+    if flags.teacher is not None:
+        return flags, options
     run = Path(flags.preset).parent
     refuse_recorded_code(record.teacher, run)
+    if flags.student is not None:
+        return replace(flags, teacher=record.teacher), options
     reporter.info(f"Repeats {run}: teacher {record.teacher}, data {', '.join(record.images) or record.data}.")
     return replace(flags, teacher=record.teacher), _with_recorded_options(options, record)
 
 
 def repeated_teacher(flags: ConfigFlags, options: Options) -> Options:
     """Return the options of a teacher's training: those of the run whose config.toml it has, where that names none."""
-    record = _record_beside(flags.preset)
+    record = read_local_beside(flags.preset)
     if record is None or record.teacher or flags.teacher is not None:
         return options
     return _with_recorded_options(options, record)
@@ -57,8 +59,3 @@ def _with_recorded_options(options: Options, record: LocalRecord) -> Options:
         seeds=max(options.seeds, recorded.seeds),
         accept_teacher=options.accept_teacher or recorded.accept_teacher,
     )
-
-
-def _record_beside(preset: str) -> LocalRecord | None:
-    path = Path(preset)
-    return read_local(path.parent) if path.name == "config.toml" and path.is_file() else None

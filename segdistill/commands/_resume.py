@@ -7,10 +7,9 @@ from segdistill.commands._context import RunContext
 from segdistill.commands._json_file import read_table
 from segdistill.commands._lengthening import STEPS_KEYS, optim_of
 from segdistill.commands._results import Outcome, gain_to_json, is_entry, with_present_roles
-from segdistill.commands._settings import describe_data, environment, folder_config
+from segdistill.commands._settings import describe_data, environment, folder_config, part_folders, recorded_config
 from segdistill.config.checking import validated
 from segdistill.config.schema import RunConfig
-from segdistill.config.toml import read_toml
 from segdistill.errors import ModelError, UsageError
 from segdistill.evaluation.significance import GainEstimate
 from segdistill.storage.manifest import verify_file
@@ -50,16 +49,12 @@ def _is_to_be_lengthened(run: Path, context: RunContext, kind: str) -> bool:
     """Whether a finished run has a shorter schedule than it is to have from now on."""
     if context.options.lengthened_from is None:
         return False
-    recorded = validated(RunConfig, read_toml(run / "config.toml"), str(run))
-    return optim_of(recorded, kind).steps < optim_of(context.config, kind).steps
+    return optim_of(recorded_config(run), kind).steps < optim_of(context.config, kind).steps
 
 
 def _parts(context: RunContext) -> list[Path]:
     """Return the folders of a run's seeds, and of their baselines."""
-    seeds = [context.for_seed(seed).out for seed in context.seeds]
-    if not context.options.baseline:
-        return seeds
-    return [*seeds, *(folder / "baseline" for folder in seeds)]
+    return part_folders(context.out, context.seeds, with_baselines=context.options.baseline is not None)
 
 
 def _verified_json(folder: Path, name: str) -> dict[str, Any] | None:
@@ -88,7 +83,7 @@ def refuse_changes(folder: Path, context: RunContext, kind: str) -> None:
             f"{folder} holds a run of another kind: {recorded.get('kind')}, not {kind}.",
             "Give the command that began it, or another --out.",
         )
-    before = _settings_of(folder)
+    before = _settings(recorded_config(folder))
     now = _settings(validated(RunConfig, folder_config(context), str(folder)))
     if context.options.lengthened_from is not None and before["optim.steps"] <= now["optim.steps"]:
         for settings in (before, now):
@@ -137,19 +132,6 @@ def _flags(recorded: dict[str, Any], present: dict[str, Any]) -> tuple[dict[str,
     if isinstance(seeds, int) and seeds > present["seeds"]:
         before["--seeds"], now["--seeds"] = seeds, present["seeds"]
     return before, now
-
-
-def _settings_of(folder: Path) -> dict[str, Any]:
-    """Return the settings that a run's folder names.
-
-    Raises:
-        ModelError: if there are none that this version understands.
-    """
-    path = folder / "config.toml"
-    try:
-        return _settings(validated(RunConfig, read_toml(path), str(path)))
-    except UsageError as error:
-        raise ModelError(f"The run in {folder} cannot be continued: {error.what}", "Start a new one.") from None
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:

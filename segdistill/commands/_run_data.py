@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-from segdistill.commands._local_record import absolute_data, read_local
-from segdistill.config.registry import data_example
+from segdistill.commands._local_record import absolute_data, data_is_gone, read_local
 from segdistill.data.unlabeled import NAME
-from segdistill.errors import UsageError
 from segdistill.runtime.reporter import Reporter
 from segdistill.storage.run_files import LOCAL
 
@@ -29,7 +27,4 @@ def recorded_data(model: Path, reporter: Reporter) -> str | None:
     name = "" if record.data.endswith(".toml") else record.data.partition(":")[0]
     if name and absolute_data(name) != name:  # it lies in $SEGDISTILL_DATA
         return name
-    raise UsageError(
-        f"The data set of {model} is gone from where {model / LOCAL} has it: {record.data}",
-        f"Say where it lies now: --data {data_example(name) if name else 'FILE.toml'}",
-    )
+    raise data_is_gone(model, record.data)

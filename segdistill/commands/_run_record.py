@@ -16,10 +16,9 @@ from segdistill.commands._local_record import write_local
 from segdistill.commands._results import NetworkResult, Outcome, gain_to_json
 from segdistill.commands._resume import refuse_changes
 from segdistill.commands._run_log import ENDED, log_writer, logged_ending
-from segdistill.commands._settings import describe_data, environment, folder_config
+from segdistill.commands._settings import describe_data, environment, folder_config, recorded_config
 from segdistill.commands._teacher_record import read_teacher
 from segdistill.config.schema import RunConfig
-from segdistill.config.toml import read_toml
 from segdistill.errors import UsageError
 from segdistill.evaluation.significance import GainEstimate
 from segdistill.reports.curves import draw_curves
@@ -132,7 +131,7 @@ def _record_resumption(folder: RunFolder, context: RunContext) -> None:
 
 def _record_new_schedule(folder: RunFolder, context: RunContext, kind: str) -> None:
     """Write the longer schedule of a run that is lengthened; environment.json first, which says that it is one."""
-    before = optim_of(RunConfig.model_validate(read_toml(folder / "config.toml")), kind).steps
+    before = optim_of(recorded_config(folder.path), kind).steps
     after = optim_of(context.config, kind).steps
     if after > before:
         record_lengthening(folder.path, before, after)

@@ -8,12 +8,17 @@ import torch
 
 from segdistill.commands._context import Options, RunContext
 from segdistill.commands._initial_weights import initial_file
+from segdistill.config.checking import validated
 from segdistill.config.derivation import Derivation
+from segdistill.config.schema import RunConfig
+from segdistill.config.toml import read_toml
 from segdistill.data import VerifiedData
+from segdistill.errors import ModelError, UsageError
 from segdistill.runtime import distributed
 from segdistill.runtime.conditions import conditions
 from segdistill.runtime.versions import cpu_name, versions
 from segdistill.storage.files import sha256_of
+from segdistill.terms import check_terms
 
 DERIVED = "derived"
 """Key of environment.json: settings that follow from the images, by their paths, and what each follows from."""
@@ -35,6 +40,27 @@ def folder_config(context: RunContext) -> dict[str, Any]:
         "validate.batch_size": None,
     }
     return context.config.changed(**portable).to_dict()
+
+
+def recorded_config(run: Path) -> RunConfig:
+    """Return the configuration that a run's folder keeps.
+
+    Raises:
+        ModelError: if there is none that this version understands.
+    """
+    path = run / "config.toml"
+    try:
+        config = validated(RunConfig, read_toml(path), str(path))
+        check_terms(config.terms)
+    except UsageError as error:
+        raise ModelError(f"The run in {run} cannot be continued: {error.what}", "Start a new one.") from None
+    return config
+
+
+def part_folders(run: Path, seeds: range, *, with_baselines: bool) -> list[Path]:
+    """Return the folders of a run's seeds, the first of which is its own, and of their baselines."""
+    folders = [run, *(run / f"seed-{seed}" for seed in seeds[1:])]
+    return [*folders, *(folder / "baseline" for folder in folders)] if with_baselines else folders
 
 
 def describe_data(data: VerifiedData) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from segdistill.commands._model import MAX_BATCH_IMAGES, data_of, refuse_label_a
 from segdistill.commands._run_images import recorded_images
 from segdistill.config.schema import Weights
 from segdistill.data import Split, evaluation_batches
-from segdistill.deployment.form import IR_VERSIONS, OLDEST_OPSET, OPSET, GraphForm, Returns, Takes
+from segdistill.deployment.form import IR_VERSIONS, MAX_BATCH, OLDEST_OPSET, OPSET, GraphForm, Returns, Takes
 from segdistill.deployment.onnx import export_onnx
 from segdistill.deployment.parity import ParityResult, check_parity
 from segdistill.deployment.report import ExportReport, speed_gate
@@ -250,6 +250,8 @@ def _check_limits(options: ExportOptions) -> None:
             f"--opset {options.opset}: graphs are written in opset {OLDEST_OPSET} to {OPSET}.",
             "Take the newest that your runtime reads.",
         )
+    if not 1 <= options.batch <= MAX_BATCH:
+        raise UsageError(f"--batch {options.batch}: expected 1 to {MAX_BATCH}.", "For example --batch 8")
     if options.images and options.data is not None:
         raise UsageError("--images and --data both name the images to check on.", "Give one of them.")
     if options.min_fps is not None and options.max_ms is not None:

@@ -18,7 +18,7 @@ UNREAD = "and derived from the images when the run begins"
 """What is said of a value where the images cannot be read."""
 
 
-def settings_text(settings: Settings, reporter: Reporter, device: str) -> str:
+def settings_text(settings: Settings, reporter: Reporter, device: str, *, trains_student: bool) -> str:
     """Return a resolved configuration as a preset, each value with its source.
 
     The data is read where settings follow from it; where it cannot be, the preset's values stand there.
@@ -27,6 +27,7 @@ def settings_text(settings: Settings, reporter: Reporter, device: str) -> str:
         settings: of the command line.
         reporter: is told why the data cannot be read.
         device: as `--device` takes it.
+        trains_student: whether it is of a command that trains students, whose terms are balanced.
 
     Raises:
         UsageError: if the device is unknown or missing here.
@@ -40,7 +41,7 @@ def settings_text(settings: Settings, reporter: Reporter, device: str) -> str:
         except SegdistillError as error:
             reporter.warning(f"{error.what} So values that follow from the images are the preset's here.")
             origins |= {key: f"{origins.get(key, 'default')}, {UNREAD}" for key in derivation.keys}
-    if not config.data.images:
+    if trains_student and not config.data.images:
         derived += balanced_terms(config, derivation)
     origins |= {setting.key: f"derived: {setting.reason}" for setting in derived}
     if derivation.max_minutes is not None:

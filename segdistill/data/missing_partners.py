@@ -21,7 +21,7 @@ CONVERTIBLE = frozenset(
     {".jp2", ".j2k", ".heic", ".heif", ".avif", ".gif", ".npy", ".tga", ".ppm", ".pgm", ".dng", ".exr"}
 )
 """Endings of pictures that are not read."""
-USUAL_SHARE = 0.5
+MIN_EXPLAINED_SHARE = 0.5
 """Share of the files without a partner that one difference of names has to explain."""
 
 
@@ -101,7 +101,7 @@ def _passed_over(folder: Path, known: Iterable[str], *others: Path) -> Iterator[
 def _difference(images: Side, labels: Side) -> Iterator[str]:
     """Yield the patterns that would pair most of the files; or that there are several label maps for each image."""
     stems = [[str(ANY_NAME.shared_part(name)) for name in side.names] for side in (images, labels)]
-    found = [one for one in find_differences(*stems) if one.images >= USUAL_SHARE * len(images.names) > 0]
+    found = [one for one in find_differences(*stems) if one.images >= MIN_EXPLAINED_SHARE * len(images.names) > 0]
     if not found:
         if images.names and len(labels.names) >= 2 * len(images.names):
             yield (

@@ -13,6 +13,7 @@ from segdistill.config.schema import Size, Strict
 OPSET = 20
 """The newest opset that onnxruntime 1.17 of January 2024 reads in full; it refuses IR 10, which opset 21 brought."""
 OLDEST_OPSET = 13
+MAX_BATCH = 1024
 IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9}
 """IR version of the ONNX release that brought each opset (onnx, docs/Versioning.md): who reads the opset reads it."""
 
@@ -30,7 +31,7 @@ class GraphForm(Strict):
     """Images: float32 RGB 0..255 (B, 3, H, W), or uint8 RGB (B, H, W, 3) as cameras deliver them."""
     size: Size | None = None
     """Height and width of a graph of fixed sizes; None takes any."""
-    batch: Annotated[int, Field(ge=1, le=1024)] | None = None
+    batch: Annotated[int, Field(ge=1, le=MAX_BATCH)] | None = None
     """Images at once of such a graph."""
     opset: Annotated[int, Field(ge=OLDEST_OPSET, le=OPSET)] = OPSET
     """Version of ONNX's operators."""

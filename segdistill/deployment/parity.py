@@ -207,7 +207,9 @@ def _labels_of(predict: Callable[[Tensor], Tensor], info: ModelInfo) -> Callable
 def _at_checked_shapes(image: Tensor) -> Iterator[Tensor]:
     """Yield the first image in the batches and sizes of `CHECKED_SHAPES`."""
     for count, *size in CHECKED_SHAPES:
-        yield F.interpolate(image[:1], size=size, mode="bilinear", align_corners=False).repeat(count, 1, 1, 1)
+        resized = F.interpolate(image[:1], size=size, mode="bilinear", align_corners=False)
+        # whole numbers, as all images have: a graph that takes bytes knows no others
+        yield resized.round().repeat(count, 1, 1, 1)
 
 
 def _run_both(predict: Callable[[Tensor], Tensor], exported: OnnxModel, image: Tensor) -> _Logits:

@@ -164,7 +164,11 @@ def _is_and_is_not(teacher_classes: Sequence[str], data_classes: Sequence[str]) 
 
 def _by_spelling(teacher_classes: Sequence[str], data_classes: Sequence[str]) -> dict[str, str]:
     """Return the class map between names that are the same but for their spelling."""
-    return dict(zip(sorted(teacher_classes, key=_plain), sorted(data_classes, key=_plain), strict=True))
+
+    def by_spelling(name: str) -> tuple[str, str]:
+        return _plain(name), name  # of two spellings in one list, each is first of all itself
+
+    return dict(zip(sorted(teacher_classes, key=by_spelling), sorted(data_classes, key=by_spelling), strict=True))
 
 
 def _outputs_named(key: str, teacher_classes: Sequence[str]) -> list[int]:

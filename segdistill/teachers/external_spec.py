@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from segdistill.config.registry import components, find
 
+CODE = "py"
+"""Scheme of teachers that are code of the user's: it runs because a command line names it, and for no file's sake."""
 SCHEMES = "teachers.external"
 """Folder of the schemes, as the registry names it."""
 
@@ -70,6 +72,11 @@ def parse_external(text: str) -> ExternalSpec | None:
     spellings = ", ".join(f"{name}:{scheme_module(name).LOCATION}" for name in components(SCHEMES))
     find(SCHEMES, scheme, "kind of teacher", f"An external teacher is given as {spellings}.")
     return None
+
+
+def names_code(text: str) -> bool:
+    """Whether a teacher, as `--teacher` takes it, is code of the user's."""
+    return text.startswith(f"{CODE}:")
 
 
 def is_external(network: str) -> bool:

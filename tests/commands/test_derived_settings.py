@@ -154,6 +154,11 @@ def test_print_config_without_the_data_says_what_will_be_derived() -> None:
     assert tomllib.loads(done.out)["data"]["crop"] == [512, 512]
 
 
+def test_print_config_of_a_teacher_balances_no_terms() -> None:
+    config, _ = printed("train-teacher --preset skd --teacher resnet18-half --data streets")
+    assert not any("gradient_ratio" in term for term in config["terms"].values())
+
+
 def test_presets_show_tells_that_a_run_derives_what_is_other_data_s() -> None:
     said = "but derived from the images in a run"
     assert re.search(rf"crop = .* # preset skd, {said}", succeeds("presets show skd --data voc").out)

@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from helpers.class_maps import info
-from helpers.commands import NETWORK, SMALL, UNTRAINED, refused, succeeds
+from helpers.commands import NETWORK, SMALL, UNTRAINED, refused, segdistill, succeeds
 from helpers.own_data import CLASSES, LABEL, SPLITS, own, write
 from segdistill.checkpoints.model_file import save_model
 from segdistill.config.schema import NetworkConfig
@@ -68,6 +68,10 @@ def test_model_file_of_other_classes_is_scored_through_a_map(camvid: Path) -> No
     network = build_network(NetworkConfig(network=NETWORK), 5)
     save_model(Path("m.safetensors"), network, info("Road", "sky", "building", "car", void=2))
     refused(f"evaluate m.safetensors --data camvid:{camvid}", "classes are not those of camvid", "--class-map")
+    exporting = segdistill(f"export m.safetensors --data camvid:{camvid}")
+    assert exporting.code == 2
+    assert "classes are not those of camvid" in exporting.err
+    assert "--class-map" not in exporting.err, "export has no such flag"
     found = scores(f"m.safetensors --data camvid:{camvid} --class-map map.toml")
     assert found["iou"].keys() >= {"road", "sky", "building"}
     # of CamVid's other classes it answers none

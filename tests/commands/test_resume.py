@@ -184,7 +184,8 @@ def test_code_runs_only_where_a_command_line_names_it(here: Path) -> None:
     table = json.loads(Path("student/local.json").read_text())
     Path("student/local.json").write_text(json.dumps(table | {"teacher": "py:evil:build"}))
     Path("evil.py").write_text("open('ran', 'w')\ndef build(): pass\n")
-    for line in ("resume student", "distill --preset student/config.toml --out new"):
+    again = "distill --preset student/config.toml --out new"
+    for line in ("resume student", again, f"{again} --student resnet18-half"):
         refused(line, "is code, py:evil:build", "--teacher py:evil:build")
     assert not Path("ran").exists()
     assert not Path("new").exists()
@@ -198,6 +199,13 @@ def test_resume_refuses_what_is_no_run_of_its_own(here: Path) -> None:
     refused("resume teacher --seeds 2", "--seeds is of a distillation")
     refused("resume student --set optim.lr=1", "these settings differ", "optim.lr")
     refused("resume student --seeds 1", "--seeds: 2 -> 1")
+    assert contents(here) == before
+
+
+def test_resume_refuses_lengths_that_would_be_ignored(here: Path) -> None:
+    before = contents(here)
+    for flag, value in (("--epochs", 3), ("--max-minutes", 5)):
+        refused(f"{TEACH} --out teacher --resume {flag} {value}", "these flags differ", f"{flag}: not given -> {value}")
     assert contents(here) == before
 
 

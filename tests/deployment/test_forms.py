@@ -147,7 +147,11 @@ def batches() -> Iterator[Batch]:
 
 
 @pytest.mark.promise("E1")
-@pytest.mark.parametrize("form", [GraphForm(output="labels"), GraphForm(size=SIZE, batch=3)], ids=lambda f: f.suffix)
+@pytest.mark.parametrize(
+    "form",
+    [GraphForm(output="labels"), GraphForm(input="uint8"), GraphForm(size=SIZE, batch=3)],
+    ids=lambda form: form.suffix,
+)
 def test_each_form_is_checked_and_a_changed_graph_fails(form: GraphForm, tmp_path: Path) -> None:
     network = tiny(0).eval()
     exported = opened(network, model_info("any"), tmp_path, form)

@@ -177,6 +177,9 @@ def test_mistakes_raise_errors_of_the_package(tmp_path: Path) -> None:
         sd.distill(teacher="pspnet18", student=NETWORK, preset="cannonical")
     with pytest.raises(UsageError, match="There is no"):
         sd.evaluate(tmp_path / "nothing")
+    for batch in (0, 1025):
+        with pytest.raises(UsageError, match=f"--batch {batch}: expected 1 to 1024"):
+            sd.export(tmp_path / "nothing", static=True, batch=batch)
     (tmp_path / "model.safetensors").write_bytes(b"no model")
     with pytest.raises(ModelError):
         sd.load(tmp_path / "model.safetensors")

@@ -119,6 +119,11 @@ def test_same_classes_in_other_spelling_and_order_need_no_map() -> None:
     assert match_classes(info("SKY", "_car", "Road"), None, DATA) == (ClassMapping(((2,), (1,), (0,)), ()), "")
 
 
+def test_two_spellings_in_one_list_are_two_classes() -> None:
+    mapping, _ = match_classes(info("car", "Road", "road"), None, ("road", "Road", "car"))
+    assert mapping.groups == ((2,), (1,), (0,))
+
+
 def test_unnamed_outputs_are_matched_in_order_with_a_warning() -> None:
     mapping, warning = match_classes(info("0", "1", "2"), None, DATA)
     assert mapping.groups == ((0,), (1,), (2,))

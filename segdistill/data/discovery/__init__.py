@@ -40,13 +40,9 @@ class Discovery:
     """Images whose label maps are drawn."""
     drawn_classes: tuple[str, ...] = ()
     """Classes of these, without background."""
-    drawn_of: str = ""
-    """What they are drawn of, for the report."""
     hint: str = ""
     """Name of the class that the files' names have; empty where they have none."""
     table: ClassTable | None = None
-    left_out: int = 0
-    """Images without a label map."""
     notes: tuple[str, ...] = ()
 
 
@@ -81,17 +77,14 @@ def _label_maps(inventory: Inventory, images: Sequence[PictureFile], labels: Seq
         return None
     choice = choose_labels(inventory.root, assignment)
     notes = [*choice.notes, *_leftovers(assignment)]
-    done = {entry.image.path for entry in choice.pairs} | {entry.image for entry in choice.merged}
     return Discovery(
         inventory,
         images=tuple(image.path for image in images),
         pairs=tuple((entry.image, entry.label) for entry in choice.pairs),
         drawn=choice.merged,
         drawn_classes=choice.classes,
-        drawn_of="masks of one class each" if choice.merged else "",
         hint=choice.class_name,
         table=find_class_table(inventory),
-        left_out=sum(1 for image in images if image.path not in done),
         notes=tuple(notes),
     )
 
@@ -138,8 +131,6 @@ def _annotations(inventory: Inventory) -> Discovery | None:
         images=(*done, *left),
         drawn=tuple(found.images),
         drawn_classes=tuple(found.classes),
-        drawn_of=f"shapes of {found.tool}",
-        left_out=len(left),
         notes=tuple(found.notes),
     )
 

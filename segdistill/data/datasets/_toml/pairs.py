@@ -130,7 +130,7 @@ def _pairing(folders: _Folders) -> Pairing:
     if len(images) + len(labels) == len(folders.image_files) + len(folders.label_files):
         return pairing
     flat = match_names(images, labels)
-    is_flat = flat.is_whole or (bool(flat.pairs) and not pairing_below(pairing))
+    is_flat = flat.is_whole or (bool(flat.pairs) and not _has_pair_below(pairing))
     if not is_flat:
         return pairing
     passed_over = [file for file in folders.image_files if file not in images]
@@ -143,7 +143,7 @@ def _pairing(folders: _Folders) -> Pairing:
     return flat
 
 
-def pairing_below(pairing: Pairing) -> bool:
+def _has_pair_below(pairing: Pairing) -> bool:
     """Whether some pair lies in a sub-folder."""
     return any("/" in pair.image.shared for pair in pairing.pairs)
 
