@@ -73,9 +73,9 @@ def _show_scores(terminal: "Terminal", outcome: "Outcome") -> None:
         for row, count in zip(rows, skipped_steps, strict=True):
             row.append(str(count))
     num_images = max(result["images"] for result in results.values())
-    kind = "held-back" if by_teacher else "validation"
+    images = counted(num_images, "held-back image" if by_teacher else "validation image")
     shipped = _shipped_weights(results)
-    terminal.table(f"{num_images} {kind} images, {WEIGHTS[shipped]}", header, rows)
+    terminal.table(f"{images}, {WEIGHTS[shipped]}", header, rows)
     if shipped == "best":
         terminal.result(OPTIMISTIC)
     score = "agreement with the teacher, mIoU" if by_teacher else "mIoU"
@@ -111,6 +111,8 @@ def _score_row(name: str, result: dict[str, Any]) -> list[str]:
         miou, best, pixels = result["agreement_miou"], result.get("best_agreement_miou"), result["agreement_pixels"]
     if miou is None:
         averaged = ""
+    if best is None:
+        best_averaged = ""
     return [
         name,
         result["network"],

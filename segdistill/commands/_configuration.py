@@ -190,10 +190,10 @@ def _flag_values(flags: ConfigFlags, *, trains_student: bool) -> tuple[dict[str,
 
 
 def _check_numbers(flags: ConfigFlags) -> None:
-    """Refuse numbers that a flag, or an argument from Python, cannot mean.
+    """Refuse numbers that a flag, or an argument from Python, cannot mean, and two that contradict each other.
 
     Raises:
-        UsageError: naming the flag.
+        UsageError: naming the flags.
     """
     for flag, number, example in (
         ("--epochs", flags.epochs, "50"),
@@ -202,6 +202,11 @@ def _check_numbers(flags: ConfigFlags) -> None:
     ):
         if number is not None and not 0 < number < math.inf:
             raise UsageError(f"{flag} {number:g}: expected a number above 0.", f"For example {flag} {example}")
+    if flags.epochs is not None and "optim.steps" in flags.override_keys:
+        raise UsageError(
+            "--epochs and --set optim.steps both say how long the training is.",
+            "Leave one of them out. --steps N beside --epochs is the most steps that these make.",
+        )
     batch_size = flags.batch_size
     if batch_size not in (None, "auto") and (not isinstance(batch_size, int) or batch_size < 1):
         raise UsageError(

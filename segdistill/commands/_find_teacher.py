@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from segdistill.commands._context import RUNS, Options, RunContext
 from segdistill.commands._lengthening import KEY
-from segdistill.commands._settings import backbone_weights_used, describe_data
+from segdistill.commands._settings import backbone_weights_used, is_same_data
 from segdistill.config.schema import RunConfig
 from segdistill.config.toml import read_toml
-from segdistill.data import AUXILIARY
+from segdistill.data import AUXILIARY, VerifiedData
 from segdistill.errors import UsageError
 from segdistill.storage.files import read_file
 
@@ -46,7 +46,7 @@ def find_teacher(context: RunContext, out: Path) -> TeacherRun | None:
         out: folder of the student's run.
     """
     sees_auxiliary = AUXILIARY in context.data.splits
-    data = describe_data(context.verified_data)
+    data = context.verified_data
     recipe = teacher_recipe(context.config.to_dict(), context.options, sees_auxiliary=sees_auxiliary)
     recorded = _recorded_teacher(out)
     folders = [] if recorded is None else [recorded]
@@ -69,7 +69,7 @@ def find_teacher(context: RunContext, out: Path) -> TeacherRun | None:
 
 
 def _trains(
-    folder: Path, recipe: dict[str, Any], data: dict[str, Any], options: Options, *, sees_auxiliary: bool
+    folder: Path, recipe: dict[str, Any], data: VerifiedData, options: Options, *, sees_auxiliary: bool
 ) -> bool:
     """Whether a folder is of a teacher's run with this recipe on this data."""
     environment = json.loads(read_file(folder / "environment.json"))
@@ -81,8 +81,7 @@ def _trains(
     is_lengthened = KEY in environment
     if environment["kind"] != "teacher" or run_recipe != recipe or not is_from_scratch or is_lengthened:
         return False
-    run_data: dict[str, Any] = json.loads(read_file(folder / "data.json"))
-    return run_data == data
+    return is_same_data(json.loads(read_file(folder / "data.json")), data)
 
 
 def _choice_of_weights(config: RunConfig) -> dict[str, Any]:

@@ -73,8 +73,9 @@ def _kind_of(run: Path) -> Kind:
     """
     kind = read_table(run / "environment.json").get("kind")
     if kind in PARTS_OF_A_RUN:
+        part = "of a further seed" if kind == "seed" else f"the {kind}"
         raise UsageError(
-            f"{run} is the {kind} of another run, and continued with it.",
+            f"{run} is {part} of another run, and continued with it.",
             f"Continue that: segdistill resume {run.resolve().parent}",
         )
     if kind not in ("teacher", "student"):

@@ -7,7 +7,7 @@ from segdistill.commands._context import RunContext
 from segdistill.commands._json_file import read_table
 from segdistill.commands._lengthening import STEPS_KEYS, optim_of
 from segdistill.commands._results import Outcome, gain_to_json, is_entry, with_present_roles
-from segdistill.commands._settings import describe_data, environment, folder_config, part_folders, recorded_config
+from segdistill.commands._settings import environment, folder_config, is_same_data, part_folders, recorded_config
 from segdistill.config.checking import validated
 from segdistill.config.schema import RunConfig
 from segdistill.errors import ModelError, UsageError
@@ -98,7 +98,7 @@ def refuse_changes(folder: Path, context: RunContext, kind: str) -> None:
         raise UsageError(
             f"--resume continues the same run, but these settings differ:\n{lines}", _advice(folder, changed, now)
         )
-    if read_table(folder / "data.json") != describe_data(context.verified_data):
+    if not is_same_data(read_table(folder / "data.json"), context.verified_data):
         raise UsageError(
             "The data set has changed since this run began.", "Restore it, or start a new run with another --out."
         )

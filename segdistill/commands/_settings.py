@@ -22,6 +22,8 @@ from segdistill.terms import check_terms
 
 DERIVED = "derived"
 """Key of environment.json: settings that follow from the images, by their paths, and what each follows from."""
+CONTENT = "content_sha256"
+"""Key of data.json: what the files hold, without their names, which a data.toml has by paths that may be absolute."""
 SCHEDULE_FLAGS = "schedule_flags"
 """Key of environment.json: flags that say how long a run is, and that its configuration does not hold."""
 
@@ -65,8 +67,26 @@ def part_folders(run: Path, seeds: range, *, with_baselines: bool) -> list[Path]
 
 def describe_data(data: VerifiedData) -> dict[str, Any]:
     """Return what identifies the data, wherever it lies."""
-    counts = {name: len(split.names) for name, split in data.splits.items()}
-    return {"name": data.name, "classes": list(data.classes), "images": counts, "sha256": data.fingerprint}
+    return {
+        "name": data.name,
+        "classes": list(data.classes),
+        "images": {name: len(split.names) for name, split in data.splits.items()},
+        "sha256": data.fingerprint,
+        CONTENT: data.content_fingerprint,
+    }
+
+
+def is_same_data(recorded: Any, data: VerifiedData) -> bool:
+    """Whether a run's data.json is of this data, be its folders or files named otherwise now.
+
+    Runs of earlier versions have no digest of the content alone: theirs must have the same names too.
+    """
+    if not isinstance(recorded, dict):
+        return False
+    present = describe_data(data)
+    digests = ("sha256", CONTENT)
+    is_alike = any(recorded.get(key) == present[key] for key in digests)
+    return is_alike and all(recorded.get(key) == present[key] for key in present if key not in digests)
 
 
 def environment(context: RunContext) -> dict[str, Any]:

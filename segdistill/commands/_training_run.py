@@ -81,14 +81,16 @@ def network_result(
 ) -> NetworkResult:
     """Return scores and costs of a network, wherever it was trained."""
     by_teacher = "val" in context.data.unlabeled
+    best_miou = info.metrics.get("best_agreement_miou" if by_teacher else "best_miou")
     return NetworkResult(
         role=role,
         network=info.network.network,
         scores=scores,
         parameters=count_parameters(network) or None,
         macs=countable_macs(network, context.config.data.crop),
-        best_miou=info.metrics.get("best_agreement_miou" if by_teacher else "best_miou"),
-        best_classes_scored=info.metrics.get("best_classes_scored"),
+        best_miou=best_miou,
+        # a teacher whose answers are the labels has its own best, of labels, and none of agreement
+        best_classes_scored=None if best_miou is None else info.metrics.get("best_classes_scored"),
         weights=info.weights,
         label_assisted=info.label_assisted,
         by_teacher=by_teacher,

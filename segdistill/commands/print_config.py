@@ -4,9 +4,9 @@ from segdistill.commands._configuration import Settings
 from segdistill.commands._derived_settings import Conditions, balanced_terms, images_of, settings_from
 from segdistill.commands._label_free import TeacherClasses, load_images
 from segdistill.commands.show_preset import text_with_sources
-from segdistill.config.derivation import Derivation, Derived, with_derived
+from segdistill.config.derivation import Derived, with_derived
 from segdistill.config.schema import RunConfig
-from segdistill.data import AUXILIARY, load_data, verify_data, with_auxiliary_split
+from segdistill.data import AUXILIARY, VerifiedData, load_data, verify_data, with_auxiliary_split
 from segdistill.errors import SegdistillError
 from segdistill.runtime import distributed
 from segdistill.runtime.precision import resolve_device
@@ -30,17 +30,20 @@ def settings_text(settings: Settings, reporter: Reporter, device: str, *, trains
         trains_student: whether it is of a command that trains students, whose terms are balanced.
 
     Raises:
-        UsageError: if the device is unknown or missing here.
+        UsageError: if the device is unknown or missing here, or the images make more steps of the epochs than can be.
     """
     config, derivation, origins = settings.config, settings.derivation, dict(settings.origins)
     on_gpu = resolve_device(device).type == "cuda"
     derived: list[Derived] = []
     if derivation.keys or derivation.epochs is not None:
         try:
-            derived = _derived(config, derivation, reporter, on_gpu=on_gpu)
+            data = _read(config, reporter)
         except SegdistillError as error:
             reporter.warning(f"{error.what} So values that follow from the images are the preset's here.")
             origins |= {key: f"{origins.get(key, 'default')}, {UNREAD}" for key in derivation.keys}
+        else:
+            conditions = Conditions(on_gpu, distributed.world_size(), AUXILIARY in data.splits)
+            derived = settings_from(config, derivation, images_of(data), conditions)
     if trains_student and not config.data.images:
         derived += balanced_terms(config, derivation)
     origins |= {setting.key: f"derived: {setting.reason}" for setting in derived}
@@ -49,10 +52,9 @@ def settings_text(settings: Settings, reporter: Reporter, device: str, *, trains
     return text_with_sources(with_derived(config, derived), origins)
 
 
-def _derived(config: RunConfig, derivation: Derivation, reporter: Reporter, *, on_gpu: bool) -> list[Derived]:
+def _read(config: RunConfig, reporter: Reporter) -> VerifiedData:
     if config.data.images:
         data = load_images(config, ANY_CLASSES)
     else:
         data = with_auxiliary_split(load_data(config.data.name), config.data, unlabeled=True)
-    conditions = Conditions(on_gpu, distributed.world_size(), AUXILIARY in data.splits)
-    return settings_from(config, derivation, images_of(verify_data(data, reporter)), conditions)
+    return verify_data(data, reporter)

@@ -97,6 +97,8 @@ def _check_folder(path: Path, reporter: Reporter) -> None:
         )
     if not (path / "config.toml").is_file():
         problem = "it has no config.toml" if path.is_dir() else "there is no such folder"
+        if path.is_file():
+            problem = "it is a file"
         raise UsageError(
             f"There is no run to continue in {path}: {problem}.",
             "Give the folder of a run, which it named at its start: segdistill resume runs/NAME",
@@ -151,9 +153,13 @@ def _check_lengthening(run: RecordedRun, options: ResumeOptions, steps: int) -> 
 def _refuse_additions(run: RecordedRun, options: ResumeOptions) -> None:
     """Refuse further seeds, or a baseline, where the others had two schedules: theirs would be another."""
     recorded = read_table(run.path / "environment.json")
-    changes = {"--seeds": (options.seeds, "seeds"), "--baseline": (options.baseline, "baseline")}
-    for flag, (value, key) in changes.items():
-        if value not in (None, recorded.get(key)):
+    # fewer seeds, or another baseline, are changes of the run, which are told as those of any run are
+    seeds = recorded.get("seeds")
+    adds_seeds = options.seeds is not None and isinstance(seeds, int) and options.seeds > seeds
+    adds_baseline = options.baseline is not None and not recorded.get("baseline")
+    additions = (("--seeds", options.seeds, adds_seeds), ("--baseline", options.baseline, adds_baseline))
+    for flag, value, is_added in additions:
+        if is_added:
             raise UsageError(
                 f"{flag} {value} would be trained by another schedule than what {run.path} has, which is lengthened.",
                 "Leave it out, or give it before a run is lengthened.",

@@ -1,5 +1,7 @@
 """Data whose files were all read and can be used: known by what the files hold, no longer by their names alone."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -42,8 +44,14 @@ class VerifiedData(DataSource):
 
     @property
     def fingerprint(self) -> str:
-        """A sha256 that finds the same data again, wherever it lies: of names, sizes and contents of all files."""
+        """A sha256 of names, sizes and contents of all files: the same wherever the data.toml and its folders lie."""
         return self.fingerprint_with(self.contents)
+
+    @property
+    def content_fingerprint(self) -> str:
+        """A sha256 of name, classes, images and label maps alone: the same where folders or files have other names."""
+        parts = [self.name, self.classes, dict(self.contents)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def view(self, source: DataSource) -> "VerifiedData":
         """Return another choice of splits of this data set as verified too, without reading its files again.

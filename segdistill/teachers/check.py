@@ -15,7 +15,7 @@ from segdistill.data import DataSource, SubsetSplit, evaluation_batches
 from segdistill.evaluation.evaluate import evaluate
 from segdistill.evaluation.metrics import Scores, class_counts, coverage
 from segdistill.evaluation.predictor import predictor
-from segdistill.evaluation.significance import compare
+from segdistill.evaluation.significance import MIN_IMAGES, compare
 from segdistill.runtime.precision import Precision
 from segdistill.runtime.reporter import Rows
 from segdistill.teachers.exchanged_classes import exchanged_classes
@@ -37,6 +37,10 @@ MIN_TRAINED_MIOU = 0.1
 images' preparation are doubted."""
 MIN_GAIN = 0.02
 """Difference in mIoU, 0..1, by which a teacher must do better on otherwise prepared images: more than chance."""
+
+MIN_GAIN_OF_FEW = 0.1
+"""Likewise on fewer images than a verdict takes, whose interval is too narrow: teachers of a few steps gained 0.08 by
+chance on two images."""
 
 ScoreImages = Callable[[int], Scores]
 """Scores the teacher, as it is now, on so many evenly spread validation images."""
@@ -263,7 +267,8 @@ def _is_better(variant: Scores, scores: Scores) -> bool:
     """Whether a teacher does better on images that are prepared otherwise, by more than chance."""
     if variant.miou < MIN_TRAINED_MIOU:
         return False  # of two ways in which it knows nothing, one is better by chance
-    return compare([scores], [variant], "").low > MIN_GAIN
+    gain = compare([scores], [variant], "")
+    return gain.low > (MIN_GAIN if gain.images >= MIN_IMAGES else MIN_GAIN_OF_FEW)
 
 
 def _prepared_otherwise(words: str, variant: Scores, scores: Scores) -> str:

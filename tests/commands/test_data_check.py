@@ -59,6 +59,38 @@ def test_changed_images_or_labels_refuse_to_resume() -> None:
         Image.fromarray(before).save(path, format="BMP")
 
 
+def test_run_goes_on_with_data_under_other_names_and_finds_its_teacher() -> None:
+    data = own(label=np.kron([[0, 1], [2, 1]], np.ones((16, 24))).astype(np.uint8))
+    succeeds(f"train-teacher --teacher {NETWORK} {SMALL} --out runs/teacher --data {data}")
+    before = json.loads(Path("runs/teacher/data.json").read_text())
+    Path("yard").rename("garden")
+    os.rename("garden/labels", "garden/masks")
+    text = Path("garden/data.toml").read_text().replace('"labels/', '"masks/').replace('"images/', '"garden/images/')
+    Path("data.toml").write_text(text.replace('"masks/', '"garden/masks/'))
+    assert "Already finished" in succeeds("resume runs/teacher --data data.toml").err
+    student = (
+        f"distill --teacher {NETWORK} --student {NETWORK} {SMALL} --data data.toml --accept-teacher --out runs/run"
+    )
+    assert "Teacher: runs/teacher, trained before" in succeeds(student).err
+    after = json.loads(Path("runs/run/data.json").read_text())
+    assert (before.pop("sha256") != after.pop("sha256"), before) == (True, after)
+
+
+def test_data_record_of_an_earlier_version_is_known_by_names_and_content() -> None:
+    line = f"train-teacher --teacher {NETWORK} {SMALL} --out run --data {own()}"
+    succeeds(line)
+    record = Path("run/data.json")
+    table = json.loads(record.read_text())
+    del table["content_sha256"]
+    record.write_text(json.dumps(table))
+    for path in (Path("run/manifest.json"), Path("run/model.safetensors")):
+        path.unlink()  # the run is unfinished, so that its files are not held against the manifest
+    succeeds(f"{line} --resume")
+    Path("run/manifest.json").unlink()
+    record.write_text(json.dumps(table | {"sha256": "0" * 64}))
+    refused(f"{line} --resume", "The data set has changed since this run began.")
+
+
 def test_files_that_take_a_while_to_read_are_counted_on_the_way() -> None:
     pairs = {kind: json.dumps([f"{kind}/train/{i % 2}.png" for i in range(301)]) for kind in ("images", "labels")}
     many = f"[train]\nimages = {pairs['images']}\nlabels = {pairs['labels']}\n"

@@ -656,7 +656,7 @@ def _unknown_color() -> None:
     ("make", "words"),
     [
         (_nothing, ("mine has no files", "no images")),
-        (_photos_alone, ("3 .jpg files", "label maps are missing", "labelme or COCO")),
+        (_photos_alone, ("3 .jpg files", "label maps are missing", "labelme or COCO", "distill --images mine")),
         (_masks_alone, ("images are missing",)),
         (_unread, ("1 .heic file", "PNG or JPEG")),
         (_unrelated, ("no label map has the name of an image",)),

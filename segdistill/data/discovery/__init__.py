@@ -5,6 +5,7 @@ shapes that are drawn (`labelme`, `coco`); from what label maps hold (`content`)
 to the classes (`class_plan`); from lists and folders to splits (`splits`), and to the text (`entries`, `writing`).
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -160,7 +161,8 @@ def _nothing(inventory: Inventory, images: Sequence[PictureFile], labels: Sequen
         return DataError(
             f"{found} {counts}: label maps are missing.",
             "Expected are label maps beside the images, in a folder called masks or labels, or shapes in the JSON of "
-            "labelme or COCO.",
+            "labelme or COCO. Without any, a teacher that is trained already says what is in them: segdistill distill "
+            f"--images {shlex.quote(str(inventory.root))} --teacher TEACHER --student NET",
         )
     if not images:
         return DataError(
