@@ -5,10 +5,9 @@ from typing import Any
 
 from segdistill.commands._context import Options
 from segdistill.commands._json_file import read_table
-from segdistill.commands._settings import DERIVED, SCHEDULE_FLAGS, schedule_flags
+from segdistill.commands._settings import DERIVED, SCHEDULE_FLAGS, recorded_config, schedule_flags
 from segdistill.config.derivation import Derivation
 from segdistill.config.schema import RunConfig
-from segdistill.config.toml import read_toml
 from segdistill.errors import UsageError
 
 
@@ -19,12 +18,15 @@ def with_recorded_settings(config: RunConfig, options: Options) -> RunConfig:
 
     Raises:
         UsageError: if a flag that decides on the schedule is another than at the start.
+        ModelError: if the run's configuration is damaged.
     """
     record = recorded_settings(options)
     if record is None or options.out is None or options.is_recorded:
         return config
     _refuse_other_flags(options.out, options.derivation, has_derived_steps="optim.steps" in record)
-    table = read_toml(options.out / "config.toml")
+    if not record:
+        return config
+    table = recorded_config(options.out).to_dict()
     return config.changed(**{key: _value(table, key) for key in record if _may_be_taken(key, options.derivation)})
 
 
