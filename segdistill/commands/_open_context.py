@@ -7,7 +7,7 @@ from pathlib import Path
 from segdistill.commands._context import RUNS, Options, RunContext, command_again, command_to_resume, default_workers
 from segdistill.commands._label_free import TeacherClasses, load_images
 from segdistill.commands._process_checks import check_batch, check_processes
-from segdistill.commands._recorded_settings import with_recorded_settings
+from segdistill.commands._recorded_settings import recorded_values
 from segdistill.config.schema import LARGEST_SIZE, RunConfig
 from segdistill.data import AUXILIARY, DataSource, load_data, with_auxiliary_split
 from segdistill.errors import UsageError
@@ -51,7 +51,8 @@ def open_context(
     with distributed.process_group(device):
         if not distributed.is_main():
             reporter = NullReporter()
-        config = distributed.run_on_main(lambda: with_recorded_settings(config, options))
+        # the values alone: that processes have the settings of the first one is checked, and not made so
+        config = config.changed(**distributed.run_on_main(lambda: recorded_values(options)))
         workers = default_workers() if options.workers is None else options.workers
         runtime = Runtime(device, precision, workers, reporter, config.validate_.batch_size or EVAL_BATCH)
         data = load_images(config, classes) if config.data.images else _load_data(config, reporter, unlabeled=unlabeled)

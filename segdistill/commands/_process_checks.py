@@ -51,6 +51,8 @@ def _settings(context: RunContext) -> dict[str, object]:
         "--accept-teacher": options.accept_teacher,
         "--pretrained or --backbone-weights": backbone_weights_used(options),
         "--init-weights": init_weights_used(options),
+        "--epochs": options.derivation.epochs,
+        "--max-minutes": options.derivation.max_minutes,
         "segdistill": __version__,
     }
 

@@ -7,12 +7,11 @@ from segdistill.commands._context import Options
 from segdistill.commands._json_file import read_table
 from segdistill.commands._settings import DERIVED, SCHEDULE_FLAGS, recorded_config, schedule_flags
 from segdistill.config.derivation import Derivation
-from segdistill.config.schema import RunConfig
 from segdistill.errors import UsageError
 
 
-def with_recorded_settings(config: RunConfig, options: Options) -> RunConfig:
-    """Return the configuration with what a run that goes on has derived at its start; others are left as they are.
+def recorded_values(options: Options) -> dict[str, Any]:
+    """Return what a run that goes on has derived at its start, by paths in the configuration; nothing of others.
 
     What is measured, such as the steps that fit into minutes, would be another number now.
 
@@ -22,12 +21,12 @@ def with_recorded_settings(config: RunConfig, options: Options) -> RunConfig:
     """
     record = recorded_settings(options)
     if record is None or options.out is None or options.is_recorded:
-        return config
+        return {}
     _refuse_other_flags(options.out, options.derivation, has_derived_steps="optim.steps" in record)
     if not record:
-        return config
+        return {}
     table = recorded_config(options.out).to_dict()
-    return config.changed(**{key: _value(table, key) for key in record if _may_be_taken(key, options.derivation)})
+    return {key: _value(table, key) for key in record if _may_be_taken(key, options.derivation)}
 
 
 def _refuse_other_flags(run: Path, derivation: Derivation, *, has_derived_steps: bool) -> None:
