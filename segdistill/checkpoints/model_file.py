@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -272,7 +273,8 @@ def model_path(model: Path) -> Path:
     file = model / "model.safetensors"
     if not file.is_file():  # it is the last that a training writes
         raise UsageError(
-            f"{model} holds no model.safetensors.", f"The run is not finished. Continue it: segdistill resume {model}"
+            f"{model} holds no model.safetensors.",
+            f"The run is not finished. Continue it: segdistill resume {quote(str(model))}",
         )
     verify_file(model, "model.safetensors")
     return file

@@ -6,6 +6,7 @@ What is said now on the command line takes the place of what the folder says.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from segdistill.commands._json_file import read_table
@@ -61,7 +62,7 @@ def read_run(path: Path, said: Mapping[str, Any]) -> RecordedRun:
         refuse_recorded_code(local.teacher, path)
     local = replace(local, **said)
     if local.data != NAME and not local.data_is_there():
-        raise data_is_gone(path, local.data, f"segdistill resume {path}")
+        raise data_is_gone(path, local.data, f"segdistill resume {quote(str(path))}")
     return RecordedRun(path, kind, local.in_config(config), local)
 
 
@@ -76,7 +77,7 @@ def _kind_of(run: Path) -> Kind:
         part = "of a further seed" if kind == "seed" else f"the {kind}"
         raise UsageError(
             f"{run} is {part} of another run, and continued with it.",
-            f"Continue that: segdistill resume {run.resolve().parent}",
+            f"Continue that: segdistill resume {quote(str(run.resolve().parent))}",
         )
     if kind not in ("teacher", "student"):
         raise UsageError(f"{run} holds no training that could be continued: its kind is {kind}.", "Give another run.")
@@ -112,7 +113,7 @@ def _without_record(run: Path, kind: Kind, config: RunConfig, said: Mapping[str,
         raise UsageError(
             f"{run} has no {LOCAL}, which says where its data and teacher lie: it is of an earlier version, or was "
             "copied without it.",
-            f"Say it: segdistill resume {run} {' '.join(missing)}",
+            f"Say it: segdistill resume {quote(str(run))} {' '.join(missing)}",
         )
     seeds, baseline = recorded.get("seeds"), recorded.get("baseline")
     return LocalRecord(

@@ -1,6 +1,7 @@
 """What may not change when a run is resumed, and the results of one that is finished already."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from segdistill.commands._context import RunContext
@@ -41,7 +42,7 @@ def finished(context: RunContext, kind: str) -> Outcome | None:
         raise ModelError(f"{run / 'scores.json'} is gone or holds no results.", "Restore the file, or train again.")
     if gain is not None:
         gain = _present_gain(run / "gain.json", gain)
-    context.reporter.info(f"Already finished: {run}. For more steps: segdistill resume {run} --steps N")
+    context.reporter.info(f"Already finished: {run}. For more steps: segdistill resume {quote(str(run))} --steps N")
     return Outcome(run, with_present_roles(entries), gain)
 
 
@@ -109,11 +110,11 @@ def _advice(folder: Path, changed: list[str], now: dict[str, Any]) -> str:
     if all(key.endswith("steps") for key in changed) and (folder / "manifest.json").exists():
         steps = now[changed[0]]
         return (
-            f"A finished run is lengthened by: segdistill resume {folder} --steps {steps}. A new one starts from its "
-            f"weights with --init-weights {folder} and another --out."
+            f"A finished run is lengthened by: segdistill resume {quote(str(folder))} --steps {steps}. A new one "
+            f"starts from its weights with --init-weights {folder} and another --out."
         )
     return (
-        f"`segdistill resume {folder}` continues it with its own. Or start a new run with another --out; "
+        f"`segdistill resume {quote(str(folder))}` continues it with its own. Or start a new run with another --out; "
         f"--init-weights {folder} has it start from these weights."
     )
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from segdistill.commands._json_file import read_table
@@ -140,7 +141,7 @@ def _check_lengthening(run: RecordedRun, options: ResumeOptions, steps: int) -> 
     if unfinished:
         raise UsageError(
             f"{unfinished[0]} is not finished: a run gets a longer schedule once its {steps} steps are done.",
-            f"First: segdistill resume {run.path}",
+            f"First: segdistill resume {quote(str(run.path))}",
         )
     patience = run.config.validate_.patience
     if patience:

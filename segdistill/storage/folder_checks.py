@@ -3,6 +3,7 @@
 import os
 import tempfile
 from pathlib import Path
+from shlex import quote
 
 from segdistill.errors import UsageError
 from segdistill.storage.atomic import sync
@@ -92,8 +93,8 @@ def _check_replaceable(path: Path, *, is_run: bool, overwrite: bool) -> None:
     if not overwrite:
         raise UsageError(
             f"{path} is not empty.",
-            f"Continue the run in it with `segdistill resume {path}`, replace it with --overwrite, or choose another "
-            "--out.",
+            f"Continue the run in it with `segdistill resume {quote(str(path))}`, replace it with --overwrite, or "
+            "choose another --out.",
         )
     if is_run:
         return

@@ -65,7 +65,7 @@ def test_bash_completes_values(line: str, expected: list[str], here: Path) -> No
     assert bash(line) == expected
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+@pytest.mark.skipif(shutil.which("bash") is None, reason="completion is tried in bash itself, which is not installed")
 def test_the_script_that_is_installed_completes_in_bash(here: Path) -> None:
     (here / "segdistill").write_text(f'#!/bin/sh\nexec {sys.executable} -c "{PROGRAM} " "$@"\n')
     (here / "segdistill").chmod(0o755)

@@ -1,6 +1,7 @@
 """`segdistill resume`: a run goes on by its folder alone, from any folder; a finished one is trained for longer."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import tomllib
@@ -420,3 +421,10 @@ def test_record_keeps_paths_from_the_root(tmp_path: Path) -> None:
     assert LocalRecord(data=f"camvid:{tmp_path}").data_is_there() is True
     assert LocalRecord(data="streets").data_is_there() is True
     assert LocalRecord(data="images").data_is_there() is False
+
+
+def test_commands_that_are_printed_quote_folders_with_blanks(here: Path) -> None:
+    succeeds(f"{TEACH} --out 'my run'")
+    again = segdistill("", *shlex.split(f"{TEACH} --out 'my run'"))
+    assert "`segdistill resume 'my run'`" in " ".join(again.err.split())
+    assert "segdistill resume 'my run' --steps N" in " ".join(succeeds("resume 'my run'").err.split())
